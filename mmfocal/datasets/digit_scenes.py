@@ -1,0 +1,587 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Digit scenes: a data set that is made on the spot, from real handwriting.
+
+The 1,797 scans of handwritten digits that scikit-learn carries (8 x 8, 17 grey levels) are laid out as scenes: several
+digits of random size, place and colour on textured ground, later ones partly covering earlier ones. Everything follows
+from a seed, and no scan is used in both splits. :func:`build` writes one folder that serves every kind of task::
+
+    annotations/instances_{train,val}.json    COCO: boxes, polygons and RLE, categories 1..10
+    {train,val}/000000.png                    images
+    annotations/{train,val}/000000.png        ADE20K style labels: 0 = ground, else the category id
+    stuffthingmaps/{train,val}/000000.png     semantic branch of HTC: 0..9 = digits, 10 = ground (no pixel is ignored)
+    classification/{train,val}/zero/0000.png  one crop per scan, named after the scan
+    meta.json                                 the parameters; its presence means that the set is complete
+
+Shapes: H, W (image height and width in pixels), h, w (of one digit), N (digits of a scene), M (scans).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_utils
+
+CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+SPLITS = ('train', 'val')
+FORMAT_VERSION = 1  # raise it whenever the same parameters would give other files
+GROUND = len(CLASSES)  # index of the ground in stuff maps
+MIN_VISIBLE = 0.55  # share of its ink that every digit keeps, however many cover it
+COVER_RATE = (
+    0.28  # share of digits that are put beside or onto an earlier one rather than anywhere
+)
+INK_LEVEL = 0.48  # grey level at which the pen's edge is taken to be
+_LAYOUT = {
+    'annotations',
+    *SPLITS,
+    'stuffthingmaps',
+    'classification',
+    'meta.json',
+    'contact_sheet.png',
+}
+
+
+@dataclass(frozen=True)
+class DigitSceneParams:
+    """What a set of digit scenes is made of.
+
+    Attributes:
+        train: Number of training scenes.
+        val: Number of validation scenes.
+        image_size: Height and width of a scene in pixels.
+        digits: Least and greatest number of digits in a scene.
+        digit_size: Least and greatest size of a digit: the longer side of its uncovered ink box in pixels.
+        crop_size: Side of the square crops of the classification set in pixels.
+        seed: Scene i of a split depends on this number, the split, i and the sizes above, not on the number of scenes.
+
+    Raises:
+        ValueError: A value is out of range or contradicts another; the message names it.
+    """
+
+    train: int = 2000
+    val: int = 240
+    image_size: tuple[int, int] = (160, 160)
+    digits: tuple[int, int] = (4, 8)
+    digit_size: tuple[int, int] = (20, 56)
+    crop_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in dict(train=1, val=1, crop_size=16, seed=0).items():
+            value = getattr(self, name)
+            if not _is_int(value) or value < least:
+                raise ValueError(f'{name}={value!r}: expected an integer of at least {least}')
+        for name, least in dict(image_size=8, digits=1, digit_size=8).items():
+            value = getattr(self, name)
+            if len(value) != 2 or not all(_is_int(v) and v >= least for v in value):
+                raise ValueError(f'{name}={value!r}: expected two integers of at least {least}')
+        for name in ('digits', 'digit_size'):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f'{name}={(low, high)}: the least value is above the greatest')
+        if self.digit_size[1] > min(self.image_size):
+            raise ValueError(
+                f'digit_size={self.digit_size}: a digit of {self.digit_size[1]} pixels does not fit into '
+                f'image_size={self.image_size}'
+            )
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Some of the scans: ``ids`` (M,) in scikit-learn's order, ``labels`` (M,) 0..9, ``images`` (M, 8, 8) in 0..1."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    images: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene, digits in the order in which they were drawn (the last one lies on top).
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        masks: (N, H, W) bool, the visible ink of each digit; no two overlap.
+        labels: (N,) class indices 0..9.
+        scans: (N,) scan ids.
+        sizes: (N,) longer side of the uncovered ink box in pixels.
+        visible: (N,) share of a digit's ink that is not covered, 0..1.
+    """
+
+    image: np.ndarray
+    masks: np.ndarray
+    labels: np.ndarray
+    scans: np.ndarray
+    sizes: np.ndarray
+    visible: np.ndarray
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# ---------------------------------------------------------------------------------------------------------------- scans
+
+
+def load_scans(split: str) -> Scans:
+    """The scans of one split: of each digit 80 % are for training and 20 % for validation, always the same ones.
+
+    Args:
+        split: 'train' or 'val'.
+
+    Raises:
+        ValueError: ``split`` is neither.
+        ImportError: scikit-learn is not installed.
+    """
+    if split not in SPLITS:
+        raise ValueError(f'split={split!r}: expected one of {SPLITS}')
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            'the digit scenes are made of scans that scikit-learn carries: pip install scikit-learn'
+        ) from error
+    digits = load_digits()
+    rng = np.random.default_rng(0)  # not the user's seed: every set has the same split
+    ids = []
+    for label in range(len(CLASSES)):
+        members = rng.permutation(np.flatnonzero(digits.target == label))
+        cut = round(0.8 * len(members))
+        ids.append(members[:cut] if split == 'train' else members[cut:])
+    ids = np.sort(np.concatenate(ids))
+    return Scans(ids, digits.target[ids], (digits.images[ids] / 16).astype(np.float32))
+
+
+# ------------------------------------------------------------------------------------------------------------- painting
+
+
+def _ink_box(ink: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the smallest box around the true elements of (H, W) ``ink``."""
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _slanted(rng: np.random.Generator, scan: np.ndarray) -> np.ndarray:
+    """The grey levels of an (8, 8) scan on a fine (96, 96) grid, a little rotated and sheared."""
+    fine = cv2.resize(np.pad(scan, 2), (96, 96), interpolation=cv2.INTER_CUBIC)
+    fine = cv2.GaussianBlur(fine, (0, 0), 2)
+    angle, shear = np.deg2rad(rng.uniform(-12, 12)), rng.uniform(-0.2, 0.2)
+    cos, sin = np.cos(angle), np.sin(angle)
+    linear = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, shear], [0, 1]])
+    centre = np.full(2, 47.5)
+    return cv2.warpAffine(fine, np.c_[linear, centre - linear @ centre], (96, 96))
+
+
+def render_digit(rng: np.random.Generator, scan: np.ndarray, size: int) -> np.ndarray:
+    """Draw one digit.
+
+    Args:
+        rng: Source of the slant.
+        scan: (8, 8) grey levels in 0..1.
+        size: Longer side of the ink box in pixels.
+
+    Returns:
+        (h, w) opacity in 0..1, soft at the edge; ink is where it is at least 0.5, and max(h, w) equals ``size``.
+    """
+    grey = _slanted(rng, scan)
+    level = min(INK_LEVEL, 0.6 * grey.max())
+    opacity = np.clip((grey - level) / 0.1 + 0.5, 0, 1)
+    opacity = opacity[_ink_box(opacity >= 0.5)]
+    scale = size / max(opacity.shape)
+    while True:  # thin tips fade when the digit shrinks: enlarge it until the ink box has the size asked for
+        height, width = (max(1, round(side * scale)) for side in opacity.shape)
+        digit = cv2.resize(opacity, (width, height), interpolation=cv2.INTER_AREA)
+        digit = digit[_ink_box(digit >= 0.5)]
+        if max(digit.shape) >= size:
+            return digit[:size, :size]
+        scale += 0.5 / max(opacity.shape)
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int) -> np.ndarray:
+    """Smooth noise (H, W, 3) of about unit variance whose bumps are ``cell`` pixels wide."""
+    height, width = shape
+    grid = rng.standard_normal((height // cell + 3, width // cell + 3, 3), dtype=np.float32)
+    return cv2.resize(grid, (width + 2 * cell, height + 2 * cell), interpolation=cv2.INTER_CUBIC)[
+        :height, :width
+    ]
+
+
+def render_ground(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
+    """Textured ground: a gradient between two dull colours, bumps of three widths, strokes and blobs.
+
+    Args:
+        rng: Source of all choices.
+        image_size: H and W.
+
+    Returns:
+        (H, W, 3) float32 in 0..255, RGB.
+    """
+    height, width = image_size
+    first, second = (rng.uniform(40, 215) + rng.uniform(-35, 35, 3) for _ in range(2))
+    angle = rng.uniform(0, 2 * np.pi)
+    rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    ramp = (0.5 + 0.35 * (np.cos(angle) * columns + np.sin(angle) * rows))[..., None]
+    ground = (first + ramp * (second - first)).astype(np.float32)
+    for _ in range(rng.poisson(height * width / 4000)):
+        colour = rng.uniform(0.6, 1.4) * ground[
+            rng.integers(height), rng.integers(width)
+        ] + rng.uniform(-20, 20, 3)
+        start, end = (
+            tuple(int(v) for v in rng.integers(-10, (width + 10, height + 10))) for _ in range(2)
+        )
+        if rng.random() < 0.6:
+            cv2.line(ground, start, end, colour.tolist(), int(rng.integers(1, 5)))
+        else:
+            axes = tuple(int(v) for v in rng.integers(3, 20, 2))
+            cv2.ellipse(ground, start, axes, rng.uniform(0, 180), 0, 360, colour.tolist(), -1)
+    ground = cv2.GaussianBlur(ground, (0, 0), 0.8)  # soft edges, as the digits have
+    for cell, strength in ((40, 14), (11, 7), (3, 4)):
+        ground += strength * _noise(rng, image_size, cell)
+    return np.clip(ground, 0, 255)
+
+
+def _vivid_colour(rng: np.random.Generator, beneath: np.ndarray) -> np.ndarray:
+    """The colour, of eight random vivid ones, that stands out best from the RGB pixels (P, 3) ``beneath``."""
+    hsv = np.stack([rng.uniform(0, 360, 8), rng.uniform(0.65, 1, 8), rng.uniform(0.55, 1, 8)], 1)
+    colours = 255 * cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2RGB)[0]
+    difference = np.linalg.norm(colours[:, None] - beneath[None], axis=2)
+    return colours[np.quantile(difference, 0.1, axis=1).argmax()]
+
+
+def _paint(
+    rng: np.random.Generator, canvas: np.ndarray, opacity: np.ndarray, corner: tuple[int, int]
+) -> None:
+    """Draw a digit of (h, w) ``opacity`` into the float RGB ``canvas``, its upper left corner at (row, column)."""
+    (row, column), (height, width) = corner, opacity.shape
+    patch = canvas[row : row + height, column : column + width]
+    colour = _vivid_colour(rng, patch[opacity >= 0.5])
+    patch += opacity[..., None] * (colour + 5 * _noise(rng, opacity.shape, 5) - patch)
+
+
+# --------------------------------------------------------------------------------------------------------------- scenes
+
+
+def _propose(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    image_size: tuple[int, int],
+    boxes: list[tuple[int, int, int, int]],
+) -> tuple[int, int]:
+    """Row and column for a digit of ``shape``: anywhere, or touching one of ``boxes`` (row, column, h, w)."""
+    room = np.subtract(image_size, shape)
+    if not boxes or rng.random() >= COVER_RATE:
+        return tuple(int(v) for v in rng.integers(0, room + 1))
+    box = np.array(boxes[rng.integers(len(boxes))])
+    offset = rng.uniform(-0.8, 0.8, 2) * (box[2:] + shape) / 2
+    corner = box[:2] + box[2:] / 2 + offset - np.array(shape) / 2
+    return tuple(int(v) for v in np.clip(np.round(corner), 0, room))
+
+
+def _arrange(
+    rng: np.random.Generator, inks: list[np.ndarray], image_size: tuple[int, int]
+) -> tuple[np.ndarray, list[tuple[int, int]]] | None:
+    """Place digits one above the other so that each keeps at least ``MIN_VISIBLE`` of its ink in sight.
+
+    Args:
+        rng: Source of the places.
+        inks: Of each digit the (h, w) bool ink.
+        image_size: H and W.
+
+    Returns:
+        Visible masks (N, H, W) bool and the (row, column) of each upper left corner; None where no room was found.
+    """
+    masks = np.zeros((len(inks), *image_size), bool)
+    total = np.array([ink.sum() for ink in inks])
+    left = total.copy()
+    boxes = []
+    for index, ink in enumerate(inks):
+        for _ in range(60):
+            row, column = _propose(rng, ink.shape, image_size, boxes)
+            window = masks[:index, row : row + ink.shape[0], column : column + ink.shape[1]]
+            remaining = left[:index] - (window & ink).sum((1, 2))
+            if (remaining >= MIN_VISIBLE * total[:index]).all():
+                break
+        else:
+            return None
+        left[:index] = remaining
+        window &= ~ink
+        masks[index, row : row + ink.shape[0], column : column + ink.shape[1]] = ink
+        boxes.append((row, column, *ink.shape))
+    return masks, [box[:2] for box in boxes]
+
+
+def render_scene(rng: np.random.Generator, scans: Scans, params: DigitSceneParams) -> Scene:
+    """Draw one scene.
+
+    Args:
+        rng: Source of all choices; see :func:`scene_rng`.
+        scans: The scans to choose from.
+        params: Sizes and numbers.
+
+    Raises:
+        ValueError: So many digits of this size do not find room in an image of this size.
+    """
+    count = rng.integers(params.digits[0], params.digits[1] + 1)
+    picks = rng.integers(len(scans.ids), size=count)
+    sizes = rng.integers(params.digit_size[0], params.digit_size[1] + 1, size=count)
+    digits = [render_digit(rng, scans.images[pick], int(size)) for pick, size in zip(picks, sizes)]
+    inks = [digit >= 0.5 for digit in digits]
+    for _ in range(20):
+        arranged = _arrange(rng, inks, params.image_size)
+        if arranged is not None:
+            break
+    else:
+        raise ValueError(
+            f'digits={params.digits}: found no room for {count} digits of digit_size={params.digit_size} in '
+            f'image_size={params.image_size}; ask for fewer or smaller ones, or for a larger image'
+        )
+    masks, corners = arranged
+    canvas = render_ground(rng, params.image_size)
+    for digit, corner in zip(digits, corners):
+        _paint(rng, canvas, digit, corner)
+    image = np.clip(np.round(canvas), 0, 255).astype(np.uint8)
+    visible = masks.sum((1, 2)) / [ink.sum() for ink in inks]
+    return Scene(image, masks, scans.labels[picks], scans.ids[picks], sizes, visible)
+
+
+def render_crop(rng: np.random.Generator, scan: np.ndarray, crop_size: int) -> np.ndarray:
+    """Draw one (8, 8) scan alone on a ground of (crop_size, crop_size, 3) uint8 RGB."""
+    size = int(rng.integers(crop_size // 2, crop_size - crop_size // 8 + 1))
+    digit = render_digit(rng, scan, size)
+    canvas = render_ground(rng, (crop_size, crop_size))
+    _paint(rng, canvas, digit, _propose(rng, digit.shape, (crop_size, crop_size), []))
+    return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
+
+
+def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
+    """The generator of scene ``index`` of a split; it does not depend on the number of scenes."""
+    return np.random.default_rng((seed, SPLITS.index(split), index))
+
+
+# -------------------------------------------------------------------------------------------------------------- formats
+
+
+def mask_to_rle(mask: np.ndarray) -> dict:
+    """COCO's compressed run lengths of an (H, W) bool mask: ``size`` [H, W] and ``counts`` as str."""
+    rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {'size': rle['size'], 'counts': rle['counts'].decode('ascii')}
+
+
+def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
+    """COCO polygons [x0, y0, x1, y1, ...] along the outer pixel edges of an (H, W) bool mask, one per component.
+
+    Rasterising them gives the mask back, except that holes are filled: polygons cannot express them.
+    """
+    # Contours run through pixel centres. Of a mask enlarged three times they are 1/6 pixel inside the pixels' edges,
+    # which rounding to whole pixels then reaches.
+    rows, columns = _ink_box(mask)
+    fine = cv2.resize(
+        mask[rows, columns].astype(np.uint8), None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST
+    )
+    contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    corner = columns.start, rows.start
+    return [
+        np.rint((contour + 0.5) / 3 + corner).astype(int).ravel().tolist() for contour in contours
+    ]
+
+
+def has_holes(mask: np.ndarray) -> bool:
+    """Whether an (H, W) bool mask encloses pixels that it lacks."""
+    outside = np.pad(~mask[_ink_box(mask)], 1, constant_values=True).astype(np.uint8)
+    return (
+        cv2.connectedComponents(outside, connectivity=4)[0] > 2
+    )  # the two are the mask and what is around it
+
+
+def coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
+    """COCO annotations of a scene: polygons, or RLE where the visible part has holes.
+
+    Beside COCO's keys each has ``scan`` (id of the source scan), ``size`` (longer side of the uncovered ink box in
+    pixels) and ``visible`` (share of its ink that is not covered).
+
+    Args:
+        scene: The scene.
+        image_id: Id of its image.
+        first_id: Id of the first annotation; the others follow.
+    """
+    annotations = []
+    for index, mask in enumerate(scene.masks):
+        rows, columns = _ink_box(mask)
+        annotations.append(
+            dict(
+                id=first_id + index,
+                image_id=image_id,
+                category_id=int(scene.labels[index]) + 1,
+                bbox=[
+                    int(columns.start),
+                    int(rows.start),
+                    int(columns.stop - columns.start),
+                    int(rows.stop - rows.start),
+                ],
+                area=int(mask.sum()),
+                iscrowd=0,
+                segmentation=mask_to_rle(mask) if has_holes(mask) else mask_to_polygons(mask),
+                scan=int(scene.scans[index]),
+                size=int(scene.sizes[index]),
+                visible=round(float(scene.visible[index]), 4),
+            )
+        )
+    return annotations
+
+
+def label_map(scene: Scene) -> np.ndarray:
+    """ADE20K style labels (H, W) uint8: 0 = ground, 1..10 = category id."""
+    return (scene.masks * (scene.labels[:, None, None] + 1)).sum(0).astype(np.uint8)
+
+
+def stuff_map(scene: Scene) -> np.ndarray:
+    """Labels (H, W) uint8 for a semantic branch: 0..9 = class index, 10 = ground; 255, the ignored one, does not occur."""
+    labels = label_map(scene)
+    return np.where(labels == 0, GROUND, labels - 1).astype(np.uint8)
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    pixels = pixels[..., ::-1] if pixels.ndim == 3 else pixels
+    if not cv2.imwrite(str(path), pixels):
+        raise OSError(f'{path}: the image could not be written')
+
+
+# ---------------------------------------------------------------------------------------------------------------- build
+
+Track = Callable[..., Iterable]
+
+
+def _no_progress(items: Iterable, description: str) -> Iterable:
+    return items
+
+
+def _write_scenes(root: Path, split: str, params: DigitSceneParams, track: Track) -> None:
+    """Write images, labels, stuff maps and the COCO file of one split."""
+    folders = root / split, root / 'annotations' / split, root / 'stuffthingmaps' / split
+    for folder in folders:
+        folder.mkdir(parents=True)
+    scans = load_scans(split)
+    images, annotations = [], []
+    for index in track(range(getattr(params, split)), description=f'{split} scenes'):
+        scene = render_scene(scene_rng(params.seed, split, index), scans, params)
+        name = f'{index:06d}.png'
+        for folder, pixels in zip(folders, (scene.image, label_map(scene), stuff_map(scene))):
+            _write_png(folder / name, pixels)
+        images.append(
+            dict(id=index, file_name=name, height=params.image_size[0], width=params.image_size[1])
+        )
+        annotations += coco_annotations(scene, image_id=index, first_id=len(annotations) + 1)
+    categories = [
+        dict(id=index + 1, name=name, supercategory='digit') for index, name in enumerate(CLASSES)
+    ]
+    info = dict(
+        description='Digit scenes made of the handwritten digits that scikit-learn carries'
+    )
+    content = dict(info=info, images=images, annotations=annotations, categories=categories)
+    (root / 'annotations' / f'instances_{split}.json').write_text(
+        json.dumps(content, separators=(',', ':'))
+    )
+
+
+def _write_crops(root: Path, split: str, params: DigitSceneParams, track: Track) -> None:
+    """Write the classification images of one split."""
+    folder = root / 'classification' / split
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+    scans = load_scans(split)
+    for scan, label, image in track(
+        list(zip(scans.ids, scans.labels, scans.images)), description=f'{split} crops'
+    ):
+        rng = np.random.default_rng((params.seed, len(SPLITS), int(scan)))
+        _write_png(
+            folder / CLASSES[label] / f'{scan:04d}.png', render_crop(rng, image, params.crop_size)
+        )
+
+
+def _meta(params: DigitSceneParams) -> dict:
+    # through json, so that tuples compare equal to what a file gives back
+    return json.loads(json.dumps(dict(format_version=FORMAT_VERSION, **asdict(params))))
+
+
+def _fault(root: Path, params: DigitSceneParams) -> str | None:
+    """Why ``root`` is not a complete set with these parameters; None if it is."""
+    if not (root / 'meta.json').is_file():
+        return 'it has no meta.json, so it is incomplete or something else'
+    found, wanted = json.loads((root / 'meta.json').read_text()), _meta(params)
+    different = [
+        f'{key}={found.get(key)!r} (asked for {wanted[key]!r})'
+        for key in wanted
+        if found.get(key) != wanted[key]
+    ]
+    if different:
+        return f'it was made with other parameters: {", ".join(different)}'
+    for split in SPLITS:
+        if not (root / 'annotations' / f'instances_{split}.json').is_file():
+            return f'annotations/instances_{split}.json is missing'
+        expected = {split: getattr(params, split), f'annotations/{split}': getattr(params, split)}
+        expected |= {
+            f'stuffthingmaps/{split}': getattr(params, split),
+            f'classification/{split}': len(load_scans(split).ids),
+        }
+        for folder, count in expected.items():
+            present = len(list((root / folder).rglob('*.png')))
+            if present != count:
+                return f'{folder} has {present} of {count} images'
+    return None
+
+
+def build(
+    root: str | Path,
+    params: DigitSceneParams,
+    overwrite: bool = False,
+    track: Track = _no_progress,
+) -> bool:
+    """Make the set under ``root``, or keep the one that is there if it is complete and has the same parameters.
+
+    The set is made in ``<root>.partial`` and moved when it is finished, so an interrupted run leaves nothing that could be
+    taken for a set; the next one starts afresh.
+
+    Args:
+        root: Folder to write.
+        params: What to make.
+        overwrite: Replace another or a damaged set.
+        track: Called with a sequence and ``description=``; yields the sequence's items and may show the progress.
+
+    Returns:
+        True if the set was made, False if it was there.
+
+    Raises:
+        FileExistsError: ``root`` holds something else, or with ``overwrite`` files that are no part of a set.
+    """
+    root = Path(root).resolve()
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        if not root.is_dir():
+            raise FileExistsError(f'{root}: expected a folder, found a file')
+        foreign = sorted({path.name for path in root.iterdir()} - _LAYOUT)
+        fault = _fault(root, params)
+        if fault is None:
+            return False
+        if not overwrite:
+            raise FileExistsError(
+                f'{root} is not the set asked for: {fault}. Choose another folder, or overwrite it'
+            )
+        if foreign:
+            raise FileExistsError(
+                f'{root} is not overwritten, for it holds files of others: {", ".join(foreign[:5])}'
+            )
+    partial = root.with_name(f'{root.name}.partial')
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    for split in SPLITS:
+        _write_scenes(partial, split, params, track)
+        _write_crops(partial, split, params, track)
+    (partial / 'meta.json').write_text(json.dumps(_meta(params), indent=2) + '\n')
+    if root.exists():
+        shutil.rmtree(root)
+    os.replace(partial, root)
+    return True
