@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one public function of focal attention: validate, choose a back end, call it."""
+
+import logging
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .geometry import FocalBias, FocalGeometry
+from .impl import reference, sdpa
+
+logger = logging.getLogger('mmfocal')
+
+ENV_IMPL = 'MMFOCAL_ATTN_IMPL'
+
+
+class Backend(NamedTuple):
+    """A back end: what computes, and why it would refuse a call (an empty list: it would not)."""
+
+    forward: Callable[..., Tensor]
+    refusals: Callable[..., list[str]]
+
+
+def _never(*args) -> list[str]:
+    return []
+
+
+BACKENDS = {
+    'reference': Backend(reference.focal_attention, _never),
+    'sdpa': Backend(sdpa.focal_attention, _never),
+}
+# What 'auto' tries, fastest first; the last one never refuses.
+AUTO_ORDER = ('sdpa',)
+IMPLS = ('auto', *BACKENDS)
+
+
+def check_impl(impl: str) -> None:
+    """Raise ValueError unless ``impl`` names a back end or is ``'auto'``."""
+    if impl not in IMPLS:
+        raise ValueError(f'attn_impl must be one of {", ".join(IMPLS)}, got {impl!r}')
+
+
+@cache
+def _log_choice(name: str, device_type: str) -> None:
+    logger.info('focal attention on %s: using %r', device_type, name)
+
+
+def _choose(impl: str, *call) -> Callable[..., Tensor]:
+    """An explicit choice that cannot run is an error; only ``'auto'`` falls back."""
+    if impl == 'auto':
+        impl = os.environ.get(ENV_IMPL, 'auto')
+    check_impl(impl)
+    if impl != 'auto':
+        reasons = BACKENDS[impl].refusals(*call)
+        if reasons:
+            raise ValueError(f'attn_impl={impl!r} cannot run here: {"; ".join(reasons)}')
+        return BACKENDS[impl].forward
+    name = next(name for name in AUTO_ORDER if not BACKENDS[name].refusals(*call))
+    if not torch.compiler.is_compiling():
+        _log_choice(name, call[0].device.type)
+    return BACKENDS[name].forward
+
+
+def _check_shapes(
+    qkv: Tensor, coarse_kv: tuple[Tensor, ...], bias: FocalBias, geometry: FocalGeometry
+) -> None:
+    """Compare every tensor with what the geometry implies; name the first that differs."""
+    b, height, width, channels = qkv.shape
+    w, num_heads = geometry.window_size, bias.own.shape[1]
+    if height % w or width % w:
+        raise ValueError(
+            f'qkv must be padded to multiples of the window {w}, got {height}x{width}'
+        )
+    if channels % (3 * num_heads):
+        raise ValueError(f'qkv has {channels} channels, not a multiple of 3 x {num_heads} heads')
+    expected = {'bias.own': (bias.own, ((2 * w - 1) ** 2, num_heads))}
+    if (bias.neighbors is None) != (geometry.expand_size == 0):
+        raise ValueError('bias.neighbors must be given exactly if expand_size > 0')
+    if bias.neighbors is not None:
+        shape = (1, num_heads, w * w, geometry.num_neighbors)
+        expected['bias.neighbors'] = (bias.neighbors, shape)
+    levels = geometry.focal_level - 1
+    if not len(coarse_kv) == len(bias.coarse) == levels:
+        raise ValueError(
+            f'focal_level {levels + 1} needs {levels} coarse maps and tables, '
+            f'got {len(coarse_kv)} and {len(bias.coarse)}'
+        )
+    for k, (level_kv, table) in enumerate(zip(coarse_kv, bias.coarse, strict=True)):
+        grid = (b, 2**k * height // w, 2**k * width // w, channels // 3 * 2)
+        expected[f'coarse_kv[{k}]'] = (level_kv, grid)
+        expected[f'bias.coarse[{k}]'] = (
+            table,
+            (num_heads, (w + geometry.region_size(k) - 1) ** 2),
+        )
+    for name, (tensor, shape) in expected.items():
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f'{name} must have shape {shape}, got {tuple(tensor.shape)}')
+
+
+def focal_attention(
+    qkv: Tensor,
+    coarse_kv: tuple[Tensor, ...],
+    bias: FocalBias,
+    geometry: FocalGeometry,
+    *,
+    scale: float,
+    dropout_p: float = 0.0,
+    impl: str = 'auto',
+) -> Tensor:
+    """Focal self-attention of every window of a token map (paper, section 3.2).
+
+    Args:
+        qkv: ``(B, H, W, 3C)``, queries, keys and values of the map, H and W multiples of the window.
+        coarse_kv: Per coarse level k the keys and values of its pooled tokens,
+            ``(B, 2^k nH, 2^k nW, 2C)``.
+        bias: Relative position bias tables, see :class:`FocalBias`.
+        geometry: The key set, see :class:`FocalGeometry`.
+        scale: Factor on the query-key products, usually ``d ** -0.5``.
+        dropout_p: Dropout on the attention weights; pass 0 in evaluation.
+        impl: ``'auto'`` or the name of a back end. ``'auto'`` takes the environment variable
+            ``MMFOCAL_ATTN_IMPL`` if set, else the fastest back end that can run.
+
+    Returns:
+        ``(B, H, W, C)`` in the dtype of ``qkv``, heads merged. Logits, bias and softmax are computed
+        in float32 at least.
+
+    Raises:
+        ValueError: If shapes contradict the geometry, or a back end named explicitly cannot run.
+    """
+    _check_shapes(qkv, coarse_kv, bias, geometry)
+    call = (qkv, tuple(coarse_kv), bias, geometry, scale, dropout_p)
+    forward = _choose(impl, *call)
+    # Autocast would take bias and softmax to half precision; back ends decide on that themselves.
+    with torch.autocast(qkv.device.type, enabled=False):
+        return forward(*call)
