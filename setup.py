@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packaging of mmfocal; ``pip install .`` or ``pip install -e '.[all]'``."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')
+
+
+def read_version() -> str:
+    """Read the version from ``mmfocal/version.py`` without importing torch."""
+    source = (ROOT / 'mmfocal' / 'version.py').read_text(encoding='utf-8')
+    return re.search(r"^__version__ = '(.+)'$", source, re.MULTILINE).group(1)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class BuildWithMim(build_py):
+    """Put configs and tools where ``mmengine`` looks for them: ``mmfocal/.mim``.
+
+    A wheel gets copies, made in the build folder. An editable install gets links in the source
+    tree (ignored by git), so that edited configs count at once.
+    """
+
+    def run(self) -> None:
+        built = Path(self.build_lib) / 'mmfocal'
+        remove(built)  # modules of an earlier version would get into the wheel
+        super().run()
+        mim = (ROOT / 'mmfocal' if self.editable_mode else built) / '.mim'
+        remove(mim)
+        mim.mkdir()
+        for entry in MIM_ENTRIES:
+            if (ROOT / entry).exists():
+                self._place(ROOT / entry, mim / entry)
+
+    def _place(self, source: Path, target: Path) -> None:
+        if self.editable_mode and os.name != 'nt':  # Windows asks for rights to make links
+            target.symlink_to(os.path.relpath(source, target.parent))
+        elif source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__'))
+        else:
+            shutil.copy2(source, target)
+
+
+# The maintained continuation of OpenMMLab's libraries. The core requires none of them: they share
+# their import names with the original mm* packages, and a second mmengine or mmcv beside the one
+# that a user brings would overwrite it. mmcv's ops are compiled only with torch installed first
+# and `--no-build-isolation`; tools/setup_env.sh does that.
+COMMON = ['onedl-mmengine>=0.10.8,<0.11', 'onedl-mmcv>=2.3,<2.4', 'scikit-learn>=1.3']
+EXTRAS = {
+    'det': [*COMMON, 'onedl-mmdetection>=3.5,<3.6', 'pycocotools>=2.0.6'],
+    'seg': [*COMMON, 'onedl-mmsegmentation>=1.4,<1.5'],
+    'cls': [*COMMON, 'onedl-mmpretrain>=1.3,<1.4'],
+}
+EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS['dev'] = ['pre-commit>=3', 'pytest>=7.2', 'ruff>=0.9']
+
+setup(
+    name='mmfocal',
+    version=read_version(),
+    description='Focal Transformer backbone for mmdetection, mmsegmentation and mmpretrain',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    keywords='focal transformer, detection, segmentation, classification, mmengine',
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
+    packages=find_packages(include=['mmfocal', 'mmfocal.*']),
+    python_requires='>=3.10',
+    install_requires=['numpy', 'torch>=2.1'],
+    extras_require=EXTRAS,
+    cmdclass={'build_py': BuildWithMim},
+    zip_safe=False,
+)

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test relies on."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault('MPLBACKEND', 'Agg')  # before anything imports matplotlib
+
+
+@pytest.fixture(autouse=True)
+def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed torch and hide the user's choice of attention implementation."""
+    monkeypatch.delenv('MMFOCAL_ATTN_IMPL', raising=False)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def repo_root() -> Path:
+    """The checkout that is being tested."""
+    return Path(__file__).resolve().parents[1]

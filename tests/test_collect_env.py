@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of ``mmfocal.collect_env``."""
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+import torch
+
+import mmfocal
+from mmfocal import collect_env
+
+
+def test_versions_are_those_installed() -> None:
+    env = collect_env.collect()
+    assert env['mmfocal'].startswith(mmfocal.__version__)
+    assert env['torch'].startswith(torch.__version__)
+    assert env['numpy'].startswith(metadata.version('numpy'))
+    assert 'onedl-mmengine' in env['mmengine'] or '(from mmengine' in env['mmengine']
+    assert env['mmcv ops'].startswith('compiled by')
+
+
+def test_chosen_attention_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert collect_env.collect()['MMFOCAL_ATTN_IMPL'] == 'not set'
+    monkeypatch.setenv('MMFOCAL_ATTN_IMPL', 'sdpa')
+    assert collect_env.collect()['MMFOCAL_ATTN_IMPL'] == 'sdpa'
+
+
+def test_absent_and_broken_libraries_are_reported() -> None:
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['mmcv', 'mmdet', 'cv2', 'triton']))"
+    run = f"{blocked}; import runpy; runpy.run_module('mmfocal.collect_env', run_name='__main__')"
+    result = subprocess.run([sys.executable, '-c', run], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    rows = dict(line.split(':', 1) for line in result.stdout.splitlines() if ':' in line)
+    assert 'import fails: ModuleNotFoundError' in rows['mmdet']
+    assert 'not usable' in rows['mmcv ops']
+
+
+def test_library_of_no_distribution_is_not_installed() -> None:
+    assert collect_env._library('no_such_library', []) == 'not installed'
