@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Digit scenes: a data set that is made on the spot, from real handwriting.
 
-The 1,797 scans of handwritten digits that scikit-learn carries (8 x 8, 17 grey levels) are laid out as scenes: several
-digits of random size, place and colour on textured ground, later ones partly covering earlier ones. Everything follows
-from a seed, and no scan is used in both splits. :func:`build` writes one folder that serves every kind of task::
+The 1,797 scans of handwritten digits that scikit-learn carries (8 x 8, 17 grey levels) are laid
+out as scenes: several digits of random size, place and colour on textured ground, later ones
+partly covering earlier ones. Everything follows from a seed, and no scan is used in both splits.
+:func:`build` writes one folder that serves every kind of task::
 
     annotations/instances_{train,val}.json    COCO: boxes, polygons and RLE, categories 1..10
     {train,val}/000000.png                    images
     annotations/{train,val}/000000.png        ADE20K style labels: 0 = ground, else the category id
-    stuffthingmaps/{train,val}/000000.png     semantic branch of HTC: 0..9 = digits, 10 = ground (no pixel is ignored)
+    stuffthingmaps/{train,val}/000000.png     for HTC's semantic branch: 0..9 = digits, 10 = ground
     classification/{train,val}/zero/0000.png  one crop per scan, named after the scan
-    meta.json                                 the parameters; its presence means that the set is complete
+    meta.json                                 the parameters; written last
 
-Shapes: H, W (image height and width in pixels), h, w (of one digit), N (digits of a scene), M (scans).
+Shapes: H, W (height and width of an image in pixels), h, w (of one digit), N (digits of a scene),
+M (scans).
 """
 
 import json
@@ -54,9 +56,11 @@ class DigitSceneParams:
         val: Number of validation scenes.
         image_size: Height and width of a scene in pixels.
         digits: Least and greatest number of digits in a scene.
-        digit_size: Least and greatest size of a digit: the longer side of its uncovered ink box in pixels.
+        digit_size: Least and greatest size of a digit: the longer side of the box around its
+            uncovered ink in pixels.
         crop_size: Side of the square crops of the classification set in pixels.
-        seed: Scene i of a split depends on this number, the split, i and the sizes above, not on the number of scenes.
+        seed: Scene i of a split follows from this number, the split, i, and the sizes and
+            numbers of digits above, not from the number of scenes.
 
     Raises:
         ValueError: A value is out of range or contradicts another; the message names it.
@@ -77,7 +81,11 @@ class DigitSceneParams:
                 raise ValueError(f'{name}={value!r}: expected an integer of at least {least}')
         for name, least in dict(image_size=8, digits=1, digit_size=8).items():
             value = getattr(self, name)
-            if len(value) != 2 or not all(_is_int(v) and v >= least for v in value):
+            if (
+                not isinstance(value, tuple | list)
+                or len(value) != 2
+                or not all(_is_int(v) and v >= least for v in value)
+            ):
                 raise ValueError(f'{name}={value!r}: expected two integers of at least {least}')
         for name in ('digits', 'digit_size'):
             low, high = getattr(self, name)
@@ -85,14 +93,20 @@ class DigitSceneParams:
                 raise ValueError(f'{name}={(low, high)}: the least value is above the greatest')
         if self.digit_size[1] > min(self.image_size):
             raise ValueError(
-                f'digit_size={self.digit_size}: a digit of {self.digit_size[1]} pixels does not fit into '
-                f'image_size={self.image_size}'
+                f'digit_size={self.digit_size}: a digit of {self.digit_size[1]} pixels does not '
+                f'fit into image_size={self.image_size}'
             )
 
 
 @dataclass(frozen=True)
 class Scans:
-    """Some of the scans: ``ids`` (M,) in scikit-learn's order, ``labels`` (M,) 0..9, ``images`` (M, 8, 8) in 0..1."""
+    """Some of the scans.
+
+    Attributes:
+        ids: (M,) places in scikit-learn's order.
+        labels: (M,) class indices 0..9.
+        images: (M, 8, 8) grey levels in 0..1, 1 = ink.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
@@ -124,11 +138,8 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-# ---------------------------------------------------------------------------------------------------------------- scans
-
-
 def load_scans(split: str) -> Scans:
-    """The scans of one split: of each digit 80 % are for training and 20 % for validation, always the same ones.
+    """The scans of one split: of each digit always the same 80 % train and 20 % validate.
 
     Args:
         split: 'train' or 'val'.
@@ -143,7 +154,7 @@ def load_scans(split: str) -> Scans:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
-            'the digit scenes are made of scans that scikit-learn carries: pip install scikit-learn'
+            'digit scenes are made of scans that scikit-learn carries: pip install scikit-learn'
         ) from error
     digits = load_digits()
     rng = np.random.default_rng(0)  # not the user's seed: every set has the same split
@@ -154,9 +165,6 @@ def load_scans(split: str) -> Scans:
         ids.append(members[:cut] if split == 'train' else members[cut:])
     ids = np.sort(np.concatenate(ids))
     return Scans(ids, digits.target[ids], (digits.images[ids] / 16).astype(np.float32))
-
-
-# ------------------------------------------------------------------------------------------------------------- painting
 
 
 def _ink_box(ink: np.ndarray) -> tuple[slice, slice]:
@@ -185,14 +193,15 @@ def render_digit(rng: np.random.Generator, scan: np.ndarray, size: int) -> np.nd
         size: Longer side of the ink box in pixels.
 
     Returns:
-        (h, w) opacity in 0..1, soft at the edge; ink is where it is at least 0.5, and max(h, w) equals ``size``.
+        (h, w) opacity in 0..1, soft at the edge; ink is where it is at least 0.5, and max(h, w)
+        equals ``size``.
     """
     grey = _slanted(rng, scan)
     level = min(INK_LEVEL, 0.6 * grey.max())
     opacity = np.clip((grey - level) / 0.1 + 0.5, 0, 1)
     opacity = opacity[_ink_box(opacity >= 0.5)]
     scale = size / max(opacity.shape)
-    while True:  # thin tips fade when the digit shrinks: enlarge it until the ink box has the size asked for
+    while True:  # thin tips fade when the digit shrinks: enlarge it until its box has the size
         height, width = (max(1, round(side * scale)) for side in opacity.shape)
         digit = cv2.resize(opacity, (width, height), interpolation=cv2.INTER_AREA)
         digit = digit[_ink_box(digit >= 0.5)]
@@ -203,15 +212,14 @@ def render_digit(rng: np.random.Generator, scan: np.ndarray, size: int) -> np.nd
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int) -> np.ndarray:
     """Smooth noise (H, W, 3) of about unit variance whose bumps are ``cell`` pixels wide."""
-    height, width = shape
-    grid = rng.standard_normal((height // cell + 3, width // cell + 3, 3), dtype=np.float32)
-    return cv2.resize(grid, (width + 2 * cell, height + 2 * cell), interpolation=cv2.INTER_CUBIC)[
-        :height, :width
-    ]
+    grid = [side // cell + 2 for side in shape]  # one more than needed, as the border is flat
+    values = rng.standard_normal((*grid, 3), dtype=np.float32)
+    noise = cv2.resize(values, (grid[1] * cell, grid[0] * cell), interpolation=cv2.INTER_CUBIC)
+    return noise[cell // 2 :, cell // 2 :][: shape[0], : shape[1]]
 
 
 def render_ground(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
-    """Textured ground: a gradient between two dull colours, bumps of three widths, strokes and blobs.
+    """Textured ground: a gradient of two dull colours, bumps of three widths, strokes and blobs.
 
     Args:
         rng: Source of all choices.
@@ -223,8 +231,8 @@ def render_ground(rng: np.random.Generator, image_size: tuple[int, int]) -> np.n
     height, width = image_size
     first, second = (rng.uniform(40, 215) + rng.uniform(-35, 35, 3) for _ in range(2))
     angle = rng.uniform(0, 2 * np.pi)
-    rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    ramp = (0.5 + 0.35 * (np.cos(angle) * columns + np.sin(angle) * rows))[..., None]
+    rows, columns = np.linspace(-1, 1, height)[:, None, None], np.linspace(-1, 1, width)[:, None]
+    ramp = 0.5 + 0.35 * (np.cos(angle) * columns + np.sin(angle) * rows)
     ground = (first + ramp * (second - first)).astype(np.float32)
     for _ in range(rng.poisson(height * width / 4000)):
         colour = rng.uniform(0.6, 1.4) * ground[
@@ -245,7 +253,7 @@ def render_ground(rng: np.random.Generator, image_size: tuple[int, int]) -> np.n
 
 
 def _vivid_colour(rng: np.random.Generator, beneath: np.ndarray) -> np.ndarray:
-    """The colour, of eight random vivid ones, that stands out best from the RGB pixels (P, 3) ``beneath``."""
+    """Of eight vivid colours the one that stands out best from the pixels (P, 3) ``beneath``."""
     hsv = np.stack([rng.uniform(0, 360, 8), rng.uniform(0.65, 1, 8), rng.uniform(0.55, 1, 8)], 1)
     colours = 255 * cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2RGB)[0]
     difference = np.linalg.norm(colours[:, None] - beneath[None], axis=2)
@@ -255,14 +263,11 @@ def _vivid_colour(rng: np.random.Generator, beneath: np.ndarray) -> np.ndarray:
 def _paint(
     rng: np.random.Generator, canvas: np.ndarray, opacity: np.ndarray, corner: tuple[int, int]
 ) -> None:
-    """Draw a digit of (h, w) ``opacity`` into the float RGB ``canvas``, its upper left corner at (row, column)."""
+    """Draw a digit of (h, w) ``opacity`` into ``canvas``, its upper left corner at ``corner``."""
     (row, column), (height, width) = corner, opacity.shape
     patch = canvas[row : row + height, column : column + width]
-    colour = _vivid_colour(rng, patch[opacity >= 0.5])
+    colour = _vivid_colour(rng, patch[opacity >= 0.5][::4])
     patch += opacity[..., None] * (colour + 5 * _noise(rng, opacity.shape, 5) - patch)
-
-
-# --------------------------------------------------------------------------------------------------------------- scenes
 
 
 def _propose(
@@ -271,7 +276,7 @@ def _propose(
     image_size: tuple[int, int],
     boxes: list[tuple[int, int, int, int]],
 ) -> tuple[int, int]:
-    """Row and column for a digit of ``shape``: anywhere, or touching one of ``boxes`` (row, column, h, w)."""
+    """Row and column for a digit: anywhere, or by one of ``boxes`` (row, column, h, w)."""
     room = np.subtract(image_size, shape)
     if not boxes or rng.random() >= COVER_RATE:
         return tuple(int(v) for v in rng.integers(0, room + 1))
@@ -284,7 +289,7 @@ def _propose(
 def _arrange(
     rng: np.random.Generator, inks: list[np.ndarray], image_size: tuple[int, int]
 ) -> tuple[np.ndarray, list[tuple[int, int]]] | None:
-    """Place digits one above the other so that each keeps at least ``MIN_VISIBLE`` of its ink in sight.
+    """Place digits one above the other so that each keeps ``MIN_VISIBLE`` of its ink in sight.
 
     Args:
         rng: Source of the places.
@@ -292,7 +297,8 @@ def _arrange(
         image_size: H and W.
 
     Returns:
-        Visible masks (N, H, W) bool and the (row, column) of each upper left corner; None where no room was found.
+        Visible masks (N, H, W) bool and the (row, column) of each upper left corner; None where
+        no room was found.
     """
     masks = np.zeros((len(inks), *image_size), bool)
     total = np.array([ink.sum() for ink in inks])
@@ -336,8 +342,9 @@ def render_scene(rng: np.random.Generator, scans: Scans, params: DigitSceneParam
             break
     else:
         raise ValueError(
-            f'digits={params.digits}: found no room for {count} digits of digit_size={params.digit_size} in '
-            f'image_size={params.image_size}; ask for fewer or smaller ones, or for a larger image'
+            f'digits={params.digits}: found no room for {count} digits of digit_size='
+            f'{params.digit_size} in image_size={params.image_size}; ask for fewer or smaller '
+            'ones, or for a larger image'
         )
     masks, corners = arranged
     canvas = render_ground(rng, params.image_size)
@@ -362,22 +369,20 @@ def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng((seed, SPLITS.index(split), index))
 
 
-# -------------------------------------------------------------------------------------------------------------- formats
-
-
 def mask_to_rle(mask: np.ndarray) -> dict:
-    """COCO's compressed run lengths of an (H, W) bool mask: ``size`` [H, W] and ``counts`` as str."""
+    """COCO's run lengths of an (H, W) bool mask: ``size`` [H, W] and ``counts`` as str."""
     rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {'size': rle['size'], 'counts': rle['counts'].decode('ascii')}
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
-    """COCO polygons [x0, y0, x1, y1, ...] along the outer pixel edges of an (H, W) bool mask, one per component.
+    """COCO polygons [x0, y0, x1, y1, ...] of an (H, W) bool mask, one per component.
 
-    Rasterising them gives the mask back, except that holes are filled: polygons cannot express them.
+    They run along the pixels' outer edges, so rasterising them gives the mask back, except that
+    holes are filled: polygons cannot express them.
     """
-    # Contours run through pixel centres. Of a mask enlarged three times they are 1/6 pixel inside the pixels' edges,
-    # which rounding to whole pixels then reaches.
+    # Contours run through pixel centres. Those of a mask enlarged three times lie 1/6 pixel inside
+    # the pixels' edges, which rounding to whole pixels then reaches.
     rows, columns = _ink_box(mask)
     fine = cv2.resize(
         mask[rows, columns].astype(np.uint8), None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST
@@ -400,8 +405,8 @@ def has_holes(mask: np.ndarray) -> bool:
 def coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
     """COCO annotations of a scene: polygons, or RLE where the visible part has holes.
 
-    Beside COCO's keys each has ``scan`` (id of the source scan), ``size`` (longer side of the uncovered ink box in
-    pixels) and ``visible`` (share of its ink that is not covered).
+    Beside COCO's keys each has ``scan`` (id of the source scan), ``size`` (longer side of the
+    uncovered ink box in pixels) and ``visible`` (share of its ink that is not covered).
 
     Args:
         scene: The scene.
@@ -439,7 +444,10 @@ def label_map(scene: Scene) -> np.ndarray:
 
 
 def stuff_map(scene: Scene) -> np.ndarray:
-    """Labels (H, W) uint8 for a semantic branch: 0..9 = class index, 10 = ground; 255, the ignored one, does not occur."""
+    """Labels (H, W) uint8 of a semantic branch: 0..9 = class index, 10 = ground.
+
+    255, which hosts ignore, does not occur: the ground is a class like any other.
+    """
     labels = label_map(scene)
     return np.where(labels == 0, GROUND, labels - 1).astype(np.uint8)
 
@@ -449,8 +457,6 @@ def _write_png(path: Path, pixels: np.ndarray) -> None:
     if not cv2.imwrite(str(path), pixels):
         raise OSError(f'{path}: the image could not be written')
 
-
-# ---------------------------------------------------------------------------------------------------------------- build
 
 Track = Callable[..., Iterable]
 
@@ -471,20 +477,15 @@ def _write_scenes(root: Path, split: str, params: DigitSceneParams, track: Track
         name = f'{index:06d}.png'
         for folder, pixels in zip(folders, (scene.image, label_map(scene), stuff_map(scene))):
             _write_png(folder / name, pixels)
-        images.append(
-            dict(id=index, file_name=name, height=params.image_size[0], width=params.image_size[1])
-        )
+        height, width = params.image_size
+        images.append(dict(id=index, file_name=name, height=height, width=width))
         annotations += coco_annotations(scene, image_id=index, first_id=len(annotations) + 1)
     categories = [
         dict(id=index + 1, name=name, supercategory='digit') for index, name in enumerate(CLASSES)
     ]
-    info = dict(
-        description='Digit scenes made of the handwritten digits that scikit-learn carries'
-    )
-    content = dict(info=info, images=images, annotations=annotations, categories=categories)
-    (root / 'annotations' / f'instances_{split}.json').write_text(
-        json.dumps(content, separators=(',', ':'))
-    )
+    content = dict(images=images, annotations=annotations, categories=categories)
+    path = root / 'annotations' / f'instances_{split}.json'
+    path.write_text(json.dumps(content, separators=(',', ':')))
 
 
 def _write_crops(root: Path, split: str, params: DigitSceneParams, track: Track) -> None:
@@ -493,13 +494,11 @@ def _write_crops(root: Path, split: str, params: DigitSceneParams, track: Track)
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
     scans = load_scans(split)
-    for scan, label, image in track(
-        list(zip(scans.ids, scans.labels, scans.images)), description=f'{split} crops'
-    ):
-        rng = np.random.default_rng((params.seed, len(SPLITS), int(scan)))
-        _write_png(
-            folder / CLASSES[label] / f'{scan:04d}.png', render_crop(rng, image, params.crop_size)
-        )
+    for index in track(range(len(scans.ids)), description=f'{split} crops'):
+        scan, label = int(scans.ids[index]), scans.labels[index]
+        rng = np.random.default_rng((params.seed, len(SPLITS), scan))
+        crop = render_crop(rng, scans.images[index], params.crop_size)
+        _write_png(folder / CLASSES[label] / f'{scan:04d}.png', crop)
 
 
 def _meta(params: DigitSceneParams) -> dict:
@@ -511,27 +510,31 @@ def _fault(root: Path, params: DigitSceneParams) -> str | None:
     """Why ``root`` is not a complete set with these parameters; None if it is."""
     if not (root / 'meta.json').is_file():
         return 'it has no meta.json, so it is incomplete or something else'
-    found, wanted = json.loads((root / 'meta.json').read_text()), _meta(params)
-    different = [
-        f'{key}={found.get(key)!r} (asked for {wanted[key]!r})'
-        for key in wanted
-        if found.get(key) != wanted[key]
-    ]
-    if different:
-        return f'it was made with other parameters: {", ".join(different)}'
+    try:
+        found = json.loads((root / 'meta.json').read_text())
+    except json.JSONDecodeError as error:
+        return f'its meta.json is damaged ({error})'
+    for key, value in _meta(params).items():
+        if found.get(key) != value:
+            return f'it was made with {key}={found.get(key)}, not {value}'
     for split in SPLITS:
         if not (root / 'annotations' / f'instances_{split}.json').is_file():
             return f'annotations/instances_{split}.json is missing'
-        expected = {split: getattr(params, split), f'annotations/{split}': getattr(params, split)}
-        expected |= {
-            f'stuffthingmaps/{split}': getattr(params, split),
-            f'classification/{split}': len(load_scans(split).ids),
-        }
-        for folder, count in expected.items():
+        scenes = getattr(params, split)
+        counts = {split: scenes, f'annotations/{split}': scenes, f'stuffthingmaps/{split}': scenes}
+        counts[f'classification/{split}'] = len(load_scans(split).ids)
+        for folder, count in counts.items():
             present = len(list((root / folder).rglob('*.png')))
             if present != count:
                 return f'{folder} has {present} of {count} images'
     return None
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse to remove a folder that holds anything but a set, whole or not."""
+    foreign = sorted({path.name for path in folder.iterdir()} - _LAYOUT)
+    if foreign:
+        raise FileExistsError(f'{folder} is not removed: it holds other files, too: {foreign[:5]}')
 
 
 def build(
@@ -540,43 +543,38 @@ def build(
     overwrite: bool = False,
     track: Track = _no_progress,
 ) -> bool:
-    """Make the set under ``root``, or keep the one that is there if it is complete and has the same parameters.
+    """Make the set under ``root``, or keep it if it is there, complete and of these parameters.
 
-    The set is made in ``<root>.partial`` and moved when it is finished, so an interrupted run leaves nothing that could be
-    taken for a set; the next one starts afresh.
+    The set is made in ``<root>.partial`` and moved when it is finished, so an interrupted run
+    leaves nothing that could be taken for a set; the next one starts afresh.
 
     Args:
         root: Folder to write.
         params: What to make.
         overwrite: Replace another or a damaged set.
-        track: Called with a sequence and ``description=``; yields the sequence's items and may show the progress.
+        track: Called with a sequence and ``description=``; yields the items and may show progress.
 
     Returns:
         True if the set was made, False if it was there.
 
     Raises:
-        FileExistsError: ``root`` holds something else, or with ``overwrite`` files that are no part of a set.
+        FileExistsError: ``root`` holds something else, or, with ``overwrite``, foreign files.
     """
     root = Path(root).resolve()
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        if not root.is_dir():
-            raise FileExistsError(f'{root}: expected a folder, found a file')
-        foreign = sorted({path.name for path in root.iterdir()} - _LAYOUT)
+    partial = root.with_name(f'{root.name}.partial')
+    if root.exists() and not root.is_dir():
+        raise FileExistsError(f'{root}: expected a folder, found a file')
+    if root.exists() and any(root.iterdir()):
         fault = _fault(root, params)
         if fault is None:
             return False
         if not overwrite:
-            raise FileExistsError(
-                f'{root} is not the set asked for: {fault}. Choose another folder, or overwrite it'
-            )
-        if foreign:
-            raise FileExistsError(
-                f'{root} is not overwritten, for it holds files of others: {", ".join(foreign[:5])}'
-            )
-    partial = root.with_name(f'{root.name}.partial')
+            hint = 'overwrite=True (--overwrite) replaces it'
+            raise FileExistsError(f'{root} is not the set asked for: {fault}; {hint}')
+        _check_own(root)
     if partial.exists():
+        _check_own(partial)
         shutil.rmtree(partial)
-    partial.mkdir(parents=True)
     for split in SPLITS:
         _write_scenes(partial, split, params, track)
         _write_crops(partial, split, params, track)

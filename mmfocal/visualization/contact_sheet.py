@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of many annotated images of a COCO data set, to see at a glance whether it is right."""
+"""A picture of many annotated images of a COCO data set: is it right, at a glance?"""
 
 from contextlib import redirect_stdout
 from io import StringIO
@@ -35,7 +35,9 @@ def _draw_panel(axes: Axes, coco: COCO, image_id: int, image_dir: Path) -> None:
         )
         name = coco.cats[annotation['category_id']]['name']
         label = dict(facecolor=colour, edgecolor='none', pad=0.8, alpha=0.85)
-        axes.text(x, y, name, fontsize=5.5, color='white', va='bottom', clip_on=True, bbox=label)
+        axes.text(
+            x, max(y, 8), name, fontsize=5.5, color='white', va='bottom', clip_on=True, bbox=label
+        )
     axes.set(xlim=(0, image['width']), ylim=(image['height'], 0), xticks=[], yticks=[])
 
 
@@ -46,7 +48,7 @@ def save_contact_sheet(
     rows: int = 4,
     columns: int = 6,
 ) -> None:
-    """Save a picture of the first images of a COCO data set with boxes, mask outlines and class names.
+    """Save a picture of the first images of a COCO set with boxes, mask outlines and names.
 
     Args:
         annotation_file: COCO instances json.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the digit scenes: a small data set for detection, segmentation and classification that needs no download."""
+"""Make the digit scenes: a data set for detection, segmentation and classification."""
 
 import argparse
 import sys
@@ -72,8 +72,7 @@ def main() -> None:
         )
         built = build(args.out, params, overwrite=args.overwrite, track=track)
     except (ValueError, FileExistsError) as error:
-        hint = ' (--overwrite)' if isinstance(error, FileExistsError) else ''
-        sys.exit(f'error: {error}{hint}')
+        sys.exit(f'error: {error}')
     if built:
         print(f'made {args.out} in {time.perf_counter() - start:.1f} s')
     else:
