@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of what a wheel of the project carries and of what it needs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import mmfocal
+
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'triton'):
+            raise ModuleNotFoundError(f'{name} is blocked', name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+PACKAGED = ('setup.py', 'pyproject.toml', 'LICENSE', 'README.md', 'model-index.yml')
+
+
+def run_python(*arguments: str, cwd: Path, path: Path | None = None) -> str:
+    """Run Python, return what it printed; ``path`` comes before the installed packages."""
+    env = os.environ if path is None else {**os.environ, 'PYTHONPATH': str(path)}
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope='module')
+def source(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources, as building writes beside them, with one more config."""
+    copy = tmp_path_factory.mktemp('source')
+    for name in PACKAGED:
+        shutil.copy2(repo_root / name, copy / name)
+    for name in ('mmfocal', 'configs', 'tools'):
+        shutil.copytree(
+            repo_root / name, copy / name, ignore=shutil.ignore_patterns('.mim', '__pycache__')
+        )
+    probe = copy / 'configs' / 'probe' / 'base.py'
+    probe.parent.mkdir()
+    probe.write_text('probe = 42\n')
+    return copy
+
+
+@pytest.fixture(scope='module')
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that pip builds, after a build that left a module since removed."""
+    stale = source / 'build' / 'lib' / 'mmfocal' / 'removed.py'
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    out = tmp_path_factory.mktemp('wheel')
+    options = ['--no-deps', '--no-build-isolation', '--wheel-dir', str(out), str(source)]
+    run_python('-m', 'pip', 'wheel', *options, cwd=out)
+    (built,) = out.glob('mmfocal-*.whl')
+    return built
+
+
+@pytest.fixture(scope='module')
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel installed and nothing else."""
+    target = tmp_path_factory.mktemp('installed')
+    options = ['--no-deps', '--target', str(target), str(wheel)]
+    run_python('-m', 'pip', 'install', *options, cwd=target)
+    return target
+
+
+def test_wheel_carries_all_sources_configs_and_tools(source: Path, wheel: Path) -> None:
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    expected = {str(path.relative_to(source)) for path in source.glob('mmfocal/**/*.py')}
+    for folder in ('configs', 'tools'):
+        files = [path for path in source.glob(f'{folder}/**/*') if path.is_file()]
+        expected |= {f'mmfocal/.mim/{path.relative_to(source)}' for path in files}
+    expected.add('mmfocal/.mim/model-index.yml')
+    assert {name for name in packed if name.startswith('mmfocal/')} == expected
+    assert any(re.fullmatch(r'mmfocal-.+\.dist-info/(licenses/)?LICENSE', name) for name in packed)
+
+
+def test_building_leaves_the_package_as_it_was(source: Path, wheel: Path) -> None:
+    assert not (source / 'mmfocal' / '.mim').exists()
+
+
+def test_metadata_forces_no_mm_library(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith('.dist-info/METADATA'))
+    lines = archive.read(name).decode().splitlines()
+    assert f'Version: {mmfocal.__version__}' in lines
+    required = [line for line in lines if line.startswith('Requires-Dist') and 'extra' not in line]
+    assert required == ['Requires-Dist: numpy', 'Requires-Dist: torch>=2.1']
+    extras = {line.split()[1] for line in lines if line.startswith('Provides-Extra')}
+    assert extras == {'det', 'seg', 'cls', 'all', 'dev'}
+
+
+def test_import_needs_torch_and_mmengine_only(installed: Path, tmp_path: Path) -> None:
+    code = (
+        BLOCKER + 'import mmfocal; from mmengine.registry import MODELS;'
+        "print(mmfocal.__file__, mmfocal.__version__, 'FocalTransformer' in MODELS)"
+    )
+    printed = run_python('-c', code, cwd=tmp_path, path=installed).split()[-3:]
+    assert printed == [str(installed / 'mmfocal/__init__.py'), mmfocal.__version__, 'True']
+
+
+def test_installed_configs_serve_as_bases(installed: Path, tmp_path: Path) -> None:
+    config = tmp_path / 'mine.py'
+    config.write_text("_base_ = __import__('mmfocal') and 'mmfocal::probe/base.py'\nmine = 1\n")
+    code = (
+        'from mmengine import Config; from mmengine.config.utils import MODULE2PACKAGE;'
+        "MODULE2PACKAGE.setdefault('mmfocal', 'mmfocal');"
+        f'cfg = Config.fromfile({str(config)!r}); print(cfg.probe, cfg.mine)'
+    )
+    assert run_python('-c', code, cwd=tmp_path, path=installed).split()[-2:] == ['42', '1']
