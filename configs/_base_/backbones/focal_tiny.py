@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Focal-T for dense tasks; configs take the dict as ``_base_.backbone`` and add what differs."""
+
+custom_imports = dict(imports=['mmfocal'], allow_failed_imports=False)
+backbone = dict(
+    type='FocalTransformer',
+    arch='tiny',
+    # ImageNet training has (7, 5, 3, 1) and (3, 3, 3, 0); the loader resizes the bias tables
+    focal_windows=(15, 13, 9, 7),
+    expand_sizes=(3, 3, 3, 3),
+    init_cfg=dict(
+        type='FocalPretrained',
+        checkpoint='{{$FOCAL_T_CKPT:checkpoints/focal-tiny-is224-ws7.pth}}',
+    ),
+)

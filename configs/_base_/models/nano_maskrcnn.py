@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small Mask R-CNN for digit scenes, complete but for the backbone (widths 32, 64, 128, 256)."""
+
+_base_ = [
+    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    '../datasets/digit_scenes_det.py',
+    '../schedules/nano.py',
+    '../default_runtime_mmdet.py',
+]
+
+channels = 64
+model = dict(
+    neck=dict(in_channels=[32, 64, 128, 256], out_channels=channels, num_outs=4),
+    rpn_head=dict(
+        in_channels=channels,
+        feat_channels=channels,
+        # 16, 32, 64 and 128 pixels: digits have 20 to 56
+        anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32]),
+    ),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=channels),
+        bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=10),
+        mask_roi_extractor=dict(out_channels=channels),
+        mask_head=dict(
+            num_convs=2, in_channels=channels, conv_out_channels=channels, num_classes=10
+        ),
+    ),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=64))
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
+)
+default_hooks = _base_.frequent_hooks
+log_processor = dict(window_size=20, by_epoch=False)

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``tools/train.py`` and ``tools/test.py`` share; needs torch and MMEngine alone."""
+
+from .checks import check_checkpoint, check_inputs
+from .launch import add_common_arguments, build_runner, load_config
+from .machine import adapt_to_machine
+from .resume import latest_checkpoint
+
+__all__ = [
+    'adapt_to_machine',
+    'add_common_arguments',
+    'build_runner',
+    'check_checkpoint',
+    'check_inputs',
+    'latest_checkpoint',
+    'load_config',
+]

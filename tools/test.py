@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluate a detector, segmentor or classifier; the config's ``default_scope`` says which."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+from mmfocal.engine import (
+    adapt_to_machine,
+    add_common_arguments,
+    build_runner,
+    check_checkpoint,
+    check_inputs,
+    load_config,
+)
+from mmfocal.engine.evaluate import draw_predictions, dump_metric, use_tta
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Namespace:
+    """Read the command line."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--out', metavar='FILE.pkl', help='write the predictions to this pickle file'
+    )
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--show-dir', help='write pictures of the predictions into this folder')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds per window')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Test as the command line says."""
+    args = parse_args(argv)
+    dump = []
+    cfg = load_config(args)
+    check_checkpoint(args.checkpoint)
+    cfg.load_from = args.checkpoint
+    if args.out:
+        dump = [dump_metric(cfg.default_scope, args.out)]
+    if args.show or args.show_dir:
+        draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
+    if args.tta:
+        use_tta(cfg)
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    adapt_to_machine(cfg)
+    check_inputs(cfg, ('test',))
+    runner = build_runner(cfg)
+    runner.test_evaluator.metrics.extend(dump)
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()
