@@ -74,36 +74,43 @@ assert cpu_is_enough or get_compiling_cuda_version() != 'not available'
 PY
 }
 
-# mmcv compiles for CUDA if and only if torch sees a GPU. Without a fitting nvcc that ends in pages of compiler errors.
-check_cuda_compiler() {
-  "$python" - <<'PY' || exit 1
-import re, subprocess, sys
+# mmcv compiles for CUDA if and only if torch sees a GPU. Prints the variables for that, or says what is missing: without
+# a fitting nvcc it ends in pages of compiler errors.
+cuda_variables() {
+  "$python" - <<'PY'
+import glob, os, re, shutil, subprocess, sys
 from pathlib import Path
 import torch
-from torch.utils.cpp_extension import CUDA_HOME
 
 if not torch.cuda.is_available() or torch.version.cuda is None:
     sys.exit()
 major = torch.version.cuda.split('.')[0]
-ways = (f'Install the CUDA {torch.version.cuda} toolkit (any {major}.x will do) and set CUDA_HOME to its folder, '
-        'or set MMFOCAL_CPU_OPS=1 to go on with ops for the CPU only (detectors then cannot run on the GPU).')
-nvcc = Path(CUDA_HOME or '', 'bin', 'nvcc')
-if not CUDA_HOME or not nvcc.exists():
-    sys.exit('[setup] ERROR: there is an NVIDIA GPU but no CUDA compiler (nvcc), which mmcv needs to build its ops '
-             f'for the GPU (CUDA_HOME: {CUDA_HOME}). {ways}')
-text = subprocess.run([str(nvcc), '--version'], capture_output=True, text=True, check=True).stdout
-release = re.search(r'release (\d+)\.(\d+)', text)
-if release is None or release[1] != major:
-    found = release[0] if release else text.strip()
-    sys.exit(f'[setup] ERROR: {nvcc} is of {found}, but torch was built with CUDA {torch.version.cuda}. {ways}')
+nvcc = shutil.which('nvcc')
+homes = [os.environ.get('CUDA_HOME'), nvcc and Path(nvcc).parents[1], *sorted(glob.glob('/usr/local/cuda*'))]
+found = {}
+for home in (Path(home) for home in homes if home):
+    if (home / 'bin/nvcc').exists() and (home / 'include/cuda_runtime.h').exists():
+        text = subprocess.run([home / 'bin/nvcc', '--version'], capture_output=True, text=True, check=True).stdout
+        found[str(home)] = re.search(r'release ([\d.]+)', text)[1]
+fitting = [home for home, release in found.items() if release.split('.')[0] == major]
+if not fitting:
+    there = ', '.join(f'CUDA {release} in {home}' for home, release in found.items()) or 'none'
+    sys.exit(
+        f'[setup] ERROR: to build its ops for your NVIDIA GPU, mmcv needs the CUDA compiler nvcc {major}.x, as torch is '
+        f'built with CUDA {torch.version.cuda}. Found: {there}. Install the CUDA {torch.version.cuda} toolkit and set '
+        'CUDA_HOME to its folder, or set MMFOCAL_CPU_OPS=1 to go on with ops for the CPU only (detectors then cannot '
+        'run on the GPU).'
+    )
+# A toolkit may lack the headers of cuBLAS and the like; torch's own CUDA packages have them.
+headers = sorted(map(str, Path(torch.__file__).parents[1].glob('nvidia/*/include')))
+print(f'CUDA_HOME={fitting[0]}')
+print('CPATH=' + ':'.join(filter(None, [os.environ.get('CPATH'), *headers])))
 PY
 }
 
 install_mmcv() {
-  local hide=()
-  if [[ $cpu_ops == 1 ]]; then hide=(CUDA_VISIBLE_DEVICES=); fi
   # -g0 and NDEBUG halve the size of the library and the time to link it.
-  env "${hide[@]}" MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(nproc)}" CFLAGS='-DNDEBUG -fwrapv -O2 -g0' \
+  env "${build_env[@]}" MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(nproc)}" CFLAGS='-DNDEBUG -fwrapv -O2 -g0' \
     "$python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps "$@" -r requirements/mmcv.txt
 }
 
@@ -112,9 +119,11 @@ mmcv_with_ops() {
     say 'mmcv with compiled ops is there'
     return
   fi
-  [[ $cpu_ops == 1 ]] || check_cuda_compiler
+  local variables=CUDA_VISIBLE_DEVICES= build_env=()
+  if [[ $cpu_ops != 1 ]]; then variables=$(cuda_variables); fi
+  if [[ -n $variables ]]; then mapfile -t build_env <<<"$variables"; fi
   say "installing mmcv; its ops are compiled from source on $(nproc) cores, which takes about 10 minutes on 2 cores and" \
-    'less on more (longer with CUDA), unless pip has kept the result of an earlier build'
+    'less on more (several times that with CUDA), unless pip has kept the result of an earlier build'
   # A half-finished or an op-less mmcv counts as installed for pip, so it must be forced.
   install_mmcv --force-reinstall
   ops_work || {
@@ -130,11 +139,12 @@ flock --nonblock 9 || { say 'waiting for another set-up of this folder'; flock 9
 if ready; then exit; fi
 
 SECONDS=0
+rm -f "$stamp"
 make_venv
 ops_work || check_compiler
 say 'build tools'
 pip_install --quiet -r requirements/build.txt
-say 'torch and torchvision (the default build, with CUDA, downloads about 3 GB)'
+say 'torch and torchvision (the default build, with CUDA, is a download of about 3 GB)'
 pip_install --quiet -r requirements/torch.txt -c requirements/lock.txt
 if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1 &&
   ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
