@@ -7,8 +7,8 @@ Paper: `Focal Self-attention for Local-Global Interactions in Vision Transformer
 Differs from the released classification code (https://github.com/microsoft/Focal-Transformer) in:
 
 * any input size: maps are padded at run time, nothing stores a resolution;
-* window, expand and shift are configuration, not shrunk to the map's size. For 224-pixel checkpoints
-  set ``expand_sizes=(3, 3, 3, 0)``;
+* window, expand and shift are configuration, not shrunk to the map's size. For 224-pixel
+  checkpoints set ``expand_sizes=(3, 3, 3, 0)``;
 * one output norm per stage (``norm0`` ... ``norm3``) instead of a final ``norm``, and no head;
 * attention is a function with several back ends (``mmfocal.ops.focal_attention``);
 * index buffers do not exist, so checkpoints hold parameters only.
@@ -33,10 +33,18 @@ POOL_METHODS = ('fc', 'conv', 'mean', 'max', 'none')
 EXPAND_LAYERS = ('all', 'even', 'odd')
 
 
+def missing(size: int, divisor: int) -> int:
+    """What ``size`` lacks to the next multiple of ``divisor``.
+
+    Not ``-size % divisor``: a symbolic size plus this simplifies, so dynamic shapes compile.
+    """
+    return (size + divisor - 1) // divisor * divisor - size
+
+
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
-    """Zero-pad the last two axes on the bottom and right to multiples of ``divisor``."""
+    """Zero-pad ``(B, C, H, W)`` on the bottom and right to multiples of ``divisor``."""
     height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % divisor, 0, -height % divisor))
+    return F.pad(x, (0, missing(width, divisor), 0, missing(height, divisor)))
 
 
 class DropPath(nn.Module):
@@ -280,7 +288,7 @@ class FocalBlock(nn.Module):
         geometry, w = self.geometry, self.geometry.window_size
         if geometry.shift_size and min(height, width) <= w:
             geometry = replace(geometry, shift_size=0)
-        x = F.pad(x, (0, 0, 0, -width % w, 0, -height % w))
+        x = F.pad(x, (0, 0, 0, missing(width, w), 0, missing(height, w)))
         if geometry.shift_size:
             x = torch.roll(x, (-geometry.shift_size,) * 2, dims=(1, 2))
         coarse = [
@@ -378,8 +386,8 @@ class FocalTransformer(BaseModule):
     """Focal Transformer backbone for classification, detection and segmentation.
 
     Args:
-        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'`` (paper, table 1; large: width 192), or a
-            dict with ``embed_dims``, ``depths`` (four) and ``num_heads`` (four).
+        arch: ``'tiny'``, ``'small'``, ``'base'``, ``'large'`` (paper, table 1; large: width 192),
+            or a dict with ``embed_dims``, ``depths`` (four) and ``num_heads`` (four).
         in_channels: Channels of the image.
         window_size: Window side in tokens, one int or one per stage.
         focal_levels: Levels per stage, the fine one included; ``2^(level - 2) <= window``.
@@ -388,8 +396,8 @@ class FocalTransformer(BaseModule):
         expand_sizes: How far fine attention looks beyond the window, per stage, 0 to the window.
         expand_layer: Blocks that look beyond their window: ``'all'``, or all but those of
             ``'even'`` or ``'odd'`` index.
-        pool_method: ``'fc'`` (the paper's), ``'conv'``, ``'mean'``, ``'max'``, or ``'none'`` for no
-            coarse level.
+        pool_method: ``'fc'`` (the paper's), ``'conv'``, ``'mean'``, ``'max'``, or ``'none'`` for
+            no coarse level.
         use_conv_embed: Overlapping convolutions as patch embedding.
         use_shift: Shift the windows of odd blocks by half a window, as Swin does.
         use_pre_norm: GroupNorm before each downsampling convolution.

@@ -114,7 +114,7 @@ def focal_attention(
     """Focal self-attention of every window of a token map (paper, section 3.2).
 
     Args:
-        qkv: ``(B, H, W, 3C)``, queries, keys and values of the map, H and W multiples of the window.
+        qkv: ``(B, H, W, 3C)``, queries, keys and values of the map; window multiples.
         coarse_kv: Per coarse level k the keys and values of its pooled tokens,
             ``(B, 2^k nH, 2^k nW, 2C)``.
         bias: Relative position bias tables, see :class:`FocalBias`.
@@ -125,8 +125,8 @@ def focal_attention(
             ``MMFOCAL_ATTN_IMPL`` if set, else the fastest back end that can run.
 
     Returns:
-        ``(B, H, W, C)`` in the dtype of ``qkv``, heads merged. Logits, bias and softmax are computed
-        in float32 at least.
+        ``(B, H, W, C)`` in the dtype of ``qkv``, heads merged. Logits, bias and softmax are
+        computed in float32 at least.
 
     Raises:
         ValueError: If shapes contradict the geometry, or a back end named explicitly cannot run.

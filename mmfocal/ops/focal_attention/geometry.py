@@ -9,18 +9,19 @@ Shape legend, used throughout ``focal_attention``:
     nH, nW windows down and across, N = nH * nW            K keys of one window
     R = w + 2e         side of the fine region             F = f + 2^k - 1, of coarse region k
 
-A window attends three groups of keys: its **own** ``w * w`` tokens; its **neighbours**, the tokens that
-the window moved diagonally by ``e`` covers and the unmoved one does not (four moves); and, for each
-coarse level ``k``, the ``F * F`` pooled cells around it. Neighbours wrap around the map and are never
-masked; coarse cells outside their map are zero vectors with ``MASKED`` added to the logit.
+A window attends three groups of keys: its **own** ``w * w`` tokens; its **neighbours**, the
+tokens that the window moved diagonally by ``e`` covers and the unmoved one does not (four moves);
+and, for each coarse level ``k``, the ``F * F`` pooled cells around it. Neighbours wrap around the
+map and are never masked; coarse cells outside their map are zero vectors with ``MASKED`` added to
+the logit.
 
-Moved windows overlap, so some neighbours are attended twice, with a bias of their own each time. Since
-``exp(s + a) + exp(s + b) = exp(s + logaddexp(a, b))`` the two merge exactly, and own and neighbour keys
-together become one ``R x R`` square: this is what ``merged_bias`` and ``key_index`` describe.
+Moved windows overlap, so some neighbours are attended twice, each time with a bias of their own.
+Since ``exp(s + a) + exp(s + b) = exp(s + logaddexp(a, b))`` the two merge exactly, and own and
+neighbour keys together become one ``R x R`` square: this is what ``merged_bias`` and ``key_index``
+describe.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -38,13 +39,48 @@ class FocalBias(NamedTuple):
 
     Attributes:
         own: ``((2w-1)^2, h)``, by relative position within the window.
-        neighbors: ``(1, h, w*w, 4(w^2-(w-e)^2))``, one value per query and key; None without expand.
+        neighbors: ``(1, h, w*w, 4(w^2-(w-e)^2))``, one value per query and key; None if e = 0.
         coarse: per coarse level ``(h, (w+F-1)^2)``, by relative position in the ``F x F`` region.
     """
 
     own: Tensor
     neighbors: Tensor | None = None
     coarse: tuple[Tensor, ...] = ()
+
+
+class Move(NamedTuple):
+    """A neighbour group: the window moved by rows and columns, and which tokens of it count."""
+
+    rows: int
+    cols: int
+    kept: tuple[int, ...]
+
+
+def _neighbor_moves(w: int, e: int) -> tuple[Move, ...]:
+    """The four neighbour groups; a moved window keeps what the unmoved one does not hold."""
+
+    def kept(dy: int, dx: int) -> tuple[int, ...]:
+        return tuple(
+            r * w + c
+            for r in range(w)
+            for c in range(w)
+            if not (0 <= r + dy < w and 0 <= c + dx < w)
+        )
+
+    return tuple(Move(dy, dx, kept(dy, dx)) for dy in (e, -e) for dx in (e, -e)) if e else ()
+
+
+def _square_sources(w: int, e: int, moves: tuple[Move, ...]) -> tuple[tuple[int, ...], ...]:
+    """First and second key of each place of the ``R x R`` square; a place has at most two."""
+    size = w + 2 * e
+    places = [(r + e) * size + c + e for r in range(w) for c in range(w)]
+    for dy, dx, kept in moves:
+        places += [(p // w + dy + e) * size + p % w + dx + e for p in kept]
+    none = len(places)
+    first, second = [none] * size**2, [none] * size**2
+    for key, place in enumerate(places):
+        (first if first[place] == none else second)[place] = key
+    return tuple(first), tuple(second)
 
 
 @dataclass(frozen=True)
@@ -58,6 +94,11 @@ class FocalGeometry:
         focal_level: Number of levels L, the fine one included; ``2^(L-2) <= w``.
         shift_size: By how much the caller has rolled the map; own keys across the seam are masked.
 
+    Attributes:
+        moves: The neighbour groups in the order of their bias table; empty without expand.
+        square_sources: For each place of the ``R x R`` square its first and second key, counted
+            own keys first; ``w * w + num_neighbors`` stands for "no such key".
+
     Raises:
         ValueError: If a value is out of range.
     """
@@ -67,6 +108,8 @@ class FocalGeometry:
     focal_window: int = 1
     focal_level: int = 1
     shift_size: int = 0
+    moves: tuple[Move, ...] = field(init=False, repr=False, compare=False)
+    square_sources: tuple[tuple[int, ...], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         w, e, f, levels = self.window_size, self.expand_size, self.focal_window, self.focal_level
@@ -78,13 +121,16 @@ class FocalGeometry:
             raise ValueError(f'focal_window must be odd and positive, got {f}')
         if levels < 1 or 2**levels > 4 * w:
             raise ValueError(
-                f'focal_level must be at least 1 and 2^(focal_level - 2) at most window_size = {w}, '
-                f'got {levels}'
+                'focal_level must be at least 1 and 2^(focal_level - 2) at most '
+                f'window_size = {w}, got {levels}'
             )
         if not 0 <= self.shift_size < w:
             raise ValueError(
                 f'shift_size must lie between 0 and window_size - 1, got {self.shift_size}'
             )
+        # Plain attributes rather than cached properties: torch.compile cannot trace the latter.
+        object.__setattr__(self, 'moves', _neighbor_moves(w, e))
+        object.__setattr__(self, 'square_sources', _square_sources(w, e, self.moves))
 
     @property
     def num_neighbors(self) -> int:
@@ -106,48 +152,15 @@ class FocalGeometry:
         return self.window_size // 2**level
 
     def region_size(self, level: int) -> int:
-        """Side F of the coarse region: the window's own ``2^k`` cells and ``f // 2`` on each side."""
+        """Side F of the coarse region: the window's ``2^k`` cells and ``f // 2`` on each side."""
         return self.focal_window + 2**level - 1
-
-    @cached_property
-    def moves(self) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
-        """The four neighbour groups: rows moved, columns moved, positions kept (row-major)."""
-        w, e = self.window_size, self.expand_size
-        if e == 0:
-            return ()
-
-        def kept(dy: int, dx: int) -> tuple[int, ...]:
-            return tuple(
-                r * w + c
-                for r in range(w)
-                for c in range(w)
-                if not (0 <= r + dy < w and 0 <= c + dx < w)
-            )
-
-        return tuple((dy, dx, kept(dy, dx)) for dy, dx in ((e, e), (e, -e), (-e, e), (-e, -e)))
-
-    @cached_property
-    def square_sources(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """For each place of the ``R x R`` square its first and second key, counted own first.
-
-        ``w * w + num_neighbors`` stands for "no such key". A place has at most two keys.
-        """
-        w, e, size = self.window_size, self.expand_size, self.fine_size
-        places = [(r + e) * size + c + e for r in range(w) for c in range(w)]
-        for dy, dx, kept in self.moves:
-            places += [(p // w + dy + e) * size + p % w + dx + e for p in kept]
-        none = len(places)
-        first, second = [none] * size**2, [none] * size**2
-        for key, place in enumerate(places):
-            (first if first[place] == none else second)[place] = key
-        return tuple(first), tuple(second)
 
 
 _INDEX_CACHE: dict[tuple, Tensor] = {}
 
 
 def _index_tensor(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """A constant index; kept in eager mode, where the copy to a GPU would cost a synchronisation."""
+    """A constant index, kept in eager mode: its copy to a GPU would wait for the device."""
     if torch.compiler.is_compiling():
         return torch.tensor(values, device=device)
     key = (values, device)
@@ -214,7 +227,7 @@ def _spans(count: int, step: int, margin: int, size: int, device: torch.device) 
 
 
 def _grid(rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
-    """``(nH, S), (nW, S)`` -> row and column of every key, each broadcastable to ``(nH, nW, S, S)``."""
+    """``(nH, S), (nW, S)`` -> row and column of every key, to broadcast to ``(nH, nW, S, S)``."""
     return rows[:, None, :, None], cols[None, :, None, :]
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Portable focal attention: one gather, then PyTorch's scaled dot-product attention.
 
-Keys that occur twice are merged, own and neighbour keys form one wrapped square, and all keys of all
-windows are gathered at once from a bank of tokens. It compiles, exports and runs wherever PyTorch does.
-See ``geometry`` for the shape legend.
+Keys that occur twice are merged, own and neighbour keys form one wrapped square, and all keys of
+all windows are gathered at once from a bank of tokens. It compiles, exports and runs wherever
+PyTorch does. See ``geometry`` for the shape legend.
 """
 
 import torch
