@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Focal Transformer for the OpenMMLab family: importing this package registers the backbone."""
 
+from mmengine.config.utils import MODULE2PACKAGE
+
 from .models import FocalTransformer
 from .version import __version__
+
+# MMEngine resolves `_base_ = 'mmfocal::...'` only for the packages that it knows.
+MODULE2PACKAGE.setdefault('mmfocal', 'mmfocal')
 
 __all__ = ['FocalTransformer', '__version__']
