@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launch scripts: two CPU processes that train one model, and the commands they start."""
+
+import os
+import socket
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+HOOK = """
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class RecordRank(Hook):
+    def before_train(self, runner):
+        model = runner.model.module
+        self.start = {k: v.clone() for k, v in model.named_parameters()}
+
+        def keep_gradients(*_):
+            self.gradients = {k: p.grad.clone() for k, p in model.named_parameters()}
+
+        runner.optim_wrapper.optimizer.register_step_pre_hook(keep_gradients)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        record = dict(
+            start=self.start,
+            parameters=dict(runner.model.module.named_parameters()),
+            gradients=self.gradients,
+            images=[sample.img_path for sample in data_batch['data_samples']],
+        )
+        torch.save(record, f'rank{get_rank()}.pth')
+"""
+CONFIG = """
+_base_ = {base!r}
+custom_imports = dict(imports=['mmfocal', 'record_rank'], allow_failed_imports=False)
+custom_hooks = [dict(type='RecordRank')]
+train_dataloader = dict(batch_size=2)
+train_cfg = dict(max_iters=2, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=2))
+"""
+
+
+def test_two_processes_without_a_gpu_keep_one_model(run, workspace, repo_root):
+    base = str(repo_root / 'configs' / 'quickstart' / 'focal_nano_maskrcnn.py')
+    (workspace / 'record_rank.py').write_text(HOOK)
+    (workspace / 'config.py').write_text(CONFIG.format(base=base))
+    printed = run('dist_train.sh', 'config.py', 2, '--amp')
+    assert printed.count('No GPU: mixed precision') == 1  # once, not once per process
+    assert 'coco/bbox_mAP' in printed
+    first, second = (
+        torch.load(workspace / f'rank{rank}.pth', weights_only=False) for rank in (0, 1)
+    )
+    assert not set(first['images']) & set(second['images'])
+    for part in ('parameters', 'gradients'):
+        differing = [
+            key for key, value in first[part].items() if not value.equal(second[part][key])
+        ]
+        assert not differing, f'{part} differ between the ranks: {differing[:5]}'
+    moved = [
+        key for key, value in first['start'].items() if not value.equal(first['parameters'][key])
+    ]
+    assert len(moved) == len(first['start'])
+
+    checkpoint = 'work_dirs/config/iter_2.pth'
+    printed = run('dist_test.sh', 'config.py', checkpoint, 2, '--out', 'found.pkl')
+    assert 'coco/segm_mAP' in printed
+    assert (workspace / 'found.pkl').stat().st_size > 0
+
+
+@pytest.fixture
+def printer(tmp_path: Path) -> Path:
+    """Program that prints its arguments, one per line."""
+    path = tmp_path / 'srun'
+    path.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def bash(script: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, **variables}
+    return subprocess.run(
+        ['bash', str(script), *arguments], env=env, text=True, capture_output=True
+    )
+
+
+def test_arguments_and_variables_reach_torch(repo_root, printer):
+    done = bash(
+        *(repo_root / 'tools' / 'dist_train.sh', 'a config.py', '4'),
+        *('--cfg-options', 'key=two words'),
+        **dict(PYTHON=str(printer), NNODES='2', NODE_RANK='1', PORT='1234', MASTER_ADDR='host'),
+    )
+    words = done.stdout.splitlines()
+    expected = ['--nnodes=2', '--node_rank=1', '--master_addr=host', '--master_port=1234']
+    assert words[:2] == ['-m', 'torch.distributed.run'] and set(expected) < set(words)
+    assert '--nproc_per_node=4' in words
+    assert words[-5:] == ['a config.py', '--launcher', 'pytorch', '--cfg-options', 'key=two words']
+
+
+@pytest.mark.parametrize('tool', ['train', 'test'])
+def test_slurm_starts_srun(repo_root, printer, tool):
+    script = repo_root / 'tools' / f'slurm_{tool}.sh'
+    path = f'{printer.parent}{os.pathsep}{os.environ["PATH"]}'
+    variables = dict(PATH=path, GPUS='16', GPUS_PER_NODE='4', SRUN_ARGS='--exclusive --quiet')
+    done = bash(
+        script, 'part', 'job', 'c.py', 'there', '--cfg-options', 'key=two words', **variables
+    )
+    words = done.stdout.splitlines()
+    expected = ['--ntasks=16', '--gres=gpu:4', '--ntasks-per-node=4', '--exclusive', '--quiet']
+    assert set(expected) < set(words) and words[:2] == ['-p', 'part']
+    assert words[-4:] == ['--launcher', 'slurm', '--cfg-options', 'key=two words']
+
+
+@pytest.mark.parametrize('name', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test'])
+def test_missing_arguments_print_the_usage(repo_root, name):
+    done = bash(repo_root / 'tools' / f'{name}.sh')
+    assert done.returncode == 2 and 'usage:' in done.stderr
+
+
+def test_a_taken_port_is_avoided(repo_root, environment):
+    command = f'source {repo_root}/tools/dist_common.sh; free_port'
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # somebody else holds it, which serves as well
+            holder.bind(('', 29500))
+            holder.listen()
+        done = subprocess.run(
+            ['bash', '-c', command], env=environment, text=True, capture_output=True, check=True
+        )
+    assert 1024 < int(done.stdout) != 29500

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A killed training goes on where it was."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import torch
+
+OPTIONS = [
+    'train_cfg.max_iters=30',
+    'train_cfg.val_interval=30',
+    'train_dataloader.batch_size=2',
+    'train_dataloader.num_workers=0',
+    'val_dataloader.dataset.indices=4',
+    'default_hooks.logger.interval=1',
+    'default_hooks.checkpoint.interval=1',
+    'default_hooks.checkpoint.max_keep_ckpts=50',
+]
+
+
+def test_resume_after_sigkill_and_a_truncated_checkpoint(run, workspace, repo_root, environment):
+    config = repo_root / 'configs' / 'quickstart' / 'focal_nano_cls.py'
+    arguments = [str(config), '--work-dir', 'out', '--cfg-options', *OPTIONS]
+    out = workspace / 'out'
+    with open(workspace / 'first.log', 'w') as log:
+        command = [sys.executable, str(repo_root / 'tools' / 'train.py'), *arguments]
+        first = subprocess.Popen(command, cwd=workspace, env=environment, stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while not (out / 'iter_4.pth').exists() and time.monotonic() < deadline:
+            assert first.poll() is None, (workspace / 'first.log').read_text()[-3000:]
+            time.sleep(0.05)
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+    assert not (out / 'iter_30.pth').exists()
+    # as if the kill had come in the middle of the next write
+    whole = (out / 'iter_3.pth').read_bytes()
+    (out / 'iter_29.pth').write_bytes(whole[: len(whole) // 2])
+
+    printed = run('train.py', *arguments, '--resume')
+    assert 'iter_29.pth is incomplete' in printed
+    resumed = int(re.search(r'resumed epoch: 0, iter: (\d+)', printed).group(1))
+    assert 3 <= resumed < 29
+    iterations = [
+        int(number) for number in re.findall(r'Iter\(train\)\s*\[\s*(\d+)/30\]', printed)
+    ]
+    assert iterations == list(range(resumed + 1, 31))
+    before = torch.load(out / f'iter_{resumed}.pth', weights_only=False)
+    after = torch.load(out / 'iter_30.pth', weights_only=False)
+    assert after['meta']['iter'] == 30
+    # the schedule and AdamW's moments went on as well
+    steps = {state['step'].item() for state in after['optimizer']['state'].values()}
+    assert steps == {30.0}
+    key = 'head.fc.weight'
+    assert not torch.equal(before['state_dict'][key], after['state_dict'][key])

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command lines of all three tasks, end to end on a few digit scenes."""
+
+import json
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+
+SHORT = [
+    'train_cfg.max_iters=2',
+    'train_cfg.val_interval=2',
+    'train_dataloader.batch_size=2',
+    'val_dataloader.dataset.indices=4',
+    'test_dataloader.dataset.indices=4',
+    'default_hooks.logger.interval=1',
+    'default_hooks.checkpoint.interval=1',
+]
+
+
+def scalars(work_dir: Path) -> list[dict]:
+    (log,) = work_dir.glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ('config', 'metric', 'replaced', 'test_options'),
+    [
+        ('focal_nano_maskrcnn', 'coco/segm_mAP', 'AMP', ()),
+        ('focal_nano_upernet', 'mIoU', 'SyncBN', ('--tta',)),
+        ('focal_nano_cls', 'accuracy/top1', 'AMP', ()),
+    ],
+)
+def test_trains_evaluates_draws_and_dumps(
+    run, workspace, repo_root, config, metric, replaced, test_options
+):
+    path = repo_root / 'configs' / 'quickstart' / f'{config}.py'
+    amp = ['--amp'] if replaced == 'AMP' else []
+    printed = run('train.py', path, '--work-dir', 'out', *amp, '--cfg-options', *SHORT)
+    records = scalars(workspace / 'out')
+    losses = [record['loss'] for record in records if 'loss' in record]
+    assert len(losses) == 2 and all(math.isfinite(loss) for loss in losses)
+    assert metric in records[-1]
+    (line,) = (line for line in printed.splitlines() if line.startswith('No GPU: '))
+    assert replaced in line
+
+    checkpoint = workspace / 'out' / 'iter_2.pth'
+    options = [
+        '--work-dir',
+        'tested',
+        '--out',
+        'found.pkl',
+        '--show-dir',
+        'pictures',
+        *test_options,
+    ]
+    run('test.py', path, checkpoint, *options, '--cfg-options', *SHORT)
+    assert len(pickle.loads((workspace / 'found.pkl').read_bytes())) == 4
+    assert len(list((workspace / 'pictures').glob('*.png'))) == 4
+    (tested,) = (workspace / 'tested').glob('*/*.json')
+    # the same weights on the same images, unless several views of an image are averaged
+    assert metric in json.loads(tested.read_text())
+    if not test_options:
+        assert json.loads(tested.read_text())[metric] == pytest.approx(records[-1][metric])
