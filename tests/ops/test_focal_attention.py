@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every back end against the reference, and the reference against loops over single keys."""
+
+import math
+import subprocess
+import sys
+from collections import Counter
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmfocal.ops.focal_attention import IMPLS, FocalBias, FocalGeometry, api, focal_attention
+from mmfocal.ops.focal_attention.geometry import MASKED, coarse_bias, merged_bias, own_bias
+
+FAST_IMPLS = [impl for impl in IMPLS if impl not in ('auto', 'reference')]
+
+# window, expand, focal window, level, shift; windows down and across
+CASES = {
+    'detection': (FocalGeometry(7, 3, 15, 2), (3, 5)),
+    'one window': (FocalGeometry(7, 3, 7, 2), (1, 1)),
+    'window only': (FocalGeometry(7), (2, 3)),
+    'local only': (FocalGeometry(7, 3), (2, 1)),
+    'global only': (FocalGeometry(7, 0, 5, 2), (2, 3)),
+    'shift': (FocalGeometry(7, 3, 7, 2, shift_size=3), (2, 3)),
+    'shift, window only': (FocalGeometry(4, shift_size=2), (3, 2)),
+    'expand over half a window': (FocalGeometry(5, 4, 3, 2), (2, 3)),
+    'expand a whole window': (FocalGeometry(4, 4, 3, 2), (1, 3)),
+    'three levels, even window': (FocalGeometry(6, 2, 3, 3), (3, 2)),
+    'four levels': (FocalGeometry(7, 1, 5, 4, shift_size=3), (2, 2)),
+    'single token windows': (FocalGeometry(1, 1, 3, 2), (3, 4)),
+}
+
+
+def make_inputs(geometry: FocalGeometry, windows: tuple[int, int], heads: int = 2, dim: int = 5):
+    """Random fp64 leaves by name; head dim 5 and 2 heads leave no room for lucky layouts."""
+    w, (nh, nw) = geometry.window_size, windows
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    inputs = {
+        'qkv': randn(2, nh * w, nw * w, 3 * heads * dim),
+        'own': randn((2 * w - 1) ** 2, heads),
+    }
+    if geometry.expand_size:
+        inputs['neighbors'] = randn(1, heads, w * w, geometry.num_neighbors)
+    for level in geometry.coarse_levels:
+        inputs[f'coarse_kv.{level}'] = randn(2, nh * 2**level, nw * 2**level, 2 * heads * dim)
+        side = w + geometry.region_size(level) - 1
+        inputs[f'coarse.{level}'] = randn(heads, side**2)
+    return inputs
+
+
+def call(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str, **kwargs) -> Tensor:
+    levels = geometry.coarse_levels
+    bias = FocalBias(
+        inputs['own'], inputs.get('neighbors'), tuple(inputs[f'coarse.{k}'] for k in levels)
+    )
+    coarse_kv = tuple(inputs[f'coarse_kv.{k}'] for k in levels)
+    kwargs = {'scale': 0.4, **kwargs}
+    return focal_attention(inputs['qkv'], coarse_kv, bias, geometry, impl=impl, **kwargs)
+
+
+def run(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str, dtype: torch.dtype):
+    """Output and the gradient of every input, by name."""
+    leaves = {k: v.clone().to(dtype).requires_grad_() for k, v in inputs.items()}
+    out = call(leaves, geometry, impl)
+    seed = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    out.backward(seed.to(dtype))
+    return {'out': out.detach(), **{f'd_{k}': v.grad for k, v in leaves.items()}}
+
+
+@pytest.mark.parametrize('impl', FAST_IMPLS)
+@pytest.mark.parametrize('case', CASES)
+def test_equals_reference_fp64(case: str, impl: str) -> None:
+    geometry, windows = CASES[case]
+    inputs = make_inputs(geometry, windows)
+    truth = run(inputs, geometry, 'reference', torch.float64)
+    ours = run(inputs, geometry, impl, torch.float64)
+    # Worst-case rounding of a sum of n terms is n eps; the longest sums are over all positions.
+    terms = inputs['qkv'][..., 0].numel() * geometry.window_size**2
+    for name, value in truth.items():
+        bound = terms * torch.finfo(torch.float64).eps * value.abs().max()
+        error = (ours[name] - value).abs().max()
+        assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
+
+
+@pytest.mark.parametrize('impl', FAST_IMPLS)
+@pytest.mark.parametrize('case', CASES)
+def test_rounds_as_well_as_reference_fp32(case: str, impl: str) -> None:
+    geometry, windows = CASES[case]
+    inputs = make_inputs(geometry, windows)
+    truth = run(inputs, geometry, 'reference', torch.float64)
+    plain = run(inputs, geometry, 'reference', torch.float32)
+    ours = run(inputs, geometry, impl, torch.float32)
+    for name, value in truth.items():
+        rounding = torch.finfo(torch.float32).eps * value.abs().max()
+        bound = 2 * (plain[name] - value).abs().max() + 4 * rounding
+        error = (ours[name] - value).abs().max()
+        assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
+
+
+def attend_by_loops(inputs: dict[str, Tensor], geometry: FocalGeometry, scale: float) -> Tensor:
+    """Focal attention one query and one key at a time, for one image without shift."""
+    w, e, f = geometry.window_size, geometry.expand_size, geometry.focal_window
+    heads = inputs['own'].shape[1]
+    height, width, channels = inputs['qkv'].shape[1:]
+    qkv = inputs['qkv'][0].view(height, width, 3, heads, -1)
+    out = torch.empty(height, width, heads, channels // 3 // heads, dtype=qkv.dtype)
+    for row, col, head in product(range(height), range(width), range(heads)):
+        top, left = row // w * w, col // w * w
+        qr, qc = row - top, col - left
+        keys = []  # (key, value, added to the logit)
+        for kr, kc in product(range(w), range(w)):
+            index = (qr - kr + w - 1) * (2 * w - 1) + qc - kc + w - 1
+            k, v = qkv[top + kr, left + kc, 1:, head]
+            keys.append((k, v, inputs['own'][index, head]))
+        place = 0
+        moves = [(e, e), (e, -e), (-e, e), (-e, -e)] if e else []
+        for (dy, dx), kr, kc in product(moves, range(w), range(w)):
+            if 0 <= kr + dy < w and 0 <= kc + dx < w:
+                continue
+            k, v = qkv[(top + dy + kr) % height, (left + dx + kc) % width, 1:, head]
+            keys.append((k, v, inputs['neighbors'][0, head, qr * w + qc, place]))
+            place += 1
+        for level in geometry.coarse_levels:
+            coarse = inputs[f'coarse_kv.{level}'][0]
+            side, step = f + 2**level - 1, 2**level
+            for kr, kc in product(range(side), range(side)):
+                y = top // w * step - f // 2 + kr
+                x = left // w * step - f // 2 + kc
+                index = (qr - kr + side - 1) * (w + side - 1) + qc - kc + side - 1
+                added = inputs[f'coarse.{level}'][head, index]
+                inside = 0 <= y < coarse.shape[0] and 0 <= x < coarse.shape[1]
+                kv = coarse[y, x] if inside else torch.zeros_like(coarse[0, 0])
+                k, v = kv.view(2, heads, -1)[:, head]
+                keys.append((k, v, added if inside else added + MASKED))
+        query = qkv[row, col, 0, head]
+        logits = torch.stack([scale * query @ k + added for k, _, added in keys])
+        out[row, col, head] = logits.softmax(0) @ torch.stack([v for _, v, _ in keys])
+    return out.flatten(2)
+
+
+@pytest.mark.parametrize(
+    'geometry',
+    [FocalGeometry(3, 1, 3, 2), FocalGeometry(3, 2, 1, 3), FocalGeometry(2, 2, 5, 2)],
+    ids=str,
+)
+def test_reference_equals_loops(geometry: FocalGeometry) -> None:
+    inputs = make_inputs(geometry, (2, 3))
+    expected = attend_by_loops(inputs, geometry, scale=0.4)
+    error = (call(inputs, geometry, 'reference')[0] - expected).abs().max()
+    assert error < 1e-13
+
+
+def test_key_counts_of_the_paper_window() -> None:
+    geometry = FocalGeometry(7, 3)
+    places = Counter(
+        (kept // 7 + dy, kept % 7 + dx) for dy, dx, keeps in geometry.moves for kept in keeps
+    )
+    assert geometry.num_neighbors == sum(places.values()) == 132
+    assert len(places) == 13 * 13 - 7 * 7 == 120
+    assert sorted(places.values())[-13:] == [1] + [2] * 12
+
+
+@pytest.mark.parametrize(('w', 'e'), [(7, 3), (7, 1), (5, 4), (6, 3), (4, 4)])
+def test_duplicates_and_holes(w: int, e: int) -> None:
+    first, second = FocalGeometry(w, e).square_sources
+    none = w * w + FocalGeometry(w, e).num_neighbors
+    assert sum(key != none for key in second) == 4 * e * max(0, w - 2 * e)
+    assert sum(key == none for key in first) == 4 * e * max(0, 2 * e - w)
+    assert sorted(key for key in first + second if key != none) == list(range(none))
+
+
+def test_bias_tables_by_index_arithmetic() -> None:
+    w, side = 3, 4
+    own, coarse = torch.randn((2 * w - 1) ** 2, 2), torch.randn(2, (w + side - 1) ** 2)
+    own_full, coarse_full = own_bias(own, w), coarse_bias(coarse, w)
+    for qr, qc in product(range(w), repeat=2):
+        for kr, kc in product(range(w), repeat=2):
+            index = (qr - kr + w - 1) * (2 * w - 1) + qc - kc + w - 1
+            assert torch.equal(own_full[:, qr * w + qc, kr * w + kc], own[index])
+        for kr, kc in product(range(side), repeat=2):
+            index = (qr - kr + side - 1) * (w + side - 1) + qc - kc + side - 1
+            assert torch.equal(coarse_full[:, qr * w + qc, kr * side + kc], coarse[:, index])
+
+
+def test_merged_bias_of_duplicates_is_logaddexp() -> None:
+    geometry = FocalGeometry(7, 3)
+    own, neighbors = torch.randn(169, 1), torch.randn(1, 1, 49, 132)
+    merged = merged_bias(FocalBias(own, neighbors), geometry)
+    total = own_bias(own, 7).exp().sum(-1) + neighbors[0].exp().sum(-1)
+    torch.testing.assert_close(merged.exp().sum(-1), total)
+
+
+@pytest.mark.parametrize('impl', [i for i in IMPLS if i != 'auto'])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_bias_and_softmax_stay_fp32_in_half_precision(impl: str, dtype: torch.dtype) -> None:
+    geometry, windows = CASES['detection']
+    inputs = {k: v.float() for k, v in make_inputs(geometry, windows).items()}
+    # Differences between biases vanish in half precision once the biases are this large.
+    tables = [k for k in inputs if k == 'own' or k == 'neighbors' or k.startswith('coarse.')]
+    inputs |= {k: inputs[k] + 3000 for k in tables}
+    inputs |= {k: v.to(dtype) for k, v in inputs.items() if k not in tables}
+    with torch.autocast('cpu', dtype=dtype):
+        out = call(inputs, geometry, impl)
+    exact = {k: v.double() for k, v in inputs.items()}
+    truth = call(exact, geometry, 'reference')
+    assert out.dtype == dtype
+    # fp32 logits of 3000 have an absolute error of 2^-13; the output is rounded once more.
+    bound = (2**-11 + torch.finfo(dtype).eps) * truth.abs().max()
+    assert (out.double() - truth).abs().max() <= bound
+
+
+@pytest.mark.parametrize('impl', [i for i in IMPLS if i != 'auto'])
+def test_attention_dropout(impl: str) -> None:
+    geometry, windows = CASES['local only']
+    inputs = make_inputs(geometry, windows)
+    assert torch.equal(
+        call(inputs, geometry, impl, dropout_p=0.0), call(inputs, geometry, impl, dropout_p=0.0)
+    )
+    outs = torch.stack([call(inputs, geometry, impl, dropout_p=0.5) for _ in range(400)])
+    plain = call(inputs, geometry, impl)
+    assert (outs[0] - plain).abs().max() > 0.1
+    # The mean over n runs estimates the output; 6 standard errors leave no room for bad luck.
+    standard_error = outs.std(0) / math.sqrt(len(outs))
+    assert ((outs.mean(0) - plain).abs() <= 6 * standard_error + 1e-9).all()
+
+
+def test_constants_made_in_inference_mode_serve_training() -> None:
+    geometry = FocalGeometry(5, 1)  # no other test uses it
+    inputs = make_inputs(geometry, (2, 2))
+    with torch.inference_mode():
+        call(inputs, geometry, 'sdpa')
+    grads = run(inputs, geometry, 'sdpa', torch.float64)
+    assert grads['d_neighbors'].abs().sum() > 0
+
+
+def test_environment_overrides_auto_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry, windows = CASES['window only']
+    inputs = make_inputs(geometry, windows)
+    monkeypatch.setenv('MMFOCAL_ATTN_IMPL', 'no-such')
+    with pytest.raises(ValueError, match="attn_impl must be one of auto.*got 'no-such'"):
+        call(inputs, geometry, 'auto')
+    call(inputs, geometry, 'sdpa')
+    monkeypatch.setenv('MMFOCAL_ATTN_IMPL', 'reference')
+    assert torch.equal(call(inputs, geometry, 'auto'), call(inputs, geometry, 'reference'))
+
+
+def test_explicit_choice_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry, windows = CASES['window only']
+    inputs = make_inputs(geometry, windows)
+    picky = api.Backend(api.BACKENDS['sdpa'].forward, lambda *_: ['too cold', 'too late'])
+    monkeypatch.setitem(api.BACKENDS, 'sdpa', picky)
+    monkeypatch.setattr(api, 'AUTO_ORDER', ('sdpa', 'reference'))
+    with pytest.raises(ValueError, match="'sdpa' cannot run here: too cold; too late"):
+        call(inputs, geometry, 'sdpa')
+    assert torch.equal(call(inputs, geometry, 'auto'), call(inputs, geometry, 'reference'))
+
+
+def test_auto_logs_its_choice_once(caplog: pytest.LogCaptureFixture) -> None:
+    geometry, windows = CASES['window only']
+    inputs = make_inputs(geometry, windows)
+    api._log_choice.cache_clear()
+    with caplog.at_level('INFO', logger='mmfocal'):
+        call(inputs, geometry, 'auto')
+        call(inputs, geometry, 'auto')
+    assert [r.getMessage() for r in caplog.records] == ["focal attention on cpu: using 'sdpa'"]
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(window_size=0), 'window_size must be at least 1, got 0'),
+        (dict(window_size=7, expand_size=8), 'expand_size must lie between 0 and .* 7, got 8'),
+        (dict(window_size=7, focal_window=4), 'focal_window must be odd and positive, got 4'),
+        (dict(window_size=7, focal_level=5), 'focal_level must be .* 7, got 5'),
+        (dict(window_size=7, focal_level=0), 'focal_level must be at least 1'),
+        (dict(window_size=7, shift_size=7), 'shift_size must lie between'),
+    ],
+)
+def test_bad_geometry(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FocalGeometry(**settings)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(qkv=torch.zeros(2, 20, 35, 30)), 'multiples of the window 7, got 20x35'),
+        (dict(qkv=torch.zeros(2, 21, 35, 31)), '31 channels, not a multiple of 3 x 2 heads'),
+        (dict(own=torch.zeros(168, 2)), r'bias.own must have shape \(169, 2\), got \(168, 2\)'),
+        (dict(neighbors=torch.zeros(1, 2, 49, 120)), 'bias.neighbors must have shape'),
+        (dict(neighbors=None), 'bias.neighbors must be given exactly if expand_size > 0'),
+        ({'coarse.0': torch.zeros(2, 169)}, r'bias.coarse\[0\] must have shape \(2, 441\)'),
+        ({'coarse_kv.0': torch.zeros(2, 3, 5, 30)}, r'coarse_kv\[0\] must have shape'),
+    ],
+)
+def test_bad_shapes(change: dict, message: str) -> None:
+    geometry, windows = CASES['detection']
+    with pytest.raises(ValueError, match=message):
+        call(make_inputs(geometry, windows) | change, geometry, 'auto')
+
+
+def test_missing_coarse_map() -> None:
+    geometry, windows = CASES['detection']
+    inputs = make_inputs(geometry, windows)
+    bias = FocalBias(inputs['own'], inputs['neighbors'], (inputs['coarse.0'],))
+    with pytest.raises(ValueError, match='needs 1 coarse maps and tables, got 0 and 1'):
+        focal_attention(inputs['qkv'], (), bias, geometry, scale=1.0)
+
+
+def test_needs_torch_only() -> None:
+    """The op imports and runs where triton, mmengine and every mm* host are absent."""
+    code = (
+        'import sys\n'
+        "absent = ['triton', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain']\n"
+        'sys.modules.update(dict.fromkeys(absent))\n'  # None: importing it raises
+        'import importlib.util, pathlib, types, torch\n'
+        "package = types.ModuleType('mmfocal'); package.__path__ = [sys.argv[1]]\n"
+        "sys.modules['mmfocal'] = package\n"  # not its __init__, which brings the backbone
+        'from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attention\n'
+        'out = focal_attention(torch.ones(1, 4, 4, 6), (), FocalBias(torch.zeros(9, 1)),\n'
+        '                      FocalGeometry(2), scale=1.0)\n'
+        'print(tuple(out.shape))'
+    )
+    package = api.__file__.rsplit('/ops/', 1)[0]
+    result = subprocess.run(
+        [sys.executable, '-c', code, package], capture_output=True, text=True, check=False
+    )
+    assert result.stdout.strip() == '(1, 4, 4, 2)', result.stderr
