@@ -13,6 +13,7 @@ from mmfocal.engine import (
     load_config,
 )
 from mmfocal.engine.evaluate import draw_predictions, dump_metric, use_tta
+from mmfocal.engine.load import LoadWholeModel
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -27,6 +28,11 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument('--show-dir', help='write pictures of the predictions into this folder')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds per window')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--allow-pickle',
+        action='store_true',
+        help='unpickle any object in the checkpoint, which can run any code: trusted files only',
+    )
     add_common_arguments(parser)
     return parser.parse_args(argv)
 
@@ -37,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     dump = []
     cfg = load_config(args)
     check_checkpoint(args.checkpoint)
-    cfg.load_from = args.checkpoint
+    cfg.update(load_from=None, resume=False)  # LoadWholeModel takes their place
     if args.out:
         dump = [dump_metric(cfg.default_scope, args.out)]
     if args.show or args.show_dir:
@@ -49,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     adapt_to_machine(cfg)
     check_inputs(cfg, ('test',))
     runner = build_runner(cfg)
+    runner.register_hook(LoadWholeModel(args.checkpoint, args.allow_pickle))
     runner.test_evaluator.metrics.extend(dump)
     runner.test()
 

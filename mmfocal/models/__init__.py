@@ -2,5 +2,6 @@
 """The backbone and its checkpoint reader. They need PyTorch and MMEngine only."""
 
 from .focal_transformer import FocalTransformer
+from .pretrained import FocalPretrained
 
-__all__ = ['FocalTransformer']
+__all__ = ['FocalPretrained', 'FocalTransformer']

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load a checkpoint for testing: safely, and completely or not at all."""
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
+
+from mmfocal.models.pretrained import (
+    convert_upstream,
+    load_whole_model,
+    read_checkpoint,
+    tensors_of,
+)
+
+
+class LoadWholeModel(Hook):
+    """Load a whole model's checkpoint before testing.
+
+    It replaces MMEngine's ``load_from``, which unpickles any object, does not know the released
+    classifiers' names, and only warns where parameters are missing.
+
+    Args:
+        checkpoint: Local path or address; a released classification file is converted.
+        allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
+    """
+
+    priority = 'LOWEST'  # the EMA hook makes its model in before_run and wants the checkpoint
+
+    def __init__(self, checkpoint: str, allow_pickle: bool = False) -> None:
+        self.checkpoint = checkpoint
+        self.allow_pickle = allow_pickle
+
+    def before_run(self, runner: Runner) -> None:
+        """Load the checkpoint into the runner's model and show it to the other hooks.
+
+        Args:
+            runner: The runner.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged, needs unpickling, or does not fill the model.
+        """
+        checkpoint = read_checkpoint(self.checkpoint, self.allow_pickle)
+        state = convert_upstream(tensors_of(checkpoint, self.checkpoint))
+        runner.call_hook('after_load_checkpoint', checkpoint={**checkpoint, 'state_dict': state})
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        load_whole_model(model, state, self.checkpoint)
