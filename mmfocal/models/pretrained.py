@@ -107,7 +107,9 @@ def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
     try:
         content = _load_file(path, allow_pickle)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError) as error:
-        foreign = re.search(r'GLOBAL (\S+)|unrecognized function (.+)', str(error))
+        foreign = re.search(
+            r'GLOBAL \S+|Unsupported class \S+|unrecognized function .+', str(error)
+        )
         if foreign and not allow_pickle:
             raise ValueError(
                 f'{path} holds objects beside tensors ({foreign[0]}). Unpickling them can run any '
@@ -387,7 +389,12 @@ def match(source: StateDict, model: FocalTransformer, path: str) -> Match:
     for key in (key for key in target if key in source):
         if source[key].shape == target[key].shape:
             copied[key] = source[key]
-        elif (fitted := _fit(key, source, model)) is None:
+            continue
+        try:
+            fitted = _fit(key, source, model)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f'{path}: cannot resize {_sample([key], source)}: {error}') from error
+        if fitted is None:
             fresh.append(key)
         elif fitted.shape == target[key].shape:
             resized[key] = fitted

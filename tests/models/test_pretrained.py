@@ -36,8 +36,14 @@ from mmfocal.models.pretrained import (
 )
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry
 from mmfocal.ops.focal_attention.geometry import merged_bias
+from tests.golden import (
+    GOLDEN_DIR,
+    GOLDEN_NAMES,
+    golden_backbone,
+    golden_backbone_cfg,
+    load_golden,
+)
 
-GOLDEN = Path(__file__).parents[1] / 'data' / 'golden' / 'cls224.pt'
 ARCH = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 # what the dense configs have
 DENSE = dict(focal_windows=(15, 13, 9, 7), expand_sizes=(3, 3, 3, 3))
@@ -160,6 +166,20 @@ def test_released_sizes(arch):
     assert copied.keys() | resized.keys() | set(fresh) == dense.state_dict().keys()
     copied, resized, fresh = match(state, classifier, arch)
     assert copied.keys() == classifier.state_dict().keys() and not resized and not fresh
+
+
+@pytest.mark.parametrize('name', GOLDEN_NAMES)
+def test_true_released_files(save, log, name):
+    golden = load_golden(GOLDEN_DIR / f'{name}.pt')
+    cfg = golden_backbone_cfg(golden['config'])
+    path = save({'model': golden['state_dict']})
+    model = load(path, **cfg, out_indices=(3,))
+    assert 'resized 0, fresh 0, ignored 2' in summary(log)
+    expected, _ = golden_backbone(golden, out_indices=(3,))
+    for key, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+    dense = load(path, **{**cfg, 'window_size': 8, 'focal_windows': (9, 7, 5, 3)})
+    assert all(out.isfinite().all() for out in dense(torch.randn(1, 3, 72, 88)))
 
 
 # ---- containers and prefixes -------------------------------------------------------------------
@@ -489,7 +509,9 @@ def test_position_embedding_is_what_the_model_would_resize_to(save):
 
 def test_position_embedding_of_an_unknown_grid_is_refused(save):
     path = save(FocalTransformer(ARCH, abs_pos_embed_size=(4, 5)).state_dict())
-    with pytest.raises(ValueError, match='20 tokens, which is no square'):
+    with pytest.raises(
+        ValueError, match=r'file\.pth: cannot resize .*20 tokens, which is no square'
+    ):
         load(path, abs_pos_embed_size=8)
 
 
@@ -553,7 +575,8 @@ def golden_classifier(repo_root: Path, arch: dict) -> str:
     return f"""
 _base_ = {str(repo_root / 'configs/classification/focal_t_in1k.py')!r}
 model = dict(
-    backbone=dict(arch={dict(arch, _delete_=True)!r}), head=dict(num_classes=5, in_channels=64, topk=(1,)))
+    backbone=dict(arch={dict(arch, _delete_=True)!r}),
+    head=dict(num_classes=5, in_channels=64, topk=(1,)))
 data_preprocessor = dict(
     _delete_=True, num_classes=5, mean=[128] * 3, std=[32] * 3, to_rgb=False)
 test_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(
@@ -563,14 +586,10 @@ test_evaluator = dict(_delete_=True, type='Accuracy', topk=(1,))
 """
 
 
-@pytest.mark.skipif(not GOLDEN.is_file(), reason=f'{GOLDEN.name} is not in tests/data/golden')
 def test_tool_gives_the_released_classifiers_logits(repo_root, tmp_path, save):
     pytest.importorskip('mmpretrain')
-    golden = torch.load(GOLDEN, weights_only=True)
-    config = golden['config']
-    arch = dict(
-        embed_dims=config['embed_dim'], depths=config['depths'], num_heads=config['num_heads']
-    )
+    golden = load_golden(GOLDEN_DIR / 'cls224.pt')
+    arch = golden_backbone_cfg(golden['config'])['arch']
     (tmp_path / 'config.py').write_text(golden_classifier(repo_root, arch))
     write_images(tmp_path / 'images' / 'some_class', golden['x_int8'])
     command = ['config.py', save({'model': golden['state_dict']}), '--out', 'found.pkl']
