@@ -16,8 +16,15 @@ from pycocotools.coco import COCO
 PANEL_INCHES = 2.4
 
 
-def _draw_panel(axes: Axes, coco: COCO, image_id: int, image_dir: Path) -> None:
-    """Draw one image with the box, the mask's outline and the class name of each instance."""
+def draw_panel(axes: Axes, coco: COCO, image_id: int, image_dir: Path) -> None:
+    """Draw one image with the box, the mask's outline and the class name of each instance.
+
+    Args:
+        axes: Where to draw.
+        coco: Annotations, or predictions as ``COCO.loadRes`` makes them.
+        image_id: Which image.
+        image_dir: Folder of the images.
+    """
     image = coco.imgs[image_id]
     axes.imshow(
         imread(image_dir / image['file_name']), extent=(0, image['width'], image['height'], 0)
@@ -67,5 +74,5 @@ def save_contact_sheet(
     for axes in grid.flat[len(image_ids) :]:
         axes.remove()
     for axes, image_id in zip(grid.flat, image_ids):
-        _draw_panel(axes, coco, image_id, Path(image_dir))
+        draw_panel(axes, coco, image_id, Path(image_dir))
     figure.savefig(path, dpi=150)
