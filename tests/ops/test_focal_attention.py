@@ -243,7 +243,7 @@ def test_environment_overrides_auto_only(monkeypatch: pytest.MonkeyPatch) -> Non
     geometry, windows = CASES['window only']
     inputs = make_inputs(geometry, windows)
     monkeypatch.setenv('MMFOCAL_ATTN_IMPL', 'no-such')
-    with pytest.raises(ValueError, match="attn_impl must be one of auto.*got 'no-such'"):
+    with pytest.raises(ValueError, match=r"attn_impl must be one of auto.*got 'no-such'"):
         call(inputs, geometry, 'auto')
     call(inputs, geometry, 'sdpa')
     monkeypatch.setenv('MMFOCAL_ATTN_IMPL', 'reference')

@@ -42,7 +42,7 @@ def focal_attention(
     dropout_p: float,
 ) -> Tensor:
     """See :func:`mmfocal.ops.focal_attention.focal_attention`."""
-    b, height, width, channels = qkv.shape
+    _, height, width, channels = qkv.shape
     num_heads, w = bias.own.shape[1], geometry.window_size
     out_dtype, dtype = qkv.dtype, compute_dtype(qkv.dtype)
     q, kv = qkv.to(dtype).split([channels // 3, 2 * channels // 3], dim=-1)
