@@ -36,5 +36,6 @@ def save_curves(logs: Mapping[str, RunLog], metrics: Sequence[str], path: str | 
     metric_axes.set(xlabel='iteration', ylabel='validation', ylim=(0, None))
     for axes in (loss_axes, metric_axes):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        if axes.lines:
+            axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)

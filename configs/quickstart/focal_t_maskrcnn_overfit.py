@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does it learn? Focal-T Mask R-CNN from scratch on a few photographs, tested on the same ones.
+
+Makes sense with an annotation file of a few images (``tools/data/subset_coco.py``).
+"""
+
+_base_ = '../detection/focal_t_maskrcnn_3x.py'
+
+max_iters = 200
+ann_file = 'annotations/five.json'
+model = dict(backbone=dict(drop_path_rate=0.0, init_cfg=None))
+
+resize = dict(type='Resize', scale=(533, 320), keep_ratio=True)
+load = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+]
+test_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+train_dataloader = dict(
+    batch_size=5,
+    num_workers=1,
+    sampler=dict(type='InfiniteSampler'),
+    dataset=dict(ann_file=ann_file, pipeline=[*load, resize, dict(type='PackDetInputs')]),
+)
+val_dataloader = dict(
+    num_workers=1,
+    dataset=dict(
+        ann_file=ann_file,
+        data_prefix=dict(img='train2017/'),
+        pipeline=[*load, resize, dict(type='PackDetInputs', meta_keys=test_keys)],
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file='data/coco/' + ann_file)
+test_evaluator = val_evaluator
+
+optim_wrapper = dict(optimizer=dict(lr=3e-4), clip_grad=dict(max_norm=10.0))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=20, end=max_iters),
+]
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=max_iters, val_interval=50)
+default_hooks = dict(
+    logger=dict(interval=5, log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=50, max_keep_ckpts=2),
+)
+log_processor = dict(window_size=5, by_epoch=False)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a COCO annotation file of a few images: to overfit, to debug, to show."""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('annotations', type=Path, help='COCO instances json')
+    parser.add_argument('out', type=Path, help='json to write')
+    parser.add_argument('--images', type=int, required=True, help="how many, in the file's order")
+    parser.add_argument(
+        '--instances',
+        type=int,
+        nargs=2,
+        metavar=('MIN', 'MAX'),
+        default=(1, 10**6),
+        help='only images with so many instances, and without crowds',
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
+    return parser.parse_args()
+
+
+def subset(content: dict, images: int, instances: tuple[int, int]) -> dict:
+    """Keep the first images that have as many instances as wanted and no crowd.
+
+    Args:
+        content: Parsed COCO instances file.
+        images: How many images to keep.
+        instances: Least and greatest number of instances of an image.
+
+    Returns:
+        The file's content with images and annotations cut down; categories stay.
+
+    Raises:
+        ValueError: If fewer images qualify.
+    """
+    counts = Counter(annotation['image_id'] for annotation in content['annotations'])
+    crowded = {a['image_id'] for a in content['annotations'] if a.get('iscrowd')}
+    low, high = instances
+    chosen = [
+        image
+        for image in content['images']
+        if low <= counts[image['id']] <= high and image['id'] not in crowded
+    ]
+    if len(chosen) < images:
+        raise ValueError(
+            f'{images} images wanted, but only {len(chosen)} have {low} to {high} instances and '
+            'no crowd'
+        )
+    ids = {image['id'] for image in chosen[:images]}
+    annotations = [a for a in content['annotations'] if a['image_id'] in ids]
+    return {**content, 'images': chosen[:images], 'annotations': annotations}
+
+
+def main() -> None:
+    """Write the subset."""
+    args = parse_args()
+    if args.out.exists() and not args.overwrite:
+        raise FileExistsError(f'{args.out} exists; --overwrite replaces it')
+    content = subset(json.loads(args.annotations.read_text()), args.images, tuple(args.instances))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(content))
+    print(f'{args.out}: {len(content["images"])} images, {len(content["annotations"])} instances')
+
+
+if __name__ == '__main__':
+    main()
