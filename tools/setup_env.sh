@@ -134,7 +134,7 @@ mmcv_with_ops() {
 }
 
 if ready; then exit; fi
-exec 9<"${BASH_SOURCE[0]}"
+exec 9<"$root/tools/setup_env.sh"
 flock --nonblock 9 || { say 'waiting for another set-up of this folder'; flock 9; }
 if ready; then exit; fi
 

@@ -11,6 +11,6 @@ model = dict(
         depths=(2, 2, 2, 2),
         num_heads=(1, 2, 4, 8),
         window_size=7,
-        drop_path_rate=0.1,
+        drop_path_rate=0.0,
     )
 )

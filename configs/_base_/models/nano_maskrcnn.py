@@ -19,16 +19,26 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=channels),
-        bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=10),
+        # one box and one mask for all classes: each digit teaches all of them
+        bbox_head=dict(
+            in_channels=channels, fc_out_channels=256, num_classes=10, reg_class_agnostic=True
+        ),
         mask_roi_extractor=dict(out_channels=channels),
         mask_head=dict(
-            num_convs=2, in_channels=channels, conv_out_channels=channels, num_classes=10
+            num_convs=2,
+            in_channels=channels,
+            conv_out_channels=channels,
+            num_classes=10,
+            class_agnostic=True,
         ),
     ),
     train_cfg=dict(
-        rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=64))
+        rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
 )
+# Minutes allow a few hundred steps only, so they are long ones.
+optim_wrapper = dict(optimizer=dict(lr=3e-3), clip_grad=dict(max_norm=5.0))
 default_hooks = _base_.frequent_hooks
 log_processor = dict(window_size=20, by_epoch=False)
