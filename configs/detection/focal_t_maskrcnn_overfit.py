@@ -4,7 +4,7 @@
 Makes sense with an annotation file of a few images (``tools/data/subset_coco.py``).
 """
 
-_base_ = '../detection/focal_t_maskrcnn_3x.py'
+_base_ = 'focal_t_maskrcnn_3x.py'
 
 max_iters = 200
 ann_file = 'annotations/five.json'
