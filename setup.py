@@ -58,9 +58,14 @@ class BuildWithMim(build_py):
 # their import names with the original mm* packages, and a second mmengine or mmcv beside the one
 # that a user brings would overwrite it. mmcv's ops are compiled only with torch installed first
 # and `--no-build-isolation`; tools/setup_env.sh does that.
-COMMON = ['onedl-mmengine>=0.10.8,<0.11', 'onedl-mmcv>=2.3,<2.4', 'scikit-learn>=1.3']
+COMMON = [
+    'onedl-mmengine>=0.10.8,<0.11',
+    'onedl-mmcv>=2.3,<2.4',
+    'pycocotools>=2.0.6',  # COCO's metric, and the masks of the digit scenes of all three tasks
+    'scikit-learn>=1.3',
+]
 EXTRAS = {
-    'det': [*COMMON, 'onedl-mmdetection>=3.5,<3.6', 'pycocotools>=2.0.6'],
+    'det': [*COMMON, 'onedl-mmdetection>=3.5,<3.6'],
     'seg': [*COMMON, 'onedl-mmsegmentation>=1.4,<1.5'],
     'cls': [*COMMON, 'onedl-mmpretrain>=1.3,<1.4'],
 }
@@ -83,7 +88,7 @@ setup(
     ],
     packages=find_packages(include=['mmfocal', 'mmfocal.*']),
     python_requires='>=3.10',
-    install_requires=['numpy', 'torch>=2.1'],
+    install_requires=['numpy', 'torch>=2.3'],
     extras_require=EXTRAS,
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,
