@@ -38,7 +38,7 @@ class LoadWholeModel(Hook):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is damaged, needs unpickling, or does not fill the model.
+            ValueError: If the file is damaged, needs unpickling, or is of another model.
         """
         checkpoint = read_checkpoint(self.checkpoint, self.allow_pickle)
         state = convert_upstream(tensors_of(checkpoint, self.checkpoint))

@@ -42,6 +42,10 @@ _NEIGHBORS = 'attn.relative_position_bias_table_to_neighbors'
 _UNUSED = re.compile(
     rf'norm[0-3]?\.\w+|head\..*|layers\.\d+\.blocks\.\d+\.{re.escape(_NEIGHBORS)}'
 )
+# What a whole model's file may hold beyond it: numbers that the model computes itself.
+_DERIVED = re.compile(
+    rf'{_INDEX_BUFFER.pattern}|(.*\.)?num_batches_tracked|data_preprocessor\.(mean|std)'
+)
 
 
 # ---- reading -----------------------------------------------------------------------------------
@@ -515,20 +519,21 @@ def load_whole_model(model: nn.Module, state: StateDict, path: str) -> None:
         path: Name of the file, for errors and the log.
 
     Raises:
-        ValueError: If a parameter is missing or of another shape.
+        ValueError: If a parameter is missing, left over or of another shape.
     """
     target = model.state_dict()
     try:
         missing, surplus = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise ValueError(f'{path} does not fit the model: {error}') from error
-    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
-    if missing:
+    ignored = len(surplus)
+    missing, surplus = (
+        [key for key in keys if not _DERIVED.fullmatch(key)] for keys in (missing, surplus)
+    )
+    if missing or surplus:
         raise ValueError(
             f'{path} does not fit the model\n'
             f'  expected but not in the file: {_sample(missing, target)}\n'
             f'  in the file but not in the model: {_sample(surplus, state)}'
         )
-    print_log(
-        f'{path}: loaded {len(state) - len(surplus)}, ignored {len(surplus)}', logger='current'
-    )
+    print_log(f'{path}: loaded {len(state) - ignored}, ignored {ignored}', logger='current')

@@ -553,11 +553,27 @@ def test_upstream_classifier_is_renamed():
         ({'2.weight': torch.ones(1)}, r'expected but not in the file: 0\.weight .*: 2\.weight'),
         ({'0.weight': torch.ones(2, 2)}, r'expected but not in the file: 0\.bias \(2,\)'),
         ({'0.weight': torch.ones(3, 2), '0.bias': torch.ones(3)}, 'size mismatch for 0.weight'),
+        (  # of a deeper model
+            {'0.weight': torch.ones(2, 2), '0.bias': torch.ones(2), '1.weight': torch.ones(1)},
+            r'in the file but not in the model: 1\.weight \(1,\)',
+        ),
     ],
 )
 def test_whole_model_loads_completely_or_not(state, message):
     with pytest.raises(ValueError, match=r'(?s)some\.pth does not fit the model.*' + message):
         load_whole_model(nn.Sequential(nn.Linear(2, 2)), state, 'some.pth')
+
+
+def test_a_whole_model_computes_some_buffers_itself(log):
+    model = nn.Sequential(nn.Linear(2, 2))
+    state = {key: torch.ones_like(value) for key, value in model.state_dict().items()}
+    derived = (
+        'backbone.layers.0.blocks.0.attn.relative_position_index_0',
+        *('bn.num_batches_tracked', 'data_preprocessor.mean', 'data_preprocessor.std'),
+    )
+    load_whole_model(model, state | dict.fromkeys(derived, torch.zeros(1)), 'some.pth')
+    assert all(value.eq(1).all() for value in model.state_dict().values())
+    assert 'loaded 2, ignored 4' in summary(log)
 
 
 def write_images(folder: Path, images: Tensor) -> None:
