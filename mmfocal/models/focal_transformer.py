@@ -29,40 +29,10 @@ from torch.utils.checkpoint import checkpoint
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attention
 from mmfocal.ops.focal_attention.api import check_impl
 
+from .layers import DropPath, Mlp, make_pool_layer, missing, pad_to_multiple, pool_cells
+
 POOL_METHODS = ('fc', 'conv', 'mean', 'max', 'none')
 EXPAND_LAYERS = ('all', 'even', 'odd')
-
-
-def missing(size: int, divisor: int) -> int:
-    """What ``size`` lacks to the next multiple of ``divisor``.
-
-    Not ``-size % divisor``: a symbolic size plus this simplifies, so dynamic shapes compile.
-    """
-    return (size + divisor - 1) // divisor * divisor - size
-
-
-def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
-    """Zero-pad ``(B, C, H, W)`` on the bottom and right to multiples of ``divisor``."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, missing(width, divisor), 0, missing(height, divisor)))
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: drop a residual branch per sample while training."""
-
-    def __init__(self, drop_prob: float = 0.0) -> None:
-        super().__init__()
-        self.drop_prob = drop_prob
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.drop_prob == 0.0 or not self.training:
-            return x
-        keep = 1 - self.drop_prob
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
-        return x * mask / keep
-
-    def extra_repr(self) -> str:
-        return f'drop_prob={self.drop_prob:.3g}'
 
 
 class PatchEmbed(nn.Module):
@@ -96,59 +66,6 @@ class PatchEmbed(nn.Module):
         """``(B, C_in, H, W)`` -> ``(B, ceil(H / stride), ceil(W / stride), C_out)``."""
         x = pad_to_multiple(self.pre_norm(x), self.stride)
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with GELU between them."""
-
-    def __init__(self, dim: int, hidden_dim: int, drop: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_dim, dim)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
-
-
-def make_pool_layer(method: str, dim: int, cell: int) -> nn.Module:
-    """What turns a ``cell x cell`` patch of tokens into one coarse token (section 3.2.1).
-
-    ``'fc'`` is the paper's: one linear layer over the positions, shared by all channels.
-    """
-    layers = {
-        'fc': lambda: nn.Linear(cell * cell, 1),
-        'conv': lambda: nn.Conv2d(dim, dim, cell, stride=cell, groups=dim),
-        'mean': lambda: nn.AvgPool2d(cell),
-        'max': lambda: nn.MaxPool2d(cell),
-    }
-    return layers[method]()
-
-
-def pool_cells(x: Tensor, pool: nn.Module, cell: int, grid: tuple[int, int]) -> Tensor:
-    """Pool a token map to a grid of coarse tokens.
-
-    What does not divide into cells (``w = 7`` has no 2x2 cells of whole tokens) is trimmed from
-    the border of the map, as evenly as possible.
-
-    Args:
-        x: ``(B, H, W, C)``.
-        pool: A layer of :func:`make_pool_layer`.
-        cell: Side of a cell, in tokens.
-        grid: Cells down and across.
-
-    Returns:
-        ``(B, *grid, C)``.
-    """
-    rows, cols = grid
-    top, left = (x.shape[1] - rows * cell) // 2, (x.shape[2] - cols * cell) // 2
-    x = x[:, top : top + rows * cell, left : left + cols * cell]
-    if not isinstance(pool, nn.Linear):
-        return pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    x = x.unflatten(2, (cols, cell)).unflatten(1, (rows, cell))  # (B, rows, cell, cols, cell, C)
-    x = x.permute(0, 1, 3, 5, 2, 4).flatten(4)  # (B, rows, cols, C, cell * cell)
-    return pool(x).squeeze(-1)
 
 
 class FocalAttention(nn.Module):
@@ -268,6 +185,7 @@ class FocalBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.geometry = geometry
+        self.unshifted_geometry = replace(geometry, shift_size=0)
         self.pool_layers = nn.ModuleList(
             make_pool_layer(pool_method, dim, geometry.cell_size(level))
             for level in geometry.coarse_levels
@@ -286,8 +204,8 @@ class FocalBlock(nn.Module):
         """Pad, roll, pool, attend, and undo: ``(B, H, W, C)`` -> ``(B, H, W, C)``."""
         _, height, width, _ = x.shape
         geometry, w = self.geometry, self.geometry.window_size
-        if geometry.shift_size and min(height, width) <= w:
-            geometry = replace(geometry, shift_size=0)
+        if min(height, width) <= w:
+            geometry = self.unshifted_geometry
         x = F.pad(x, (0, 0, 0, missing(width, w), 0, missing(height, w)))
         if geometry.shift_size:
             x = torch.roll(x, (-geometry.shift_size,) * 2, dims=(1, 2))
@@ -318,23 +236,37 @@ class FocalStage(nn.Module):
     """Blocks of one resolution and the downsampling that follows them.
 
     Args:
-        blocks: The blocks.
+        dim: Channels C.
+        num_heads: Heads h.
+        geometries: Key set of each block.
+        drop_paths: Stochastic depth rate of each block.
         downsample: Makes the next stage's map; None in the last stage.
         with_cp: Recompute blocks in the backward pass to save memory.
+        **block_cfg: Further arguments of :class:`FocalBlock`.
     """
 
     def __init__(
-        self, blocks: Sequence[FocalBlock], downsample: PatchEmbed | None, with_cp: bool = False
+        self,
+        dim: int,
+        num_heads: int,
+        geometries: Sequence[FocalGeometry],
+        drop_paths: Sequence[float],
+        downsample: PatchEmbed | None = None,
+        with_cp: bool = False,
+        **block_cfg,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(
+            FocalBlock(dim, num_heads, geometry, drop_path=rate, **block_cfg)
+            for geometry, rate in zip(geometries, drop_paths, strict=True)
+        )
         self.downsample = downsample
         self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, H, W, C)`` -> this stage's map and the next stage's input."""
         for block in self.blocks:
-            if self.with_cp and x.requires_grad:
+            if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)
@@ -343,11 +275,31 @@ class FocalStage(nn.Module):
         return x, self.downsample(x.permute(0, 3, 1, 2))
 
 
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _require(condition: bool, name: str, allowed: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f'{name} must be {allowed}, got {value!r}')
+
+
+def _ints(name: str, value: object, allowed: str) -> tuple[int, ...]:
+    """A sequence of ints as a tuple."""
+    is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
+    _require(is_sequence and all(map(_is_int, value)), name, allowed, value)
+    return tuple(value)
+
+
 def _per_stage(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
-    """Expand an argument given per stage; a single int serves all four."""
-    values = (value,) * 4 if isinstance(value, int) else tuple(value)
-    if len(values) != 4 or not all(isinstance(v, int) for v in values):
-        raise ValueError(f'{name} must be an int or four ints, one per stage, got {value!r}')
+    """An argument given per stage; a single int serves all four."""
+    allowed = 'an int or four ints, one per stage'
+    values = (value,) * 4 if _is_int(value) else _ints(name, value, allowed)
+    _require(len(values) == 4, name, allowed, value)
     return values
 
 
@@ -372,13 +324,7 @@ def _init_linear(module: nn.Module) -> None:
 
 
 def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f'{name} must be one of {", ".join(allowed)}, got {value!r}')
-
-
-def _check_rate(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ValueError(f'{name} must lie in [0, 1), got {value!r}')
+    _require(value in allowed, name, f'one of {", ".join(allowed)}', value)
 
 
 @MODELS.register_module()
@@ -410,7 +356,7 @@ class FocalTransformer(BaseModule):
         drop_rate: Dropout after the position embedding, the projections and the MLP layers.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
-        out_indices: Stages whose maps are returned.
+        out_indices: Stages whose maps are returned, rising. Later stages do not run.
         frozen_stages: Parameters frozen from construction on: -1 none, 0 the stem, i the stem and
             the first i stages.
         norm_eval: Keep normalisation layers in evaluation mode while training.
@@ -460,26 +406,26 @@ class FocalTransformer(BaseModule):
         super().__init__(init_cfg=init_cfg)
         embed_dims, self.depths, num_heads = self._parse_arch(arch)
         self.num_features = [embed_dims * 2**stage for stage in range(4)]
-        self.out_indices = tuple(out_indices)
+        self.out_indices = self._parse_out_indices(out_indices)
+        _require(_is_int(in_channels) and in_channels > 0, 'in_channels', 'positive', in_channels)
+        _require(frozen_stages in range(-1, 5), 'frozen_stages', 'an int in -1..4', frozen_stages)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        self._check_indices()
         _check_choice('expand_layer', expand_layer, EXPAND_LAYERS)
         _check_choice('pool_method', pool_method, POOL_METHODS)
         check_impl(attn_impl)
-        _check_rate('drop_rate', drop_rate)
-        _check_rate('attn_drop_rate', attn_drop_rate)
-        _check_rate('drop_path_rate', drop_path_rate)
-        if mlp_ratio <= 0:
-            raise ValueError(f'mlp_ratio must be positive, got {mlp_ratio!r}')
+        for name, rate in dict(
+            drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
+        ).items():
+            _require(_is_number(rate) and 0 <= rate < 1, name, 'a number in [0, 1)', rate)
+        self._check_scales(mlp_ratio, qk_scale, layer_scale_init)
 
         self.patch_embed = PatchEmbed(in_channels, embed_dims, 4, use_conv_embed)
         self.absolute_pos_embed = self._make_pos_embed(abs_pos_embed_size)
         self.pos_drop = nn.Dropout(drop_rate)
         if pool_method == 'none':
-            focal_levels = (1, 1, 1, 1)
+            focal_levels = 1
         geometries = self._stage_geometries(window_size, focal_levels, focal_windows, expand_sizes)
-        drop_paths = torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu').tolist()
         block_cfg = dict(
             pool_method=pool_method,
             mlp_ratio=mlp_ratio,
@@ -490,25 +436,28 @@ class FocalTransformer(BaseModule):
             attn_drop=attn_drop_rate,
             impl=attn_impl,
         )
+        drop_paths = torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu')
+        drop_paths = [rates.tolist() for rates in drop_paths.split(self.depths)]
         self.layers = nn.ModuleList()
-        for dim, depth, heads, geometry in zip(
-            self.num_features, self.depths, num_heads, geometries, strict=True
-        ):
-            blocks = [
-                FocalBlock(
+        for stage, dim in enumerate(self.num_features):
+            block_geometries = [
+                _block_geometry(geometries[stage], index, expand_layer, use_shift)
+                for index in range(self.depths[stage])
+            ]
+            downsample = None
+            if stage < 3:
+                downsample = PatchEmbed(dim, 2 * dim, 2, use_conv_embed, use_pre_norm)
+            self.layers.append(
+                FocalStage(
                     dim,
-                    heads,
-                    _block_geometry(geometry, index, expand_layer, use_shift),
-                    drop_path=drop_paths.pop(0),
+                    num_heads[stage],
+                    block_geometries,
+                    drop_paths[stage],
+                    downsample,
+                    with_cp,
                     **block_cfg,
                 )
-                for index in range(depth)
-            ]
-            last = len(self.layers) == 3
-            downsample = (
-                None if last else PatchEmbed(dim, 2 * dim, 2, use_conv_embed, use_pre_norm)
             )
-            self.layers.append(FocalStage(blocks, downsample, with_cp))
         for stage in self.out_indices:
             self.add_module(f'norm{stage}', nn.LayerNorm(self.num_features[stage]))
         self.apply(_init_linear)
@@ -520,36 +469,50 @@ class FocalTransformer(BaseModule):
             _check_choice('arch', arch, tuple(self.arch_zoo))
             arch = self.arch_zoo[arch]
         keys = ('embed_dims', 'depths', 'num_heads')
-        if set(arch) != set(keys):
-            raise ValueError(f'arch must have the keys {", ".join(keys)}, got {", ".join(arch)}')
-        width, depths, heads = arch['embed_dims'], tuple(arch['depths']), tuple(arch['num_heads'])
-        for name, values in dict(depths=depths, num_heads=heads).items():
-            if len(values) != 4 or min(values) < 1:
-                raise ValueError(f'arch.{name} must be four positive ints, got {values}')
+        is_complete = isinstance(arch, dict) and set(arch) == set(keys)
+        _require(is_complete, 'arch', f'a name or a dict of {", ".join(keys)}', arch)
+        width = arch['embed_dims']
+        _require(_is_int(width) and width > 0, 'arch.embed_dims', 'a positive int', width)
+        depths, heads = (
+            _ints(f'arch.{name}', arch[name], 'four positive ints') for name in keys[1:]
+        )
+        for name, values in zip(keys[1:], (depths, heads), strict=True):
+            is_valid = len(values) == 4 and min(values) > 0
+            _require(is_valid, f'arch.{name}', 'four positive ints', values)
         for stage, stage_heads in enumerate(heads):
-            if width * 2**stage % stage_heads:
-                raise ValueError(
-                    f'arch.num_heads must divide the channels of its stage: stage {stage} has '
-                    f'{width * 2**stage} channels, got {stage_heads} heads'
-                )
+            dim = width * 2**stage
+            allowed = f'a divisor of the {dim} channels of its stage'
+            _require(dim % stage_heads == 0, f'arch.num_heads[{stage}]', allowed, stage_heads)
         return width, depths, heads
 
-    def _check_indices(self) -> None:
-        if not self.out_indices or any(
-            stage not in range(4) or self.out_indices.count(stage) > 1
-            for stage in self.out_indices
-        ):
-            raise ValueError(f'out_indices must be distinct stages 0..3, got {self.out_indices}')
-        if self.frozen_stages not in range(-1, 5):
-            raise ValueError(f'frozen_stages must lie in -1..4, got {self.frozen_stages!r}')
+    @staticmethod
+    def _parse_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+        allowed = 'a sequence of rising stages in 0..3'
+        indices = _ints('out_indices', out_indices, allowed)
+        is_valid = indices and set(indices) <= set(range(4)) and sorted({*indices}) == [*indices]
+        _require(bool(is_valid), 'out_indices', allowed, indices)
+        return indices
+
+    def _check_scales(
+        self, mlp_ratio: float, qk_scale: float | None, layer_scale_init: float | None
+    ) -> None:
+        least = 1 / self.num_features[0]
+        is_valid = _is_number(mlp_ratio) and mlp_ratio >= least
+        _require(
+            is_valid, 'mlp_ratio', f'a number of at least 1 / embed_dims = {least}', mlp_ratio
+        )
+        is_valid = not qk_scale or (_is_number(qk_scale) and qk_scale > 0)
+        _require(is_valid, 'qk_scale', 'positive, or None, False or 0 for the default', qk_scale)
+        is_valid = layer_scale_init is None or _is_number(layer_scale_init)
+        _require(is_valid, 'layer_scale_init', 'a number or None', layer_scale_init)
 
     def _make_pos_embed(self, size: int | Sequence[int] | None) -> nn.Parameter | None:
         """Absolute position embedding ``(1, N, C)`` of a token grid."""
         if size is None:
             return None
-        grid = (size, size) if isinstance(size, int) else tuple(size)
-        if len(grid) != 2 or min(grid) < 1:
-            raise ValueError(f'abs_pos_embed_size must be an int or (rows, columns), got {size!r}')
+        allowed = 'an int or (rows, columns), positive'
+        grid = (size, size) if _is_int(size) else _ints('abs_pos_embed_size', size, allowed)
+        _require(len(grid) == 2 and min(grid) > 0, 'abs_pos_embed_size', allowed, size)
         self.pos_embed_grid = grid
         embed = torch.empty(1, grid[0] * grid[1], self.num_features[0])
         return nn.Parameter(nn.init.trunc_normal_(embed, std=0.02))
@@ -561,23 +524,33 @@ class FocalTransformer(BaseModule):
         focal_windows: int | Sequence[int],
         expand_sizes: int | Sequence[int],
     ) -> list[FocalGeometry]:
-        settings = dict(
-            window_size=_per_stage('window_size', window_size),
-            focal_level=_per_stage('focal_levels', focal_levels),
-            focal_window=_per_stage('focal_windows', focal_windows),
-            expand_size=_per_stage('expand_sizes', expand_sizes),
+        arguments = dict(
+            window_size=('window_size', window_size),
+            focal_level=('focal_levels', focal_levels),
+            focal_window=('focal_windows', focal_windows),
+            expand_size=('expand_sizes', expand_sizes),
         )
+        settings = {field: _per_stage(*argument) for field, argument in arguments.items()}
         geometries = []
         for stage in range(4):
             try:
                 geometry = FocalGeometry(**{k: values[stage] for k, values in settings.items()})
             except ValueError as error:
-                raise ValueError(f'stage {stage}: {error}') from error
+                field, message = str(error).split(maxsplit=1)
+                raise ValueError(f'{arguments[field][0]}[{stage}] {message}') from error
             geometries.append(geometry)
         return geometries
 
     def _freeze_stages(self) -> None:
-        """Stop gradients into, and dropout in, the stem and the first stages."""
+        """Stop gradients into, and dropout in, the stem and the first stages.
+
+        Stages behind the last output never run; without gradients they are no unused parameters
+        for distributed training to complain about.
+        """
+        last = self.out_indices[-1]
+        unused = [*self.layers[last + 1 :], self.layers[last].downsample]
+        for module in filter(None, unused):
+            module.requires_grad_(False)
         if self.frozen_stages < 0:
             return
         frozen = [self.patch_embed, self.pos_drop, *self.layers[: self.frozen_stages]]
@@ -645,7 +618,7 @@ class FocalTransformer(BaseModule):
             x = self._add_pos_embed(x)
         x = self.pos_drop(x)
         outs = []
-        for stage, layer in enumerate(self.layers):
+        for stage, layer in enumerate(self.layers[: self.out_indices[-1] + 1]):
             out, x = layer(x)
             if stage in self.out_indices:
                 out = getattr(self, f'norm{stage}')(out)

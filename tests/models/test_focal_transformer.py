@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from mmengine.analysis import get_model_complexity_info
 from mmengine.registry import MODELS
 from torch import Tensor
 
@@ -229,6 +230,34 @@ def test_checkpointing_changes_nothing(frozen_stages: int) -> None:
         torch.testing.assert_close(plain, recomputed)
 
 
+@pytest.mark.parametrize('frozen_stages', [0, 1])
+def test_checkpointing_covers_every_block(
+    frozen_stages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recomputed = []
+    monkeypatch.setattr(
+        'mmfocal.models.focal_transformer.checkpoint',
+        lambda block, x, use_reentrant: recomputed.append(block) or block(x),
+    )
+    model = nano(with_cp=True, frozen_stages=frozen_stages).train()
+    model(torch.randn(1, 3, 64, 64))
+    trained = [block for stage in model.layers[frozen_stages:] for block in stage.blocks]
+    assert set(trained) <= set(recomputed)
+    recomputed.clear()
+    with torch.no_grad():
+        model(torch.randn(1, 3, 64, 64))
+    assert not recomputed
+
+
+def test_no_parameter_is_unused() -> None:
+    model = nano(out_indices=(0, 1)).train()
+    outs = model(torch.randn(1, 3, 64, 64))
+    assert [out.shape[1] for out in outs] == [8, 16]
+    sum((out * torch.randn_like(out)).sum() for out in outs).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None), name
+
+
 def test_layer_depth() -> None:
     model = FocalTransformer('tiny')
     depths = {
@@ -250,26 +279,45 @@ def test_layer_depth() -> None:
     ('cfg', 'message'),
     [
         (dict(arch='huge'), "arch must be one of tiny, small, base, large, got 'huge'"),
-        (dict(arch=dict(depths=(1, 1, 1, 1))), 'arch must have the keys embed_dims, depths'),
-        (dict(arch=dict(NANO, depths=(1, 1))), r'arch.depths must be four positive ints'),
-        (dict(arch=dict(NANO, num_heads=(3, 1, 1, 1))), 'stage 0 has 8 channels, got 3 heads'),
+        (dict(arch=None), 'arch must be a name or a dict of embed_dims.*got None'),
+        (dict(arch=dict(depths=(1, 1, 1, 1))), 'arch must be a name or a dict of embed_dims'),
+        (dict(arch=dict(NANO, embed_dims=0)), 'arch.embed_dims must be a positive int, got 0'),
+        (dict(arch=dict(NANO, depths=(1, 1))), 'arch.depths must be four positive ints'),
+        (dict(arch=dict(NANO, depths=2)), 'arch.depths must be four positive ints, got 2'),
+        (dict(arch=dict(NANO, depths=(1.5, 1, 1, 1))), 'arch.depths must be four positive ints'),
+        (
+            dict(arch=dict(NANO, num_heads=(3, 1, 1, 1))),
+            r'num_heads\[0\] must be a divisor.*got 3',
+        ),
+        (dict(in_channels=0), 'in_channels must be positive, got 0'),
         (dict(window_size=(7, 7)), r'window_size must be an int or four ints.*got \(7, 7\)'),
-        (dict(window_size=0), 'stage 0: window_size must be at least 1, got 0'),
-        (dict(focal_levels=(2, 2, 2, 5)), 'stage 3: focal_level must be .*got 5'),
-        (dict(focal_windows=(7, 4, 3, 1)), 'stage 1: focal_window must be odd .*got 4'),
-        (dict(expand_sizes=(3, 3, 8, 0)), 'stage 2: expand_size must lie .*got 8'),
+        (dict(window_size=7.0), 'window_size must be an int or four ints.*got 7.0'),
+        (dict(window_size=0), r'window_size\[0\] must be at least 1, got 0'),
+        (dict(focal_levels=(2, 2, 2, 5)), r'focal_levels\[3\] must be .*got 5'),
+        (dict(focal_windows=(7, 4, 3, 1)), r'focal_windows\[1\] must be odd .*got 4'),
+        (dict(focal_windows=None), 'focal_windows must be an int or four ints.*got None'),
+        (dict(expand_sizes=(3, 3, 8, 0)), r'expand_sizes\[2\] must lie .*got 8'),
         (dict(expand_layer='none'), "expand_layer must be one of all, even, odd, got 'none'"),
         (dict(pool_method='avg'), "pool_method must be one of fc, conv.*got 'avg'"),
         (dict(attn_impl='flash'), "attn_impl must be one of auto.*got 'flash'"),
-        (dict(out_indices=(0, 4)), r'out_indices must be distinct stages 0..3, got \(0, 4\)'),
-        (dict(out_indices=()), 'out_indices must be distinct'),
-        (dict(out_indices=(1, 1)), 'out_indices must be distinct'),
-        (dict(frozen_stages=5), r'frozen_stages must lie in -1..4, got 5'),
-        (dict(drop_path_rate=1.0), r'drop_path_rate must lie in \[0, 1\), got 1.0'),
-        (dict(drop_rate=-0.1), 'drop_rate must lie'),
-        (dict(attn_drop_rate=2), 'attn_drop_rate must lie'),
-        (dict(mlp_ratio=0), 'mlp_ratio must be positive, got 0'),
+        (dict(out_indices=(0, 4)), r'out_indices must be .* rising stages .*got \(0, 4\)'),
+        (dict(out_indices=3), 'out_indices must be a sequence .*got 3'),
+        (dict(out_indices=()), 'out_indices must be a sequence'),
+        (dict(out_indices=(1, 1)), 'out_indices must be a sequence of rising'),
+        (dict(out_indices=(2, 0)), 'out_indices must be a sequence of rising'),
+        (dict(frozen_stages=5), r'frozen_stages must be an int in -1..4, got 5'),
+        (dict(frozen_stages=0.5), r'frozen_stages must be an int in -1..4, got 0.5'),
+        (dict(drop_path_rate=1.0), r'drop_path_rate must be a number in \[0, 1\), got 1.0'),
+        (dict(drop_path_rate=None), 'drop_path_rate must be a number'),
+        (dict(drop_rate=-0.1), 'drop_rate must be a number'),
+        (dict(attn_drop_rate=2), 'attn_drop_rate must be a number'),
+        (dict(mlp_ratio=0.01), 'mlp_ratio must be a number of at least .*got 0.01'),
+        (dict(mlp_ratio='4'), "mlp_ratio must be .*got '4'"),
+        (dict(qk_scale=-1), 'qk_scale must be positive, or None.*got -1'),
+        (dict(qk_scale='x'), 'qk_scale must be positive'),
+        (dict(layer_scale_init='1e-4'), 'layer_scale_init must be a number or None'),
         (dict(abs_pos_embed_size=(7, 7, 7)), 'abs_pos_embed_size must be an int or'),
+        (dict(abs_pos_embed_size=2.5), 'abs_pos_embed_size must be an int or'),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else '',
 )
@@ -280,7 +328,8 @@ def test_values_that_make_no_sense(cfg: dict, message: str) -> None:
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_autocast_trains(dtype: torch.dtype) -> None:
-    model, x = nano(use_shift=True).train(), torch.randn(2, 3, 96, 64)
+    arch = dict(NANO, depths=(2, 1, 1, 1))  # the first stage's second block is shifted
+    model, x = nano(arch=arch, use_shift=True).train(), torch.randn(2, 3, 96, 64)
     with torch.autocast('cpu', dtype=dtype):
         outs = model(x)
     sum((out.float() * torch.randn(out.shape)).mean() for out in outs).backward()
@@ -291,8 +340,27 @@ def test_autocast_trains(dtype: torch.dtype) -> None:
         assert (half - full).abs().mean() < 16 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize('impl', ['reference', 'sdpa'])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_model(impl: str, dtype: torch.dtype) -> None:
+    model, x = nano(attn_impl=impl, **DENSE), torch.randn(1, 3, 64, 96)
+    full = model(x)
+    for half, exact in zip(model.to(dtype)(x.to(dtype)), full, strict=True):
+        assert half.dtype == dtype
+        assert (half - exact).abs().mean() < 32 * torch.finfo(dtype).eps
+
+
+def test_meta_device_and_flop_counter() -> None:
+    with torch.device('meta'):
+        outs = FocalTransformer(NANO, **DENSE)(torch.empty(2, 3, 64, 96))
+    assert outs[3].shape == (2, 64, 2, 3)
+    analysis = get_model_complexity_info(nano(), input_shape=(3, 64, 64), show_table=False)
+    assert analysis['flops'] > 0
+
+
 def check_compiled(backend: str) -> None:
-    model = nano(use_shift=True, focal_levels=(2, 3, 2, 2)).train()
+    arch = dict(NANO, depths=(2, 1, 1, 1))  # the first stage's second block is shifted
+    model = nano(arch=arch, use_shift=True, focal_levels=(2, 3, 2, 2)).train()
     x = torch.randn(2, 3, 66, 98)
 
     def run(forward) -> list[Tensor]:

@@ -178,7 +178,7 @@ def test_duplicates_and_holes(w: int, e: int) -> None:
 def test_bias_tables_by_index_arithmetic() -> None:
     w, side = 3, 4
     own, coarse = torch.randn((2 * w - 1) ** 2, 2), torch.randn(2, (w + side - 1) ** 2)
-    own_full, coarse_full = own_bias(own, w), coarse_bias(coarse, w)
+    own_full, coarse_full = own_bias(own, w), coarse_bias(coarse, w, side)
     for qr, qc in product(range(w), repeat=2):
         for kr, kc in product(range(w), repeat=2):
             index = (qr - kr + w - 1) * (2 * w - 1) + qc - kc + w - 1
@@ -216,6 +216,14 @@ def test_bias_and_softmax_stay_fp32_in_half_precision(impl: str, dtype: torch.dt
 
 
 @pytest.mark.parametrize('impl', [i for i in IMPLS if i != 'auto'])
+def test_empty_batch(impl: str) -> None:
+    geometry, windows = CASES['detection']
+    inputs = make_inputs(geometry, windows)
+    empty = {k: v[:0] if 'kv' in k else v for k, v in inputs.items()}
+    assert call(empty, geometry, impl).shape == (0, 21, 35, 10)
+
+
+@pytest.mark.parametrize('impl', [i for i in IMPLS if i != 'auto'])
 def test_attention_dropout(impl: str) -> None:
     geometry, windows = CASES['local only']
     inputs = make_inputs(geometry, windows)
@@ -243,7 +251,7 @@ def test_environment_overrides_auto_only(monkeypatch: pytest.MonkeyPatch) -> Non
     geometry, windows = CASES['window only']
     inputs = make_inputs(geometry, windows)
     monkeypatch.setenv('MMFOCAL_ATTN_IMPL', 'no-such')
-    with pytest.raises(ValueError, match=r"attn_impl must be one of auto.*got 'no-such'"):
+    with pytest.raises(ValueError, match=r"MMFOCAL_ATTN_IMPL must be one of auto.*'no-such'"):
         call(inputs, geometry, 'auto')
     call(inputs, geometry, 'sdpa')
     monkeypatch.setenv('MMFOCAL_ATTN_IMPL', 'reference')

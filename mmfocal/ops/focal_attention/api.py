@@ -4,13 +4,14 @@
 import logging
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .geometry import FocalBias, FocalGeometry
+from .geometry import FocalBias, FocalGeometry, compute_dtype
 from .impl import reference, sdpa
 
 logger = logging.getLogger('mmfocal')
@@ -38,10 +39,10 @@ AUTO_ORDER = ('sdpa',)
 IMPLS = ('auto', *BACKENDS)
 
 
-def check_impl(impl: str) -> None:
-    """Raise ValueError unless ``impl`` names a back end or is ``'auto'``."""
+def check_impl(impl: str, name: str = 'attn_impl') -> None:
+    """Raise ValueError, naming the argument, unless ``impl`` is ``'auto'`` or a back end."""
     if impl not in IMPLS:
-        raise ValueError(f'attn_impl must be one of {", ".join(IMPLS)}, got {impl!r}')
+        raise ValueError(f'{name} must be one of {", ".join(IMPLS)}, got {impl!r}')
 
 
 @cache
@@ -51,8 +52,9 @@ def _log_choice(name: str, device_type: str) -> None:
 
 def _choose(impl: str, *call) -> Callable[..., Tensor]:
     """An explicit choice that cannot run is an error; only ``'auto'`` falls back."""
-    if impl == 'auto':
-        impl = os.environ.get(ENV_IMPL, 'auto')
+    if impl == 'auto' and os.environ.get(ENV_IMPL):
+        impl = os.environ[ENV_IMPL]
+        check_impl(impl, f'environment variable {ENV_IMPL}')
     check_impl(impl)
     if impl != 'auto':
         reasons = BACKENDS[impl].refusals(*call)
@@ -101,6 +103,20 @@ def _check_shapes(
             raise ValueError(f'{name} must have shape {shape}, got {tuple(tensor.shape)}')
 
 
+def _cast_bias(bias: FocalBias, dtype: torch.dtype) -> FocalBias:
+    neighbors = None if bias.neighbors is None else bias.neighbors.to(dtype)
+    return FocalBias(
+        bias.own.to(dtype), neighbors, tuple(table.to(dtype) for table in bias.coarse)
+    )
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager:
+    """Autocast would take bias and softmax to half precision; back ends decide on that."""
+    if device_type == 'meta':  # knows no autocast
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
 def focal_attention(
     qkv: Tensor,
     coarse_kv: tuple[Tensor, ...],
@@ -132,8 +148,8 @@ def focal_attention(
         ValueError: If shapes contradict the geometry, or a back end named explicitly cannot run.
     """
     _check_shapes(qkv, coarse_kv, bias, geometry)
+    bias = _cast_bias(bias, compute_dtype(qkv.dtype))
     call = (qkv, tuple(coarse_kv), bias, geometry, scale, dropout_p)
     forward = _choose(impl, *call)
-    # Autocast would take bias and softmax to half precision; back ends decide on that themselves.
-    with torch.autocast(qkv.device.type, enabled=False):
+    with _without_autocast(qkv.device.type):
         return forward(*call)

@@ -195,10 +195,10 @@ def own_bias(table: Tensor, window_size: int) -> Tensor:
     return relative_bias(table.t().reshape(-1, side, side), window_size)
 
 
-def coarse_bias(table: Tensor, window_size: int) -> Tensor:
+def coarse_bias(table: Tensor, window_size: int, region_size: int) -> Tensor:
     """``(h, (w+F-1)^2)`` -> ``(h, w*w, F*F)``."""
-    side = round(table.shape[1] ** 0.5)
-    return relative_bias(table.view(-1, side, side), window_size)
+    side = window_size + region_size - 1
+    return relative_bias(table.reshape(-1, side, side), window_size)
 
 
 def merged_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
@@ -216,7 +216,10 @@ def merged_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
             for source in geometry.square_sources
         )
         parts = [torch.logaddexp(first, second)]
-    parts += [coarse_bias(table, geometry.window_size) for table in bias.coarse]
+    parts += [
+        coarse_bias(table, geometry.window_size, geometry.region_size(level))
+        for level, table in enumerate(bias.coarse)
+    ]
     return torch.cat(parts, dim=-1)
 
 
@@ -231,7 +234,9 @@ def _grid(rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
     return rows[:, None, :, None], cols[None, :, None, :]
 
 
-def coarse_validity(geometry: FocalGeometry, level: int, nh: int, nw: int, device) -> Tensor:
+def coarse_validity(
+    geometry: FocalGeometry, level: int, nh: int, nw: int, device: torch.device
+) -> Tensor:
     """Which keys of a coarse region lie on the coarse map: bool ``(N, F*F)``."""
     cells, margin = 2**level, geometry.focal_window // 2
     size = geometry.region_size(level)
@@ -257,7 +262,9 @@ def seam_mask(geometry: FocalGeometry, height: int, width: int, device: torch.de
     return MASKED * (label[:, :, None] != label[:, None, :])
 
 
-def merged_mask(geometry: FocalGeometry, height: int, width: int, device) -> Tensor | None:
+def merged_mask(
+    geometry: FocalGeometry, height: int, width: int, device: torch.device
+) -> Tensor | None:
     """What depends on the window's place: ``(N, 1 or w*w, K)`` to add to the logits, or None."""
     w, e, size = geometry.window_size, geometry.expand_size, geometry.fine_size
     nh, nw = height // w, width // w
@@ -307,8 +314,9 @@ def window_partition(x: Tensor, window_size: int) -> Tensor:
     """``(B, H, W, C)`` -> ``(B, N, w*w, C)``."""
     b, height, width, c = x.shape
     w = window_size
-    x = x.view(b, height // w, w, width // w, w, c)
-    return x.transpose(2, 3).reshape(b, -1, w * w, c)
+    nh, nw = height // w, width // w
+    x = x.view(b, nh, w, nw, w, c)
+    return x.transpose(2, 3).reshape(b, nh * nw, w * w, c)
 
 
 def window_reverse(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:

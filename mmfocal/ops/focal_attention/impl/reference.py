@@ -43,7 +43,7 @@ def coarse_keys(kv: Tensor, geometry: FocalGeometry, level: int) -> Tensor:
 
 def coarse_mask(kv: Tensor, geometry: FocalGeometry, level: int) -> Tensor:
     """``MASKED`` for keys that ``coarse_keys`` took from its padding, else 0: ``(N, 1, F*F)``."""
-    on_map = coarse_keys(torch.ones_like(kv[:1, :, :, :1]), geometry, level)
+    on_map = coarse_keys(kv.new_ones(1, *kv.shape[1:3], 1), geometry, level)
     return MASKED * (1 - on_map[0].transpose(1, 2))
 
 
@@ -71,7 +71,8 @@ def focal_attention(
     for level, (level_kv, table) in enumerate(zip(coarse_kv, bias.coarse, strict=True)):
         level_kv = level_kv.to(dtype)
         keys.append(coarse_keys(level_kv, geometry, level))
-        biases.append(coarse_bias(table, w) + coarse_mask(level_kv, geometry, level)[:, None])
+        level_bias = coarse_bias(table, w, geometry.region_size(level))
+        biases.append(level_bias + coarse_mask(level_kv, geometry, level)[:, None])
 
     def split_heads(x: Tensor) -> Tensor:  # (B, N, keys, C) -> (B, N, h, keys, d)
         return x.unflatten(-1, (num_heads, -1)).transpose(2, 3)

@@ -22,15 +22,17 @@ from ..geometry import (
 )
 
 
-def _gather_keys(kv: Tensor, coarse_kv: tuple[Tensor, ...], num_heads: int, index: Tensor):
+def _gather_keys(
+    kv: Tensor, coarse_kv: tuple[Tensor, ...], num_heads: int, index: Tensor
+) -> tuple[Tensor, Tensor]:
     """Keys and values of every window: two tensors ``(B, h * N, K, d)``."""
     tokens = [kv.flatten(1, 2), *(level.flatten(1, 2) for level in coarse_kv)]
     if coarse_kv:
         tokens.append(kv.new_zeros(kv.shape[0], 1, kv.shape[-1]))
     bank = torch.cat(tokens, dim=1).unflatten(-1, (2, num_heads, -1))
     bank = bank.permute(0, 3, 1, 2, 4).flatten(3)  # (B, h, tokens, 2d): k and v gathered together
-    keys = bank.index_select(2, index.flatten())
-    return keys.reshape(kv.shape[0], -1, index.shape[1], keys.shape[-1]).chunk(2, dim=-1)
+    keys = bank.index_select(2, index.flatten()).unflatten(2, index.shape).flatten(1, 2)
+    return keys.chunk(2, dim=-1)
 
 
 def focal_attention(
@@ -54,7 +56,7 @@ def focal_attention(
     q = q.permute(0, 3, 1, 2, 4).flatten(1, 2)  # (B, h * N, w*w, d)
     k, v = _gather_keys(kv, coarse_kv, num_heads, key_index(geometry, height, width, qkv.device))
 
-    attn_bias = merged_bias(bias, geometry).to(dtype)[:, None].expand(-1, num_windows, -1, -1)
+    attn_bias = merged_bias(bias, geometry)[:, None].expand(-1, num_windows, -1, -1)
     mask = merged_mask(geometry, height, width, qkv.device)
     if mask is not None:
         attn_bias = attn_bias + mask.to(dtype)

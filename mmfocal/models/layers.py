@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of the backbone that know nothing of attention; shapes as in ``focal_transformer``."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def missing(size: int, divisor: int) -> int:
+    """What ``size`` lacks to the next multiple of ``divisor``.
+
+    Not ``-size % divisor``: the sum of a symbolic size and this simplifies to a multiple.
+    """
+    return (size + divisor - 1) // divisor * divisor - size
+
+
+def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
+    """Zero-pad ``(B, C, H, W)`` on the bottom and right to multiples of ``divisor``."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, missing(width, divisor), 0, missing(height, divisor)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drop a residual branch per sample while training."""
+
+    def __init__(self, drop_prob: float = 0.0) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        keep = 1 - self.drop_prob
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        return x * mask / keep
+
+    def extra_repr(self) -> str:
+        return f'drop_prob={self.drop_prob:.3g}'
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, dim: int, hidden_dim: int, drop: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+def make_pool_layer(method: str, dim: int, cell: int) -> nn.Module:
+    """What turns a ``cell x cell`` patch of tokens into one coarse token (section 3.2.1).
+
+    ``'fc'`` is the paper's: one linear layer over the positions, shared by all channels.
+    """
+    layers = {
+        'fc': lambda: nn.Linear(cell * cell, 1),
+        'conv': lambda: nn.Conv2d(dim, dim, cell, stride=cell, groups=dim),
+        'mean': lambda: nn.AvgPool2d(cell),
+        'max': lambda: nn.MaxPool2d(cell),
+    }
+    return layers[method]()
+
+
+def pool_cells(x: Tensor, pool: nn.Module, cell: int, grid: tuple[int, int]) -> Tensor:
+    """Pool a token map to a grid of coarse tokens.
+
+    What does not divide into cells (``w = 7`` has no 2x2 cells of whole tokens) is trimmed from
+    the border of the map, as evenly as possible.
+
+    Args:
+        x: ``(B, H, W, C)``.
+        pool: A layer of :func:`make_pool_layer`.
+        cell: Side of a cell, in tokens.
+        grid: Cells down and across.
+
+    Returns:
+        ``(B, *grid, C)``.
+    """
+    rows, cols = grid
+    top, left = (x.shape[1] - rows * cell) // 2, (x.shape[2] - cols * cell) // 2
+    x = x[:, top : top + rows * cell, left : left + cols * cell]
+    if not isinstance(pool, nn.Linear):
+        return pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    x = x.unflatten(2, (cols, cell)).unflatten(1, (rows, cell))  # (B, rows, cell, cols, cell, C)
+    x = x.permute(0, 1, 3, 5, 2, 4).flatten(4)  # (B, rows, cols, C, cell * cell)
+    return pool(x).squeeze(-1)
