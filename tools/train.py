@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mmengine.config import Config
 
 from mmfocal.engine import (
+    ValidateFinished,
     adapt_to_machine,
     add_common_arguments,
     build_runner,
@@ -49,9 +50,10 @@ def apply_options(cfg: Config, args: Namespace) -> None:
             raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
     if args.resume:
-        cfg.resume = True
         cfg.load_from = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
-        if cfg.load_from:
+        # without a file MMEngine would look for one itself and take an incomplete one
+        cfg.resume = cfg.load_from is not None
+        if cfg.resume:
             check_checkpoint(cfg.load_from)
 
 
@@ -62,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     apply_options(cfg, args)
     adapt_to_machine(cfg)
     check_inputs(cfg, ('train', 'val'))
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    runner.register_hook(ValidateFinished())
+    runner.train()
 
 
 if __name__ == '__main__':

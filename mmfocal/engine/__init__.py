@@ -4,9 +4,10 @@
 from .checks import check_checkpoint, check_inputs
 from .launch import add_common_arguments, build_runner, load_config
 from .machine import adapt_to_machine
-from .resume import latest_checkpoint
+from .resume import ValidateFinished, latest_checkpoint
 
 __all__ = [
+    'ValidateFinished',
     'adapt_to_machine',
     'add_common_arguments',
     'build_runner',

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the checkpoint to go on from, also after a kill in the middle of a write."""
+"""Go on after a kill, also one in the middle of a write or of the last validation."""
 
 from pathlib import Path
 from zipfile import is_zipfile
 
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 
 _PATTERNS = ('iter_*.pth', 'epoch_*.pth')
 
@@ -28,3 +30,29 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
             return str(path)
         print_log(f'{path} is incomplete (interrupted while it was written?) and is skipped.')
     return None
+
+
+class ValidateFinished(Hook):
+    """Validate when a resumed training has nothing left to train.
+
+    The last checkpoint is written before the last validation, and MMEngine validates only after
+    training something: a kill in between would leave a run without its result.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """See whether the training was complete already.
+
+        Args:
+            runner: The runner, resumed.
+        """
+        self.finished = runner.iter >= runner.max_iters or runner.epoch >= runner.max_epochs
+
+    def after_train(self, runner: Runner) -> None:
+        """Validate if it was, and if the config has a validation.
+
+        Args:
+            runner: The runner.
+        """
+        if self.finished and runner.val_loop is not None:
+            runner.logger.info('Nothing was left to train: validating.')
+            runner.val_loop.run()

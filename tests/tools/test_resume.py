@@ -22,6 +22,10 @@ OPTIONS = [
 ]
 
 
+def iterations_of(printed: str) -> list[int]:
+    return [int(number) for number in re.findall(r'Iter\(train\)\s*\[\s*(\d+)/30\]', printed)]
+
+
 def test_resume_after_sigkill_and_a_truncated_checkpoint(run, workspace, repo_root, environment):
     config = repo_root / 'configs' / 'quickstart' / 'focal_nano_cls.py'
     arguments = [str(config), '--work-dir', 'out', '--cfg-options', *OPTIONS]
@@ -44,10 +48,8 @@ def test_resume_after_sigkill_and_a_truncated_checkpoint(run, workspace, repo_ro
     assert 'iter_29.pth is incomplete' in printed
     resumed = int(re.search(r'resumed epoch: 0, iter: (\d+)', printed).group(1))
     assert 3 <= resumed < 29
-    iterations = [
-        int(number) for number in re.findall(r'Iter\(train\)\s*\[\s*(\d+)/30\]', printed)
-    ]
-    assert iterations == list(range(resumed + 1, 31))
+    assert iterations_of(printed) == list(range(resumed + 1, 31))
+    assert printed.count('accuracy/top1') == 1
     before = torch.load(out / f'iter_{resumed}.pth', weights_only=False)
     after = torch.load(out / 'iter_30.pth', weights_only=False)
     assert after['meta']['iter'] == 30
@@ -56,3 +58,22 @@ def test_resume_after_sigkill_and_a_truncated_checkpoint(run, workspace, repo_ro
     assert steps == {30.0}
     key = 'head.fc.weight'
     assert not torch.equal(before['state_dict'][key], after['state_dict'][key])
+
+    # as if the kill had come between the last checkpoint and its validation
+    again = run('train.py', *arguments, '--resume')
+    assert iterations_of(again) == []
+    assert again.count('accuracy/top1') == 1
+    scores = [re.search(r'accuracy/top1: (\S+)', text).group(1) for text in (printed, again)]
+    assert scores[0] == scores[1]
+
+
+def test_a_single_truncated_checkpoint_means_a_fresh_start(run, workspace, repo_root):
+    config = repo_root / 'configs' / 'quickstart' / 'focal_nano_cls.py'
+    out = workspace / 'out'
+    out.mkdir()
+    (out / 'iter_1.pth').write_bytes(b'PK')
+    (out / 'last_checkpoint').write_text(str(out / 'iter_1.pth'))
+    options = ['--cfg-options', *OPTIONS, 'train_cfg.max_iters=1', 'train_cfg.val_interval=1']
+    printed = run('train.py', config, '--work-dir', 'out', '--resume', *options)
+    assert 'iter_1.pth is incomplete' in printed and 'resumed' not in printed
+    assert torch.load(out / 'iter_1.pth', weights_only=False)['meta']['iter'] == 1
