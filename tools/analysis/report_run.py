@@ -39,14 +39,17 @@ def parse_args() -> argparse.Namespace:
 
 
 def make_rows(logs: dict[str, RunLog]) -> list[list[str]]:
-    """Header and one row per run: last value of every metric that some run has."""
+    """Header and one row per run: last value of every metric that some run has, and its step."""
     found = [
         key for key in METRICS if any(key in s for log in logs.values() for s in log.val.values())
     ]
-    rows = [['run', 'iterations', 'minutes', 'last loss', *(METRICS[key] for key in found)]]
+    rows = [['run', 'iterations', 'minutes', 'last loss', 'validated at', *(METRICS[key] for key in found)]]
     for name, log in logs.items():
         last, val = max(log.train), log.val[max(log.val)] if log.val else {}
         row = [name, str(last), f'{log.seconds / 60:.1f}', f'{log.train[last]["loss"]:.3f}']
+        # MMEngine counts validations in the unit of the training's loop
+        unit = 'epoch' if 'epoch' in log.train[last] else 'iteration'
+        row.append(f'{unit} {val["step"]}' if val else 'not run')
         rows.append(row + [f'{val[key]:.3f}' if key in val else 'not run' for key in found])
     return rows
 
@@ -66,9 +69,11 @@ def write_markdown(rows: list[list[str]], path: Path) -> None:
 
 
 def draw_predictions(work_dir: Path, results_file: Path, path: Path) -> None:
-    """Draw what the run predicted on its validation set."""
-    config = next(work_dir.glob('*.py'))
-    dataset = Config.fromfile(config).val_dataloader.dataset
+    """Draw what the run predicted on its validation set, as its newest config describes it."""
+    configs = sorted(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime)
+    if not configs:
+        raise FileNotFoundError(f'--predictions: {work_dir} holds no config (*.py) of a run')
+    dataset = Config.fromfile(configs[-1]).val_dataloader.dataset
     root = Path(dataset.data_root)
     save_predictions(root / dataset.ann_file, results_file, root / dataset.data_prefix.img, path)
 
