@@ -79,10 +79,16 @@ def use_tta(cfg: Config) -> None:
         cfg: Config with ``tta_model`` and ``tta_pipeline``.
 
     Raises:
-        ValueError: If one of them is missing.
+        ValueError: If one of them is missing, or if mmpretrain is to draw the views.
     """
+    hook = cfg.get('default_hooks', {}).get('visualization') or {}
+    if cfg.default_scope == 'mmpretrain' and hook.get('enable'):
+        raise ValueError('--tta: mmpretrain draws single views only, omit --show and --show-dir')
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
-            raise ValueError(f'--tta needs {key!r} in the config, which has none')
+            # mmdet's DetTTAModel is the only one that it has
+            masks = "; mmdet's DetTTAModel merges boxes only, so mask detectors have none"
+            hint = masks if cfg.default_scope == 'mmdet' else ''
+            raise ValueError(f'--tta needs {key!r} in the config, which has none{hint}')
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline

@@ -7,6 +7,10 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 SHORT = [
     'train_cfg.max_iters=2',
@@ -63,3 +67,20 @@ def test_trains_evaluates_draws_and_dumps(
     assert metric in json.loads(tested.read_text())
     if not test_options:
         assert json.loads(tested.read_text())[metric] == pytest.approx(records[-1][metric])
+
+
+def test_classification_averages_views(run, workspace, repo_root):
+    path = repo_root / 'configs' / 'quickstart' / 'focal_nano_cls.py'
+    cfg = Config.fromfile(path)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg.model)
+    nn.init.normal_(model.head.fc.weight)  # views must differ
+    torch.save({'state_dict': model.state_dict()}, workspace / 'model.pth')
+    scores = []
+    for option in ('--amp', '--tta'):
+        options = [option, '--out', 'found.pkl', '--cfg-options', *SHORT]
+        assert 'accuracy/top1' in run('test.py', path, 'model.pth', *options)
+        found = pickle.loads((workspace / 'found.pkl').read_bytes())
+        scores.append(torch.stack([sample['pred_score'] for sample in found]))
+    assert scores[0].shape == scores[1].shape == (4, 10)
+    assert scores[1].sum(1).allclose(torch.ones(4)) and not scores[1].allclose(scores[0])

@@ -10,6 +10,17 @@ pipeline = [
     dict(type='Resize', scale=(56, 56)),  # maps of 14 and 7 rows fill windows of 7
     dict(type='PackInputs'),
 ]
+tta_model = dict(type='AverageClsScoreTTA')
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=(size, size)) for size in (48, 56, 64)],
+            [dict(type='PackInputs')],
+        ],
+    ),
+]
 train_dataloader = dict(
     batch_size=64,
     num_workers=1,
