@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
+
+from .machine import RANK_VARIABLES
 
 _LAYOUTS = {
     'CocoDataset': (
@@ -28,7 +29,9 @@ _LAYOUTS = {
         '  data/imagenet/{train,val}/<class>/*.JPEG'
     ),
 }
+_COCO = 'mmdet.CocoDataset'
 _DIGIT_SCENES = 'Digit scenes are made in seconds: python tools/data/make_digit_scenes.py'
+_DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')  # mmpretrain does so itself
 _ELSEWHERE = 'Data that lies elsewhere: --cfg-options {key}=/path/to/data, or a link.'
 
 
@@ -48,7 +51,7 @@ def check_checkpoint(path: str) -> None:
 def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
     """Check the data that a config names: roots, annotation files, image folders, COCO categories.
 
-    Only the main process reads COCO files; it takes about 10 s for COCO's training set.
+    Only the first process of a launcher looks: reading COCO's training set takes about 10 s.
 
     Args:
         cfg: Config with ``{split}_dataloader`` and ``{split}_evaluator``; None skips it.
@@ -58,15 +61,22 @@ def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
         FileNotFoundError: If something is missing; names key, path, and how to get the data.
         ValueError: If a COCO file's categories do not fit the classes that the data set has.
     """
-    if not is_main_process():
+    if not _is_first_process(cfg.get('launcher', 'none')):
         return
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
             continue
         for key, dataset in _leaf_datasets(f'{split}_dataloader.dataset', loader.dataset):
-            _check_dataset(key, dataset, cfg.default_scope)
+            if _kind(dataset) not in _DOWNLOADED:
+                _check_dataset(key, dataset, split)
         _check_evaluator(f'{split}_evaluator', cfg.get(f'{split}_evaluator'))
+
+
+def _is_first_process(launcher: str) -> bool:
+    """Ask the launcher's variables: MMEngine starts the process group only with the runner."""
+    variable, *_ = RANK_VARIABLES.get(launcher, ('RANK',))
+    return launcher == 'none' or int(os.environ.get(variable, 0)) == 0
 
 
 def _leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
@@ -80,7 +90,7 @@ def _leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
         yield key, dataset
 
 
-def _check_dataset(key: str, dataset: dict, scope: str) -> None:
+def _check_dataset(key: str, dataset: dict, split: str) -> None:
     hint = _how_to_get(dataset)
     root = dataset.get('data_root') or ''
     if root:
@@ -93,10 +103,13 @@ def _check_dataset(key: str, dataset: dict, scope: str) -> None:
     if ann_file:
         path = _join(root, ann_file)
         _require(f'{key}.ann_file', path, 'a file', hint)
-        if scope == 'mmdet' and path.endswith('.json') and not _is_remote(path):
-            _check_coco(
-                f'{key}.ann_file', path, _join(root, folders.get('data_prefix.img', '')), dataset
-            )
+        # data sets derived from it have files and categories of their own kind
+        if dataset.get('type') in ('CocoDataset', _COCO) and not _is_remote(path):
+            image_dir = _join(root, folders.get('data_prefix.img', ''))
+            parts = ('images', 'annotations', 'categories')
+            if split == 'test':  # image_info_test-dev2017.json has no annotations
+                parts = ('images', 'categories')
+            _check_coco(f'{key}.ann_file', path, image_dir, dataset, parts)
 
 
 def _check_evaluator(key: str, evaluator: Any) -> None:
@@ -111,11 +124,11 @@ def _check_evaluator(key: str, evaluator: Any) -> None:
 
 
 def _folders(dataset: dict) -> dict[str, str]:
-    """Map config keys to folders relative to ``data_root``; mmpretrain also has ``split``."""
+    """Map config keys to folders relative to ``data_root``; ImageNet's may be its ``split``."""
     prefix = dataset.get('data_prefix') or {}
     if isinstance(prefix, str):
         return {'data_prefix': prefix}
-    if not prefix and dataset.get('split'):
+    if not prefix and dataset.get('split') and _kind(dataset) == 'ImageNet':
         return {'split': dataset['split']}
     return {f'data_prefix.{name}': folder for name, folder in prefix.items() if folder}
 
@@ -123,8 +136,12 @@ def _folders(dataset: dict) -> dict[str, str]:
 def _how_to_get(dataset: dict) -> str:
     if 'digit_scenes' in str(dataset.get('data_root')):
         return _DIGIT_SCENES
-    kind = str(dataset.get('type')).split('.')[-1]
+    kind = _kind(dataset)
     return _LAYOUTS.get(kind, f"See the host library's documentation of {kind}.")
+
+
+def _kind(dataset: dict) -> str:
+    return str(dataset.get('type')).split('.')[-1]
 
 
 def _require(key: str, path: str, expected: str, hint: str) -> None:
@@ -137,10 +154,12 @@ def _require(key: str, path: str, expected: str, hint: str) -> None:
         raise FileNotFoundError(f'{key}: expected {expected} at {path}\n{hint}')
 
 
-def _check_coco(key: str, path: str, image_dir: str, dataset: dict) -> None:
+def _check_coco(
+    key: str, path: str, image_dir: str, dataset: dict, parts: tuple[str, ...]
+) -> None:
     with open(path, encoding='utf-8') as file:
         content = json.load(file)
-    for part in ('images', 'annotations', 'categories'):
+    for part in parts:
         if part not in content:
             raise ValueError(f'{key}: {path} has no {part!r}; expected a COCO instance file')
     missing = list(_missing_files(image_dir, (image['file_name'] for image in content['images'])))
@@ -169,7 +188,7 @@ def _check_categories(key: str, path: str, names: list[str], dataset: dict) -> N
     It drops categories that are no classes, and numbers the others in the order of the file.
     """
     chosen = (dataset.get('metainfo') or {}).get('classes')
-    classes = tuple(chosen or DATASETS.get(_scoped(dataset['type'])).METAINFO['classes'])
+    classes = tuple(chosen or DATASETS.get(_COCO).METAINFO['classes'])
     absent = [name for name in classes if name not in names]
     if absent:
         raise ValueError(
@@ -188,10 +207,6 @@ def _check_categories(key: str, path: str, names: list[str], dataset: dict) -> N
         raise ValueError(
             f'{key}: classes must come in the order of {path}: {order}, got {list(classes)}'
         )
-
-
-def _scoped(name: str) -> str:
-    return name if '.' in name else f'mmdet.{name}'
 
 
 def _join(root: str, path: str) -> str:

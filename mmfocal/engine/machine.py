@@ -12,7 +12,7 @@ from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
 # launcher -> variables that hold rank, world size and rank within the machine
-_RANK_VARIABLES = {
+RANK_VARIABLES = {
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 }
@@ -23,7 +23,7 @@ def adapt_to_machine(cfg: Config) -> None:
 
     Mixed precision becomes fp32 and SyncBN becomes BN, each with one printed line. A launcher's
     process group starts here with gloo, since MMEngine's own start selects a CUDA device, and the
-    model wrapper gets no device.
+    model wrapper, also one of the config, gets no device.
 
     Args:
         cfg: Config with ``launcher`` set.
@@ -32,12 +32,12 @@ def adapt_to_machine(cfg: Config) -> None:
         return
     if cfg.get('launcher', 'none') != 'none':
         _start_gloo(cfg.launcher)
-        cfg.model_wrapper_cfg = dict(
+        wrapper = cfg.get('model_wrapper_cfg') or dict(  # what MMEngine takes without one
             type='MMDistributedDataParallel',
-            device_ids=None,
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
+        cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
     if _replace_amp(cfg):
         _say('No GPU: mixed precision (AMP) is replaced by fp32.')
     if _replace_sync_bn(cfg):
@@ -52,9 +52,9 @@ def _say(line: str) -> None:
 def _start_gloo(launcher: str) -> None:
     if dist.is_initialized():
         return
-    if launcher in _RANK_VARIABLES:
+    if launcher in RANK_VARIABLES:
         for name, source in zip(
-            ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), _RANK_VARIABLES[launcher], strict=True
+            ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), RANK_VARIABLES[launcher], strict=True
         ):
             os.environ[name] = os.environ[source]
         os.environ.setdefault('MASTER_PORT', '29500')

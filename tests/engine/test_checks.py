@@ -122,6 +122,52 @@ def test_not_a_coco_file(root):
         check_inputs(detection(root))
 
 
+def test_a_test_set_needs_no_annotations(root):
+    content = json.loads((root / 'train.json').read_text())
+    del content['annotations']
+    (root / 'train.json').write_text(json.dumps(content))
+    cfg = detection(root)
+    cfg.test_dataloader = cfg.val_dataloader = cfg.train_dataloader
+    check_inputs(cfg, ['test'])
+    for split in ('train', 'val'):
+        with pytest.raises(ValueError, match=r"train\.json has no 'annotations'"):
+            check_inputs(cfg, [split])
+
+
+def test_relatives_of_coco_keep_their_own_kinds_of_files(root):
+    content = dict(images=[dict(id=1, coco_url='a.png')], annotations=[], categories=[])
+    (root / 'train.json').write_text(json.dumps(content))
+    check_inputs(detection(root, type='LVISV1Dataset'))
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'variable'),
+    [('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_RANK')],
+)
+def test_only_the_first_process_looks(tmp_path, monkeypatch, launcher, variable):
+    cfg = detection(tmp_path / 'absent')
+    cfg.launcher = launcher
+    monkeypatch.setenv(variable, '1')
+    check_inputs(cfg)
+    monkeypatch.setenv(variable, '0')
+    with pytest.raises(FileNotFoundError):
+        check_inputs(cfg)
+    cfg.launcher = 'none'
+    monkeypatch.setenv(variable, '1')  # of a shell inside a job
+    with pytest.raises(FileNotFoundError):
+        check_inputs(cfg)
+
+
+def test_sets_that_mmpretrain_downloads_need_no_folder(tmp_path):
+    dataset = dict(type='CIFAR10', data_root=str(tmp_path / 'absent'), split='train')
+    check_inputs(Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset))))
+
+
+def test_a_split_is_a_folder_of_imagenet_only(tmp_path):
+    dataset = dict(type='Flowers102', data_root=str(tmp_path), split='train')
+    check_inputs(Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset))))
+
+
 def test_segmentation_and_classification_folders(tmp_path):
     (tmp_path / 'img').mkdir()
     dataset = dict(

@@ -55,6 +55,12 @@ def test_gpu_changes_nothing(cfg, monkeypatch, capsys):
     assert capsys.readouterr().out == '' and not dist.is_initialized()
 
 
+@pytest.fixture
+def free_port() -> str:
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        return str(server.getsockname()[1])
+
+
 @pytest.mark.parametrize(
     'variables',
     [
@@ -69,13 +75,11 @@ def test_gpu_changes_nothing(cfg, monkeypatch, capsys):
     ],
     ids=lambda variables: variables['launcher'],
 )
-def test_launchers_start_gloo_without_device_ids(cfg, monkeypatch, variables):
+def test_launchers_start_gloo_without_device_ids(cfg, monkeypatch, variables, free_port):
     monkeypatch.setattr(machine, 'get_device', lambda: 'cpu')
     for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
         monkeypatch.setenv(name, '7')  # restored afterwards; slurm and mpi overwrite it
-    with socket.create_server(('127.0.0.1', 0)) as server:
-        port = str(server.getsockname()[1])
-    address = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+    address = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port)
     for name, value in {**address, **variables}.items():
         monkeypatch.setenv(name, value)
     cfg.launcher = variables['launcher']
@@ -87,3 +91,18 @@ def test_launchers_start_gloo_without_device_ids(cfg, monkeypatch, variables):
         dist.destroy_process_group()
     assert cfg.model_wrapper_cfg.device_ids is None
     assert cfg.model_wrapper_cfg.find_unused_parameters is True
+
+
+def test_a_model_wrapper_of_the_config_stays(cfg, monkeypatch, free_port):
+    monkeypatch.setattr(machine, 'get_device', lambda: 'cpu')
+    variables = dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1')
+    for name, value in dict(variables, MASTER_PORT=free_port).items():
+        monkeypatch.setenv(name, value)
+    cfg.launcher = 'pytorch'
+    mine = dict(type='MMDistributedDataParallel', static_graph=True, broadcast_buffers=True)
+    cfg.model_wrapper_cfg = mine
+    try:
+        adapt_to_machine(cfg)
+    finally:
+        dist.destroy_process_group()
+    assert cfg.model_wrapper_cfg == dict(mine, device_ids=None)
