@@ -2,7 +2,7 @@
 """What ``tools/train.py`` and ``tools/test.py`` share; needs torch and MMEngine alone."""
 
 from .checks import check_checkpoint, check_inputs
-from .launch import add_common_arguments, build_runner, load_config
+from .launch import add_common_arguments, build_runner, load_config, read_config
 from .machine import adapt_to_machine
 from .resume import ValidateFinished, latest_checkpoint
 
@@ -15,4 +15,5 @@ __all__ = [
     'check_inputs',
     'latest_checkpoint',
     'load_config',
+    'read_config',
 ]

@@ -10,6 +10,8 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .machine import dicts_in
+
 
 def add_common_arguments(parser: ArgumentParser) -> None:
     """Add the options that training and testing share.
@@ -31,6 +33,26 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def read_config(path: str | Path) -> Config:
+    """Read a config file, which may have bases of this package: ``_base_ = 'mmfocal::...'``.
+
+    MMEngine would look for everything in such a base, say ``EncoderDecoder``, in the scope of the
+    package that it comes from. These configs have the scopes of their host libraries, so the mark
+    is removed, and ``default_scope`` decides as it does for the file itself.
+
+    Args:
+        path: Config file.
+
+    Returns:
+        The config.
+    """
+    cfg = Config.fromfile(path)
+    for node in dicts_in(cfg._cfg_dict):
+        if node.get('_scope_') == 'mmfocal':
+            del node['_scope_']
+    return cfg
+
+
 def load_config(args: Namespace) -> Config:
     """Read the config that a command line names and apply the options of ``add_common_arguments``.
 
@@ -47,7 +69,7 @@ def load_config(args: Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'config {args.config} does not exist')
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
     if cfg.get('default_scope') is None:
         raise ValueError(

@@ -77,17 +77,22 @@ def _replace_amp(cfg: Config) -> bool:
 
 
 def _replace_sync_bn(cfg: Config) -> bool:
-    found = [node for node in _dicts(cfg._cfg_dict) if node.get('type') == 'SyncBN']
+    found = [node for node in dicts_in(cfg._cfg_dict) if node.get('type') == 'SyncBN']
     for node in found:
         node['type'] = 'BN'
     return bool(found) | bool(cfg.pop('sync_bn', None))
 
 
-def _dicts(node: Any) -> Iterator[dict]:
+def dicts_in(node: Any) -> Iterator[dict]:
+    """Yield every dict in nested dicts, lists and tuples, outer ones first.
+
+    Args:
+        node: Where to look.
+    """
     if isinstance(node, dict):
         yield node
         node = node.values()
     elif not isinstance(node, (list, tuple)):
         return
     for child in node:
-        yield from _dicts(child)
+        yield from dicts_in(child)

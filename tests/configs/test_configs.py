@@ -12,7 +12,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
-from mmfocal.engine import adapt_to_machine, machine
+import mmfocal
+from mmfocal.engine import adapt_to_machine, machine, read_config
 
 ROOT = Path(__file__).resolve().parents[2] / 'configs'
 CONFIGS = sorted(
@@ -62,6 +63,22 @@ def test_config_builds_and_widths_agree(name):
     assert widths == list(torch.as_tensor(part.in_channels).reshape(-1).tolist())
     assert cfg.auto_scale_lr.base_batch_size > 0
     assert cfg.default_hooks.visualization is not None
+
+
+@pytest.mark.skipif(
+    not (Path(mmfocal.__file__).parent / '.mim').exists(),
+    reason='mmfocal is not installed: pip install --no-deps -e .',
+)
+@pytest.mark.parametrize(
+    'name',
+    [COCO[0], 'segmentation/focal_t_upernet_160k.py', 'quickstart/focal_nano_cls.py'],
+)
+def test_configs_serve_as_bases_of_other_projects(name, tmp_path):
+    mine = tmp_path / 'mine.py'
+    mine.write_text(f"_base_ = 'mmfocal::{name}'\n")
+    cfg = read_config(mine)
+    assert cfg.to_dict() == load(name).to_dict()
+    assert type(build(cfg).backbone) is mmfocal.FocalTransformer
 
 
 def test_the_pretrained_file_comes_from_the_environment(monkeypatch):
