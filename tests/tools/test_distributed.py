@@ -74,6 +74,23 @@ def test_two_processes_without_a_gpu_keep_one_model(run, workspace, repo_root):
     assert (workspace / 'found.pkl').stat().st_size > 0
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs an NVIDIA GPU')
+def test_nccl_trains_on_a_gpu(run, workspace, repo_root):
+    from mmcv.ops import get_compiling_cuda_version
+
+    if get_compiling_cuda_version() == 'not available':
+        pytest.skip('mmcv was compiled without CUDA')
+    base = str(repo_root / 'configs' / 'quickstart' / 'focal_nano_maskrcnn.py')
+    (workspace / 'record_rank.py').write_text(HOOK)
+    (workspace / 'config.py').write_text(CONFIG.format(base=base))
+    printed = run('dist_train.sh', 'config.py', 1, '--amp')
+    assert 'No GPU' not in printed and 'coco/bbox_mAP' in printed
+    record = torch.load(workspace / 'rank0.pth', weights_only=False)
+    for name, parameter in record['parameters'].items():
+        assert parameter.is_cuda and parameter.isfinite().all(), name
+
+
 @pytest.fixture
 def printer(tmp_path: Path) -> Path:
     """Program that prints its arguments, one per line."""
