@@ -6,9 +6,13 @@ Makes sense with an annotation file of a few images (``tools/data/subset_coco.py
 
 _base_ = 'focal_t_maskrcnn_3x.py'
 
-max_iters = 200
+max_iters = 450
 ann_file = 'annotations/five.json'
-model = dict(backbone=dict(drop_path_rate=0.0, init_cfg=None))
+model = dict(
+    backbone=dict(drop_path_rate=0.0, init_cfg=None),
+    # a few boxes an image: the mask head on 128 of them would take most of the time
+    train_cfg=dict(rcnn=dict(sampler=dict(num=64))),
+)
 
 resize = dict(type='Resize', scale=(533, 320), keep_ratio=True)
 load = [
@@ -17,7 +21,7 @@ load = [
 ]
 test_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 train_dataloader = dict(
-    batch_size=5,
+    batch_size=1,
     num_workers=1,
     sampler=dict(type='InfiniteSampler'),
     dataset=dict(ann_file=ann_file, pipeline=[*load, resize, dict(type='PackDetInputs')]),
@@ -34,14 +38,14 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/coco/' + ann_file)
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(optimizer=dict(lr=3e-4), clip_grad=dict(max_norm=10.0))
+optim_wrapper = dict(optimizer=dict(lr=3e-4), clip_grad=dict(max_norm=5.0))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=20),
-    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=20, end=max_iters),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=50, end=max_iters),
 ]
-train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=max_iters, val_interval=50)
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=max_iters, val_interval=150)
 default_hooks = dict(
-    logger=dict(interval=5, log_metric_by_epoch=False),
-    checkpoint=dict(by_epoch=False, interval=50, max_keep_ckpts=2),
+    logger=dict(interval=20, log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=150, max_keep_ckpts=2),
 )
-log_processor = dict(window_size=5, by_epoch=False)
+log_processor = dict(window_size=20, by_epoch=False)
