@@ -13,15 +13,8 @@ if [[ -z "${PYTHON:-}" ]]; then
     fi
 fi
 
-free_port() { # 29500, or any other where it is taken
-    "$PYTHON" - <<'PY'
-import socket
-try:
-    server = socket.create_server(('', 29500))
-except OSError:
-    server = socket.create_server(('', 0))
-print(server.getsockname()[1])
-PY
+free_port() { # not 29500 if free: runs started together would all find it free
+    "$PYTHON" -c "import socket; print(socket.create_server(('', 0)).getsockname()[1])"
 }
 
 launch() { # launch PROCESSES SCRIPT [ARGUMENTS]
