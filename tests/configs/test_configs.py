@@ -214,7 +214,8 @@ def test_digits_are_never_mirrored(name):
 def test_overfitting_sees_the_same_pictures_unchanged():
     cfg = load('detection/focal_t_maskrcnn_overfit.py')
     train, test = (loader.dataset for loader in (cfg.train_dataloader, cfg.test_dataloader))
-    assert [step.type for step in train.pipeline] == [step.type for step in test.pipeline] == [
-        *('LoadImageFromFile', 'LoadAnnotations', 'Resize', 'PackDetInputs'),
-    ]
+    for pipeline in (train.pipeline, test.pipeline):
+        assert [step.type for step in pipeline] == [
+            *('LoadImageFromFile', 'LoadAnnotations', 'Resize', 'PackDetInputs'),
+        ]
     assert train.ann_file == test.ann_file and train.data_prefix == test.data_prefix

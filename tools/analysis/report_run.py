@@ -43,7 +43,8 @@ def make_rows(logs: dict[str, RunLog]) -> list[list[str]]:
     found = [
         key for key in METRICS if any(key in s for log in logs.values() for s in log.val.values())
     ]
-    rows = [['run', 'iterations', 'minutes', 'last loss', 'validated at', *(METRICS[key] for key in found)]]
+    header = ['run', 'iterations', 'minutes', 'last loss', 'validated at']
+    rows = [header + [METRICS[key] for key in found]]
     for name, log in logs.items():
         last, val = max(log.train), log.val[max(log.val)] if log.val else {}
         row = [name, str(last), f'{log.seconds / 60:.1f}', f'{log.train[last]["loss"]:.3f}']
