@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options, counts and behaviour of the backbone; its arithmetic is tested in test_parity."""
 
+import io
+import logging
+
 import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from mmfocal import FocalTransformer
+from mmfocal.ops.focal_attention import api
 
 NANO = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 DENSE = dict(focal_windows=(15, 13, 9, 7), expand_sizes=(3, 3, 3, 3))
@@ -72,6 +77,16 @@ def test_registered_in_the_root_registry() -> None:
 def test_hosts_find_it_under_the_same_name(host: str) -> None:
     registry = pytest.importorskip(f'{host}.registry').MODELS
     assert registry.get('FocalTransformer') is FocalTransformer
+
+
+def test_the_chosen_back_end_is_in_the_run_log() -> None:
+    api._log_choice.cache_clear()
+    logger = MMLogger.get_instance('some_run', logger_name='some_run')
+    handler = logging.StreamHandler(stream := io.StringIO())
+    logger.addHandler(handler)
+    nano()(torch.randn(1, 3, 32, 32))
+    logger.removeHandler(handler)
+    assert stream.getvalue().count("focal attention on cpu: using 'sdpa'") == 1
 
 
 def test_checkpoints_hold_parameters_only() -> None:
