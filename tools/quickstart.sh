@@ -5,13 +5,14 @@
 #   bash tools/quickstart.sh [SEED]
 #
 # A second run reuses what is there, an interrupted one goes on where it stopped.
-#   CONFIG   another config of configs/quickstart, e.g. configs/quickstart/swin_nano_maskrcnn.py
+#   CONFIG      another Mask R-CNN, e.g. configs/quickstart/swin_nano_maskrcnn.py
+#   WORK_DIRS   where the run goes (default: work_dirs/quickstart)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 seed=${1:-0}
 config=${CONFIG:-configs/quickstart/focal_nano_maskrcnn.py}
-work_dir=work_dirs/quickstart/$(basename "$config" .py)_seed$seed
+work_dir=${WORK_DIRS:-work_dirs/quickstart}/$(basename "$config" .py)_seed$seed
 predictions=$work_dir/predictions
 
 bash tools/setup_env.sh
