@@ -6,7 +6,7 @@ Makes sense with an annotation file of a few images (``tools/data/subset_coco.py
 
 _base_ = 'focal_t_maskrcnn_3x.py'
 
-max_iters = 450
+max_iters = 360
 ann_file = 'annotations/five.json'
 model = dict(
     backbone=dict(drop_path_rate=0.0, init_cfg=None),
@@ -43,9 +43,9 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=50, end=max_iters),
 ]
-train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=max_iters, val_interval=150)
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=max_iters, val_interval=120)
 default_hooks = dict(
     logger=dict(interval=20, log_metric_by_epoch=False),
-    checkpoint=dict(by_epoch=False, interval=150, max_keep_ckpts=2),
+    checkpoint=dict(by_epoch=False, interval=120, max_keep_ckpts=2),
 )
 log_processor = dict(window_size=20, by_epoch=False)

@@ -33,9 +33,7 @@ SPLITS = ('train', 'val')
 FORMAT_VERSION = 1  # raise it whenever the same parameters would give other files
 GROUND = len(CLASSES)  # index of the ground in stuff maps
 MIN_VISIBLE = 0.55  # share of its ink that every digit keeps, however many cover it
-COVER_RATE = (
-    0.28  # share of digits that are put beside or onto an earlier one rather than anywhere
-)
+COVER_RATE = 0.28  # share of digits put beside or onto an earlier one rather than anywhere
 INK_LEVEL = 0.48  # grey level at which the pen's edge is taken to be
 _LAYOUT = {
     'annotations',

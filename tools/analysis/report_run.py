@@ -60,7 +60,7 @@ def print_table(rows: list[list[str]]) -> None:
     table = Table(*rows[0])
     for row in rows[1:]:
         table.add_row(*row)
-    Console().print(table)
+    Console(width=max(Console().width, 110)).print(table)  # 80 where there is no terminal
 
 
 def write_markdown(rows: list[list[str]], path: Path) -> None:
