@@ -32,7 +32,10 @@ _LAYOUTS = {
 _COCO = 'mmdet.CocoDataset'
 _DIGIT_SCENES = 'Digit scenes are made in seconds: python tools/data/make_digit_scenes.py'
 _DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')  # mmpretrain does so itself
-_ELSEWHERE = 'Data that lies elsewhere: --cfg-options {key}=/path/to/data, or a link.'
+_ELSEWHERE = (
+    'Data that lies elsewhere: a link, or --cfg-options {key}=/path/to/data, which every '
+    'dataloader and the ann_file of val_evaluator need likewise.'
+)
 
 
 def check_checkpoint(path: str) -> None:
