@@ -47,7 +47,7 @@ def read_run_log(work_dir: str | Path) -> RunLog:
             (log.train if 'lr' in scalars else log.val)[scalars['step']] = scalars
     if not log.train:
         raise FileNotFoundError(
-            f'{work_dir} holds no log of a training (*/vis_data/scalars.json with a loss, which is '
+            f'{work_dir} holds no log of a training (*/vis_data/scalars.json with a loss, '
             'written every default_hooks.logger.interval iterations)'
         )
     return log
