@@ -3,11 +3,13 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from mmfocal import FocalTransformer
-from mmfocal.ops.focal_attention import FocalGeometry
-from tests.ops.test_focal_attention import CASES, FAST_IMPLS, call, make_inputs
+from tests.ops.test_focal_attention import (
+    CASES,
+    FAST_IMPLS,
+    check_rounds_as_well_as_reference,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -15,30 +17,10 @@ pytestmark = [
 ]
 
 
-def run(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str, dtype: torch.dtype):
-    """Output and the gradient of every input, by name."""
-    leaves = {
-        name: value.to('cuda', dtype, copy=True).requires_grad_() for name, value in inputs.items()
-    }
-    out = call(leaves, geometry, impl)
-    seed = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    out.backward(seed.to(out))
-    return {'out': out.detach(), **{f'd_{name}': leaf.grad for name, leaf in leaves.items()}}
-
-
 @pytest.mark.parametrize('impl', FAST_IMPLS)
 @pytest.mark.parametrize('case', CASES)
 def test_rounds_as_well_as_reference_fp32(case: str, impl: str) -> None:
-    geometry, windows = CASES[case]
-    inputs = make_inputs(geometry, windows)
-    truth = run(inputs, geometry, 'reference', torch.float64)
-    plain = run(inputs, geometry, 'reference', torch.float32)
-    ours = run(inputs, geometry, impl, torch.float32)
-    for name, value in truth.items():
-        rounding = torch.finfo(torch.float32).eps * value.abs().max()
-        bound = 2 * (plain[name] - value).abs().max() + 4 * rounding
-        error = (ours[name] - value).abs().max()
-        assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
+    check_rounds_as_well_as_reference(case, impl, 'cuda')
 
 
 def test_mixed_precision_step_keeps_parameters_finite() -> None:
