@@ -13,6 +13,7 @@ from mmfocal.engine import (
     build_runner,
     check_checkpoint,
     check_inputs,
+    check_widths,
     latest_checkpoint,
     load_config,
 )
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args)
     apply_options(cfg, args)
     adapt_to_machine(cfg)
+    check_widths(cfg)
     check_inputs(cfg, ('train', 'val'))
     runner = build_runner(cfg)
     runner.register_hook(ValidateFinished())

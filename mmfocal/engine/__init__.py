@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``tools/train.py`` and ``tools/test.py`` share; needs torch and MMEngine alone."""
 
-from .checks import check_checkpoint, check_inputs
+from .checks import check_checkpoint, check_inputs, check_widths
 from .launch import add_common_arguments, build_runner, load_config, read_config
 from .machine import adapt_to_machine
 from .resume import ValidateFinished, latest_checkpoint
@@ -13,6 +13,7 @@ __all__ = [
     'build_runner',
     'check_checkpoint',
     'check_inputs',
+    'check_widths',
     'latest_checkpoint',
     'load_config',
     'read_config',

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``tools/test.py`` adds to a config: pictures, test-time augmentation, predictions."""
+"""What ``tools/test.py`` adds to a config: pictures, several views, predictions, submissions."""
 
 import os
 from collections.abc import Sequence
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import BaseMetric, DumpResults
+
+_TTA_MODELS = (
+    "; boxes: type='DetTTAModel', with masks: type='MaskTTAModel' of mmfocal.detection, "
+    'see docs/multi_scale.md'
+)
+_SUBMISSION_KEYS = dict(CocoMetric='outfile_prefix', IoUMetric='output_dir')
 
 
 class DumpSegResults(DumpResults):
@@ -79,16 +85,66 @@ def use_tta(cfg: Config) -> None:
         cfg: Config with ``tta_model`` and ``tta_pipeline``.
 
     Raises:
-        ValueError: If one of them is missing, or if mmpretrain is to draw the views.
+        ValueError: If one of them is missing, if mmpretrain is to draw the views, or if the test
+            set wraps others.
     """
     hook = cfg.get('default_hooks', {}).get('visualization') or {}
     if cfg.default_scope == 'mmpretrain' and hook.get('enable'):
         raise ValueError('--tta: mmpretrain draws single views only, omit --show and --show-dir')
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
-            # mmdet's DetTTAModel is the only one that it has
-            masks = "; mmdet's DetTTAModel merges boxes only, so mask detectors have none"
-            hint = masks if cfg.default_scope == 'mmdet' else ''
+            hint = _TTA_MODELS if cfg.default_scope == 'mmdet' else ''
             raise ValueError(f'--tta needs {key!r} in the config, which has none{hint}')
+    _single_test_set(cfg, '--tta').pipeline = cfg.tta_pipeline
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+
+
+def write_submission(cfg: Config, target: str) -> None:
+    """Write what test servers take instead of a score, in place; needs no annotations.
+
+    Args:
+        cfg: Config whose ``test_evaluator`` holds metrics of COCO or label maps.
+        target: Beginning of ``.bbox.json`` and ``.segm.json`` for COCO, folder for label maps.
+
+    Raises:
+        ValueError: If a metric cannot do so, or if the test set wraps others.
+    """
+    metrics = cfg.test_evaluator
+    for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+        kind = _kind(metric)
+        if kind not in _SUBMISSION_KEYS:
+            known = ' and '.join(_SUBMISSION_KEYS)
+            raise ValueError(f'--format-only: {kind} writes no files, only {known} do')
+        metric.update({'format_only': True, _SUBMISSION_KEYS[kind]: target})
+    dataset = _single_test_set(cfg, '--format-only')
+    dataset.pipeline = _without_annotations(dataset.pipeline)
+    dataset.get('data_prefix', {}).pop('seg_map_path', None)
+
+
+def _single_test_set(cfg: Config, option: str) -> ConfigDict:
+    dataset = cfg.test_dataloader.dataset
+    if 'pipeline' not in dataset:
+        raise ValueError(
+            f'{option} needs a data set with a pipeline, got '
+            f'test_dataloader.dataset.type={dataset.type!r}'
+        )
+    return dataset
+
+
+def _without_annotations(steps: Sequence) -> list:
+    """Leave out LoadAnnotations, which fails where a test set has none."""
+    kept = []
+    for step in steps:
+        if isinstance(step, (list, tuple)):  # alternatives in TestTimeAug
+            step = _without_annotations(step)
+        elif 'transforms' in step:
+            step = dict(step, transforms=_without_annotations(step['transforms']))
+        elif _kind(step) == 'LoadAnnotations':
+            continue
+        if step:
+            kept.append(step)
+    return kept
+
+
+def _kind(part: dict) -> str:
+    return part['type'].split('.')[-1]

@@ -2,24 +2,32 @@
 """Missing and unfitting data are named before a model is built."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.config import Config
+from PIL import Image
 
 from mmfocal.engine import check_checkpoint, check_inputs
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two images, two categories."""
+    """Two images, two categories, an instance of each in the first image."""
     root = tmp_path / 'digit_scenes'
     (root / 'train' / 'sub').mkdir(parents=True)
     (root / 'train' / 'a.png').touch()
     (root / 'train' / 'sub' / 'b.png').touch()
+    size = dict(height=20, width=30)
+    instance = dict(image_id=1, bbox=[2, 3, 10, 5], area=50, iscrowd=0)
     content = dict(
-        images=[dict(id=1, file_name='a.png'), dict(id=2, file_name='sub/b.png')],
-        annotations=[],
+        images=[dict(id=1, file_name='a.png', **size), dict(id=2, file_name='sub/b.png', **size)],
+        annotations=[
+            dict(id=7, category_id=1, **instance),
+            dict(id=8, category_id=2, **instance),
+        ],
         categories=[dict(id=1, name='zero'), dict(id=2, name='one')],
     )
     (root / 'train.json').write_text(json.dumps(content))
@@ -36,6 +44,17 @@ def detection(root: Path, **changes) -> Config:
     )
     loader = dict(dataset=dict(type='RepeatDataset', times=2, dataset={**dataset, **changes}))
     return Config(dict(default_scope='mmdet', train_dataloader=loader))
+
+
+def save_labels(path: Path, labels: list[list[int]]) -> None:
+    Image.fromarray(np.array(labels, np.uint8)).save(path)
+
+
+def change(root: Path, edit: Callable[[dict], object]) -> None:
+    """Edit the annotation file."""
+    content = json.loads((root / 'train.json').read_text())
+    edit(content)
+    (root / 'train.json').write_text(json.dumps(content))
 
 
 def test_complete_data_pass(root):
@@ -73,16 +92,18 @@ def test_public_sets_are_told_with_their_layout(tmp_path, scope, kind, words):
     [
         (dict(ann_file='val.json'), r'dataset\.ann_file: expected a file at .*val\.json'),
         (dict(data_prefix=dict(img='val')), r'data_prefix\.img: expected a folder .*val'),
+        (dict(data_prefix=dict(img='empty')), r'data_prefix\.img: expected a folder with files'),
     ],
 )
 def test_missing_parts(root, changes, message):
+    (root / 'empty' / 'emptier').mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match=message):
         check_inputs(detection(root, **changes))
 
 
 def test_missing_image_is_named(root):
     (root / 'train' / 'sub' / 'b.png').unlink()
-    with pytest.raises(FileNotFoundError, match=r'1 of 2 images .* first is sub/b\.png'):
+    with pytest.raises(FileNotFoundError, match=r'1 of 2 images .* first is .*sub/b\.png'):
         check_inputs(detection(root))
 
 
@@ -103,10 +124,9 @@ def test_unfitting_classes_are_refused(root, classes, message):
 def test_a_category_that_would_be_dropped_silently_is_refused(root):
     from mmdet.datasets import CocoDataset
 
-    content = json.loads((root / 'train.json').read_text())
     names = [*CocoDataset.METAINFO['classes'], 'yeti']
-    content['categories'] = [dict(id=i, name=name) for i, name in enumerate(names)]
-    (root / 'train.json').write_text(json.dumps(content))
+    categories = [dict(id=i, name=name) for i, name in enumerate(names)]
+    change(root, lambda content: content.update(categories=categories))
     with pytest.raises(ValueError, match="category 'yeti'"):
         check_inputs(detection(root, metainfo={}))
 
@@ -116,16 +136,91 @@ def test_a_chosen_subset_of_categories_is_fine_and_told(root, capsys):
     assert "['zero']" in capsys.readouterr().out
 
 
-def test_not_a_coco_file(root):
-    (root / 'train.json').write_text('{"images": []}')
-    with pytest.raises(ValueError, match=r"train\.json has no 'annotations'"):
+@pytest.mark.parametrize('part', ['images', 'categories', 'annotations'])
+@pytest.mark.parametrize('value', [None, []])
+def test_not_a_coco_file(root, part, value):
+    change(root, lambda content: content.update({part: value}))
+    with pytest.raises(ValueError, match=rf"train\.json has no '{part}'"):
         check_inputs(detection(root))
 
 
+@pytest.mark.parametrize(
+    ('text', 'message'), [('{"images": [', r'train\.json is no JSON'), ('[]', 'is a list')]
+)
+def test_not_a_json_file(root, text, message):
+    (root / 'train.json').write_text(text)
+    with pytest.raises(ValueError, match=rf'ann_file: .*{message}'):
+        check_inputs(detection(root))
+
+
+@pytest.mark.parametrize(
+    ('part', 'name'), [('images', 'width'), ('categories', 'name'), ('annotations', 'area')]
+)
+def test_incomplete_entries_are_named(root, part, name):
+    change(root, lambda content: content[part][1].pop(name))
+    with pytest.raises(ValueError, match=rf"{part}\[1\] in .*train\.json has no '{name}'"):
+        check_inputs(detection(root))
+
+
+@pytest.mark.parametrize(('name', 'part'), [('category_id', 'categories'), ('image_id', 'images')])
+def test_annotations_of_unknown_categories_and_images_are_refused(root, name, part):
+    change(root, lambda content: content['annotations'][1].update({name: 99}))
+    with pytest.raises(ValueError) as error:
+        check_inputs(detection(root))
+    assert str(error.value) == (
+        f'train_dataloader.dataset.dataset.ann_file: 1 of 2 annotations in {root}/train.json have '
+        f'an unknown {name}, the first is id=8 with {name}=99; expected the id of one of its 2 '
+        f'{part}'
+    )
+
+
+@pytest.mark.parametrize('box', [None, [1, 2, 3], [1, 2, float('nan'), 4], [1, 2, 'wide', 4]])
+def test_boxes_that_are_none_are_refused(root, box):
+    change(root, lambda content: content['annotations'][0].update(bbox=box))
+    with pytest.raises(ValueError, match=r'annotation id=7 in .*train\.json has bbox='):
+        check_inputs(detection(root))
+
+
+def test_boxes_that_mmdet_leaves_out_are_counted(root, capsys):
+    from mmdet.datasets import CocoDataset
+
+    boxes = [
+        *([2, 3, 10, 5], [-5, -5, 40, 40], [29, 19, 9, 9], [0, 0, 1, 1]),  # good
+        *([2, 3, 0, 5], [2, 3, -4, 5], [2, 3, 0.5, 5], [30, 3, 4, 4], [3, -9, 4, 9]),
+    ]
+    entry = dict(image_id=1, category_id=1, area=50, iscrowd=0)
+    annotations = [dict(entry, id=i, bbox=box) for i, box in enumerate(boxes)]
+    annotations.append(dict(entry, id=len(boxes), bbox=boxes[0], area=0))
+    change(root, lambda content: content.update(annotations=annotations))
+    cfg = detection(root)
+    check_inputs(cfg)
+    printed = capsys.readouterr().out
+    dataset = cfg.train_dataloader.dataset.dataset
+    dataset.pop('type')
+    kept = sum(len(entry['instances']) for entry in CocoDataset(**dataset))
+    assert kept == 4 and f'leaves out {len(annotations) - kept} of 10 boxes' in printed
+
+
+def test_stuff_maps_are_looked_for_and_into(root):
+    maps = root / 'stuff' / 'sub'
+    maps.mkdir(parents=True)
+    cfg = detection(root, data_prefix=dict(img='train/', seg='stuff/'))
+    cfg.model = dict(roi_head=dict(semantic_head=dict(num_classes=183)))
+    key = r'train_dataloader\.dataset\.dataset\.data_prefix\.seg: '
+    with pytest.raises(FileNotFoundError, match=key + 'expected a folder with files'):
+        check_inputs(cfg)
+    save_labels(maps / 'b.png', [[0, 182, 255]])
+    with pytest.raises(FileNotFoundError, match=key + r'1 of 2 label maps .* first is .*a\.png'):
+        check_inputs(cfg)
+    save_labels(root / 'stuff' / 'a.png', [[7, 7, 7]])
+    check_inputs(cfg)
+    save_labels(maps / 'b.png', [[0, 183, 255]])
+    with pytest.raises(ValueError, match=key + r'.*b\.png has label 183; .*num_classes=183'):
+        check_inputs(cfg)
+
+
 def test_a_test_set_needs_no_annotations(root):
-    content = json.loads((root / 'train.json').read_text())
-    del content['annotations']
-    (root / 'train.json').write_text(json.dumps(content))
+    change(root, lambda content: content.pop('annotations'))
     cfg = detection(root)
     cfg.test_dataloader = cfg.val_dataloader = cfg.train_dataloader
     check_inputs(cfg, ['test'])
@@ -164,17 +259,19 @@ def test_sets_that_mmpretrain_downloads_need_no_folder(tmp_path):
 
 
 def test_a_split_is_a_folder_of_imagenet_only(tmp_path):
+    (tmp_path / 'setid.mat').touch()
     dataset = dict(type='Flowers102', data_root=str(tmp_path), split='train')
     check_inputs(Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset))))
 
 
 def test_segmentation_and_classification_folders(tmp_path):
     (tmp_path / 'img').mkdir()
+    (tmp_path / 'readme.txt').touch()
     dataset = dict(
         type='BaseSegDataset', data_root=str(tmp_path), data_prefix=dict(img_path='img')
     )
     cfg = Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=dataset)))
-    with pytest.raises(FileNotFoundError, match='img_path: expected a folder that is not empty'):
+    with pytest.raises(FileNotFoundError, match='img_path: expected a folder with files'):
         check_inputs(cfg)
     (tmp_path / 'img' / 'a.png').touch()
     check_inputs(cfg)

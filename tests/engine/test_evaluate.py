@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What testing adds to a config."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+from PIL import Image
 
-from mmfocal.engine.evaluate import use_tta
+from mmfocal.engine import check_inputs
+from mmfocal.engine.evaluate import use_tta, write_submission
 
 
 @pytest.mark.parametrize(
     ('scope', 'message'),
     [
-        ('mmdet', "needs 'tta_model' in the config, .*DetTTAModel merges boxes only"),
+        ('mmdet', "needs 'tta_model' in the config, .*masks: type='MaskTTAModel'"),
         ('mmseg', "needs 'tta_model' in the config, which has none$"),
     ],
 )
@@ -24,3 +30,86 @@ def test_classification_does_not_draw_several_views():
     cfg = Config(dict(default_scope='mmpretrain', default_hooks=dict(visualization=hook)))
     with pytest.raises(ValueError, match='omit --show and --show-dir'):
         use_tta(cfg)
+
+
+@pytest.fixture
+def photograph(tmp_path) -> str:
+    """ADE20K's validation set with one image of 120 x 90 pixels; returns its root."""
+    for folder, name, mode in (('images', 'one.jpg', 'RGB'), ('annotations', 'one.png', 'L')):
+        path = tmp_path / folder / 'validation' / name
+        path.parent.mkdir(parents=True)
+        Image.new(mode, (120, 90)).save(path)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('config', 'short'), [('focal_t_upernet_160k', 512), ('focal_l_upernet_640_160k', 640)]
+)
+def test_views_for_label_maps_are_ratios_of_the_test_scale(config, short, photograph, repo_root):
+    """Not of the stored image, as mmseg's own views are; here it is much smaller."""
+    cfg = Config.fromfile(repo_root / 'configs' / 'segmentation' / f'{config}.py')
+    cfg.test_dataloader.dataset.data_root = photograph
+
+    def first_image():
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            return DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs']
+
+    assert first_image().shape == (3, short, round(short * 4 / 3))
+    use_tta(cfg)
+    ratios = [ratio for ratio in (0.5, 0.75, 1, 1.25, 1.5, 1.75) for _ in ('plain', 'mirrored')]
+    for view, ratio in zip(first_image(), ratios, strict=True):
+        assert view.shape == (3, short * ratio, round(short * ratio * 4 / 3))
+
+
+def test_ade20ks_test_set_needs_no_label_maps(photograph, repo_root):
+    cfg = Config.fromfile(repo_root / 'configs/segmentation/focal_t_upernet_160k.py')
+    shutil.rmtree(Path(photograph, 'annotations'))
+    cfg.test_dataloader.dataset.data_root = photograph
+    use_tta(cfg)
+    write_submission(cfg, 'out')
+    check_inputs(cfg, ('test',))
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        views = DATASETS.build(cfg.test_dataloader.dataset)[0]['data_samples']
+    # tells IoUMetric to write classes from 1 on, as ADE20K numbers them
+    assert len(views) == 12 and all(view.reduce_zero_label is True for view in views)
+
+
+def test_submissions_need_a_metric_that_writes_them():
+    cfg = Config(dict(test_evaluator=[dict(type='CocoMetric'), dict(type='mmpretrain.Accuracy')]))
+    with pytest.raises(ValueError, match='Accuracy writes no files, only CocoMetric and IoU'):
+        write_submission(cfg, 'out')
+
+
+def test_submissions_keep_all_but_annotations():
+    load, maps, pack = dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='P')
+    sizes = [dict(type='Resize', scale=(size, size)) for size in (1, 2)]
+    views = dict(type='TestTimeAug', transforms=[sizes, [maps], [pack]])
+    for given, kept in (
+        ([load, maps, pack], [load, pack]),
+        ([load, views], [load, dict(views, transforms=[sizes, [pack]])]),
+    ):
+        dataset = dict(pipeline=given, data_prefix=dict(img_path='a', seg_map_path='b'))
+        loader = dict(dataset=dataset)
+        cfg = Config(dict(test_dataloader=loader, test_evaluator=dict(type='IoUMetric')))
+        write_submission(cfg, 'out')
+        assert cfg.test_dataloader.dataset.to_dict() == dict(
+            pipeline=kept, data_prefix=dict(img_path='a')
+        )
+        assert cfg.test_evaluator == dict(type='IoUMetric', format_only=True, output_dir='out')
+
+
+@pytest.mark.parametrize('change', [use_tta, lambda cfg: write_submission(cfg, 'out')])
+def test_wrapped_test_sets_are_refused(change):
+    wrapped = dict(type='ConcatDataset', datasets=[])
+    cfg = Config(
+        dict(
+            default_scope='mmdet',
+            model=dict(type='MaskRCNN'),
+            tta_model=dict(type='MaskTTAModel'),
+            tta_pipeline=[],
+            test_dataloader=dict(dataset=wrapped),
+            test_evaluator=dict(type='CocoMetric'),
+        )
+    )
+    with pytest.raises(ValueError, match=r"test_dataloader.dataset.type='ConcatDataset'"):
+        change(cfg)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Do backbone, necks and heads agree about channels?
+
+They are run on PyTorch's meta device, where tensors have shapes but no values, so that any
+registered module can be asked, in a fraction of a second and without memory. What does not run
+there, say a deformable convolution, is not checked, nor is what follows it.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+Maps = Sequence[Tensor]
+
+_HEADS = (
+    *('rpn_head', 'bbox_head', 'mask_head', 'panoptic_head'),
+    *('decode_head', 'auxiliary_head', 'head'),
+)
+_COUNTS = ('in_index', 'num_ins')  # which maps a head takes, or how many
+_BAD_ARGUMENTS = (AssertionError, IndexError, KeyError, TypeError, ValueError)
+
+
+def check_widths(cfg: Config) -> None:
+    """Check that every part of a model takes as many channels as the part before it gives.
+
+    Args:
+        cfg: Config; its ``model`` is checked if it has a ``backbone``.
+
+    Raises:
+        ValueError: If some part does not; names config file, key, value, and what is given.
+    """
+    model = cfg.get('model') or {}
+    if not model.get('backbone'):
+        return
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope'))
+    with scope, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('ignore')  # they come with the real model
+        try:
+            _check_model(model)
+        except ValueError as error:
+            raise ValueError(f'{cfg.filename}: {error}') from error
+
+
+def _check_model(model: dict) -> None:
+    giver, maps = _run_backbone(model['backbone'])
+    for key, neck in _parts('model.neck', model.get('neck')):
+        maps = maps and _check_part(key, neck, giver, maps)
+        giver = f'{key} ({neck.get("type")})'
+    if not maps:
+        return
+    roi_head = model.get('roi_head') or {}
+    heads = {f'model.{name}': model.get(name) for name in _HEADS}
+    heads['model.roi_head.semantic_head'] = roi_head.get('semantic_head')
+    for name, listed in heads.items():
+        for key, head in _parts(name, listed):
+            _check_part(key, head, giver, maps)
+    for task in ('bbox', 'mask'):
+        _check_roi_head(task, roi_head, giver, maps)
+
+
+def _run_backbone(backbone: dict) -> tuple[str, Maps | None]:
+    """Feed an image; describe the backbone and return its maps, None if it does not run."""
+    kind = backbone.get('type')
+    try:
+        module = _built(backbone)
+    except _BAD_ARGUMENTS as error:
+        raise ValueError(f'model.backbone ({kind}) cannot be built: {error!r}') from error
+    except Exception:  # what cannot be built on the meta device may well be built on others
+        return kind, None
+    maps = None
+    with suppress(Exception):  # the real model's own message is better
+        maps = _as_maps(module(_image(backbone)))
+    indices = getattr(module, 'out_indices', None)
+    return f'model.backbone ({kind}, out_indices={indices})', maps
+
+
+def _image(backbone: dict) -> Tensor:
+    size = backbone.get('img_size', 224)  # some take no other size than theirs
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    return torch.empty(2, backbone.get('in_channels', 3), height, width, device='meta')
+
+
+def _check_part(key: str, part: dict, giver: str, maps: Maps) -> Maps | None:
+    """Run a neck or head and return its maps, if it has any.
+
+    ``in_channels`` has many meanings: YOLOv3's neck lists it backwards, classifiers take the last
+    map only. So it is wrong only where the part does not run either.
+    """
+    outputs = None
+    with suppress(Exception):
+        outputs = _built(part)(maps)
+    if outputs is None and not _fits(part, [each.shape[1] for each in maps]):
+        given = [f'{name}={part[name]}' for name in ('in_channels', *_COUNTS) if name in part]
+        _refuse(f'{key}.{", ".join(given)}', giver, maps)
+    return _as_maps(outputs)
+
+
+def _fits(part: dict, widths: list[int]) -> bool:
+    expected, chosen = part.get('in_channels'), part.get('in_index')
+    if expected is None:
+        return True
+    if 'num_ins' in part:
+        return widths == [expected] * part['num_ins']
+    if chosen is None and isinstance(expected, int):
+        chosen = -1
+    if chosen is not None:
+        chosen = [chosen] if isinstance(chosen, int) else chosen
+        if any(not -len(widths) <= index < len(widths) for index in chosen):
+            return False
+        widths = [widths[index] for index in chosen]
+    if isinstance(expected, int):
+        expected = [expected] * len(widths)
+    return list(expected) == widths
+
+
+def _check_roi_head(task: str, roi_head: dict, giver: str, maps: Maps) -> None:
+    """Compare numbers only: RoIAlign does not run on the meta device."""
+    extractor = roi_head.get(f'{task}_roi_extractor')
+    if not isinstance(extractor, dict) or extractor.get('type') != 'SingleRoIExtractor':
+        return
+    width, strides = extractor['out_channels'], extractor['featmap_strides']
+    key = f'model.roi_head.{task}_roi_extractor'
+    if [each.shape[1] for each in maps[: len(strides)]] != [width] * len(strides):
+        _refuse(f'{key}.out_channels={width}, featmap_strides={strides}', giver, maps)
+    if 'shared_head' in roi_head:  # stands between the two
+        return
+    for head_key, head in _parts(f'model.roi_head.{task}_head', roi_head.get(f'{task}_head')):
+        if head.get('in_channels', width) != width:
+            raise ValueError(
+                f'{head_key}.in_channels={head["in_channels"]} does not fit '
+                f'{key}.out_channels={width}'
+            )
+
+
+def _refuse(setting: str, giver: str, maps: Maps) -> None:
+    widths = [each.shape[1] for each in maps]
+    raise ValueError(f'{setting} does not fit {giver}, which gives {widths} channels')
+
+
+def _parts(key: str, parts: dict | Sequence[dict] | None) -> Iterator[tuple[str, dict]]:
+    """Yield key and config of a part, or of each where there are several."""
+    if isinstance(parts, dict):
+        yield key, parts
+    else:
+        yield from ((f'{key}.{index}', part) for index, part in enumerate(parts or ()))
+
+
+def _as_maps(outputs: Any) -> Maps | None:
+    if not isinstance(outputs, (tuple, list)):
+        return None
+    shapes_known = all(isinstance(each, Tensor) and each.ndim in (2, 4) for each in outputs)
+    return outputs if shapes_known else None
+
+
+def _built(part: dict) -> nn.Module:
+    """Build a module whose parameters and buffers have no memory."""
+    with _parameters_on_meta():
+        module = MODELS.build(part)
+    module.to('meta')
+    module.eval()
+    return module
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Move each parameter as soon as a module gets it.
+
+    ``torch.device('meta')`` as a context would also catch the numbers that constructors compute.
+    """
+
+    def move(module: nn.Module, name: str, param: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(param.to('meta'), param.requires_grad)
+
+    handle = register_module_parameter_registration_hook(move)
+    try:
+        yield
+    finally:
+        handle.remove()
