@@ -87,6 +87,7 @@ setup(
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],
     packages=find_packages(include=['mmfocal', 'mmfocal.*']),
+    package_data={'mmfocal.analysis': ['*.yml']},
     python_requires='>=3.10',
     install_requires=['numpy', 'torch>=2.3'],
     extras_require=EXTRAS,

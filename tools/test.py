@@ -10,9 +10,15 @@ from mmfocal.engine import (
     build_runner,
     check_checkpoint,
     check_inputs,
+    check_widths,
     load_config,
 )
-from mmfocal.engine.evaluate import draw_predictions, dump_metric, use_tta
+from mmfocal.engine.evaluate import (
+    draw_predictions,
+    dump_metric,
+    use_tta,
+    write_submission,
+)
 from mmfocal.engine.load import LoadWholeModel
 
 
@@ -23,6 +29,12 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out', metavar='FILE.pkl', help='write the predictions to this pickle file'
+    )
+    parser.add_argument(
+        '--format-only',
+        metavar='TARGET',
+        help='write files for a test server instead of a score, annotations are not needed: '
+        'TARGET.bbox.json and TARGET.segm.json (COCO) or a folder of label maps (ADE20K)',
     )
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
     parser.add_argument('--show-dir', help='write pictures of the predictions into this folder')
@@ -43,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     dump = []
     cfg = load_config(args)
     check_checkpoint(args.checkpoint)
+    check_widths(cfg)
     cfg.update(load_from=None, resume=False)  # LoadWholeModel takes their place
     if args.out:
         dump = [dump_metric(cfg.default_scope, args.out)]
@@ -50,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
         use_tta(cfg)
+    if args.format_only:
+        write_submission(cfg, args.format_only)
     if args.amp:
         cfg.test_cfg.fp16 = True
     adapt_to_machine(cfg)

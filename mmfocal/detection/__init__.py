@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What mmdet lacks; importing this package registers it. Configs name it in ``custom_imports``."""
+
+from .bifpn import BiFPN
+from .box_tta import SizeFilteredDetTTAModel
+from .instaboost import RepairedInstaBoost
+from .mask_tta import MaskTTAModel
+from .reppoints_v2 import RepPointsV2Detector
+from .reppoints_v2_head import RepPointsV2Head
+from .reppoints_v2_losses import InclusiveGIoULoss, SeparateFocalLoss
+from .reppoints_v2_targets import CornerAssigner
+
+__all__ = [
+    'BiFPN',
+    'CornerAssigner',
+    'InclusiveGIoULoss',
+    'MaskTTAModel',
+    'RepPointsV2Detector',
+    'RepPointsV2Head',
+    'RepairedInstaBoost',
+    'SeparateFocalLoss',
+    'SizeFilteredDetTTAModel',
+]

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""InstaBoost on current NumPy."""
+
+import numpy as np
+from mmdet.datasets.transforms import InstaBoost
+from mmdet.registry import TRANSFORMS
+
+
+def mask_to_polygons(mask: np.ndarray, tolerance: float = 0) -> list[list[float]]:
+    """Outline a mask.
+
+    ``instaboostfast`` 0.1.2 stacks the outlines of a mask in one array, which NumPy refuses since
+    1.24 if their lengths differ.
+
+    Args:
+        mask: Binary mask of shape (H, W).
+        tolerance: Pixels that the polygons may deviate by.
+
+    Returns:
+        Polygons as x, y, x, y, ..., none of fewer than three corners.
+    """
+    from skimage import measure
+
+    outlines = measure.find_contours(np.pad(mask, 1), 0.5)  # padded: closed at the borders
+    outlines = [measure.approximate_polygon(outline - 1, tolerance) for outline in outlines]
+    return [
+        np.flip(outline, axis=1).clip(min=0).ravel().tolist()
+        for outline in outlines
+        if len(outline) >= 3
+    ]
+
+
+@TRANSFORMS.register_module()
+class RepairedInstaBoost(InstaBoost):
+    """mmdet's ``InstaBoost``, whose library gets a working ``binary_mask_to_polygon``.
+
+    Args:
+        **kwargs: Arguments of ``InstaBoost``.
+
+    Raises:
+        ImportError: If the package ``instaboostfast`` is missing.
+    """
+
+    def transform(self, results: dict) -> dict:
+        """Paste instances elsewhere.
+
+        Args:
+            results: ``img`` and ``instances`` whose masks are not loaded yet.
+
+        Returns:
+            The same with both changed.
+        """
+        from instaboostfast import affine_transform
+
+        # not in __init__, which workers that are spawned do not run
+        affine_transform.binary_mask_to_polygon = mask_to_polygons
+        return super().transform(results)
