@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RepPoints V2."""
+
+from mmdet.models.detectors import SingleStageDetector
+from mmdet.registry import MODELS
+
+
+@MODELS.register_module()
+class RepPointsV2Detector(SingleStageDetector):
+    """RepPoints V2 (https://arxiv.org/abs/2007.08508); all that is new is in the head."""

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the two verification branches of RepPoints V2 should find: corners and foreground.
+
+Shapes: P points of all levels, of which a level has L; G boxes ``(x1, y1, x2, y2)`` in pixels. A
+point is ``(x, y, stride_w, stride_h)``.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.models.utils import gaussian_radius
+from mmdet.registry import TASK_UTILS
+from torch import Tensor
+
+
+def foreground_weights(
+    boxes: Tensor, labels: Tensor, num_classes: int, size: Sequence[int], stride: int
+) -> Tensor:
+    """Mark the cells that boxes cover, each box by a like total.
+
+    Args:
+        boxes: ``(G, 4)``.
+        labels: ``(G,)``.
+        num_classes: Number of classes C.
+        size: Height H and width W of the map in cells.
+        stride: Side of a cell in pixels.
+
+    Returns:
+        ``(C, H, W)``: in each cell the reciprocal area of the smallest box of the class that
+        covers it, 0 where there is none.
+    """
+    left, top, right, bottom = (boxes / stride).floor().unbind(1)
+    y, x = (torch.arange(length, device=boxes.device)[:, None] for length in size)
+    rows = (top <= y) & (y <= bottom)  # (H, G)
+    columns = (left <= x) & (x <= right)  # (W, G)
+    covered = rows.T[:, :, None] & columns.T[:, None]
+    # a sliver of less than a pixel would outweigh everything else
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1).clamp(min=1)
+    weights = covered / area[:, None, None]  # (G, H, W)
+    channels = labels[:, None, None].expand_as(weights)
+    return weights.new_zeros(num_classes, *size).scatter_reduce(0, channels, weights, 'amax')
+
+
+@TASK_UTILS.register_module()
+class CornerAssigner:
+    """Tell each point how near it is to a box corner: 1 for the nearest, a Gaussian around it.
+
+    Every box is assigned on every level, top left and bottom right corners apart.
+
+    Args:
+        min_overlap: Boxes with both corners within the Gaussian's radius overlap the true box by
+            at least this IoU.
+    """
+
+    def __init__(self, min_overlap: float = 0.7) -> None:
+        self.min_overlap = min_overlap
+
+    def assign(
+        self, points: Tensor, num_level_points: Sequence[int], boxes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Make the targets of one image.
+
+        Args:
+            points: ``(P, 4)``, level by level.
+            num_level_points: Number of points of each level.
+            boxes: ``(G, 4)``.
+
+        Returns:
+            Heat ``(P, 2)`` for (top left, bottom right), 1 where a point is the nearest to a
+            corner, and from there the offset ``(P, 4)`` to these corners in strides: top left
+            (x, y), bottom right (x, y), 0 elsewhere. Of several corners the closest counts.
+        """
+        radius = self._radius(boxes)
+        targets = [
+            level_corner_targets(level, corners, radius)
+            for corners in (boxes[:, :2], boxes[:, 2:])
+            for level in points.split(list(num_level_points))
+        ]
+        heat, offsets = (torch.cat(parts) for parts in zip(*targets))
+        return torch.stack(heat.chunk(2), dim=1), torch.cat(offsets.chunk(2), dim=1)
+
+    def _radius(self, boxes: Tensor) -> Tensor:
+        """CornerNet's radius ``(G,)`` in pixels."""
+        sizes = (boxes[:, 2:] - boxes[:, :2]).tolist()
+        return boxes.new_tensor([gaussian_radius((h, w), self.min_overlap) for w, h in sizes])
+
+
+def level_corner_targets(points: Tensor, corners: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """Make the targets of one level for one kind of corner.
+
+    Args:
+        points: ``(L, 4)``.
+        corners: ``(G, 2)``.
+        radius: ``(G,)``.
+
+    Returns:
+        Heat ``(L,)`` and offsets ``(L, 2)`` as described in :class:`CornerAssigner`.
+    """
+    heat, offsets = points.new_zeros(len(points)), points.new_zeros(len(points), 2)
+    if len(corners) == 0:
+        return heat, offsets
+    xy, stride = points.split(2, dim=1)
+    distance = (xy[:, None] - corners).norm(dim=2)  # (L, G)
+    sigma = (2 * radius + 1) / 6
+    gaussian = torch.exp(-distance.square() / (2 * sigma.square())) * (distance < radius)
+    heat = gaussian.amax(dim=1)
+    nearest = distance.argmin(dim=0)  # (G,)
+    heat[nearest] = 1
+    own = torch.full_like(distance, torch.inf).scatter(0, nearest[None], distance.amin(0)[None])
+    closest = own.argmin(dim=1)[nearest]  # for each corner the one that its nearest point is for
+    offsets[nearest] = (corners[closest] - xy[nearest]) / stride[nearest]
+    return heat, offsets
