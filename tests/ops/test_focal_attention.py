@@ -234,7 +234,7 @@ def test_empty_batch(impl: str) -> None:
     assert call(empty, geometry, impl).shape == (0, 21, 35, 10)
 
 
-@pytest.mark.parametrize('impl', [i for i in IMPLS if i != 'auto'])
+@pytest.mark.parametrize('impl', ['reference', 'sdpa'])
 def test_attention_dropout(impl: str) -> None:
     geometry, windows = CASES['local only']
     inputs = make_inputs(geometry, windows)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .geometry import FocalBias, FocalGeometry, compute_dtype
-from .impl import reference, sdpa
+from .impl import chunked, reference, sdpa
 
 logger = logging.getLogger('mmfocal')
 
@@ -33,6 +33,7 @@ def _never(*args) -> list[str]:
 BACKENDS = {
     'reference': Backend(reference.focal_attention, _never),
     'sdpa': Backend(sdpa.focal_attention, _never),
+    'chunked': Backend(chunked.focal_attention, chunked.refusals),
 }
 # What 'auto' tries, fastest first; the last one never refuses.
 AUTO_ORDER = ('sdpa',)
@@ -62,7 +63,7 @@ def _choose(impl: str, *call) -> Callable[..., Tensor]:
             raise ValueError(f'attn_impl={impl!r} cannot run here: {"; ".join(reasons)}')
         return BACKENDS[impl].forward
     name = next(name for name in AUTO_ORDER if not BACKENDS[name].refusals(*call))
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and call[0].device.type != 'meta':
         _log_choice(name, call[0].device.type)
     return BACKENDS[name].forward
 

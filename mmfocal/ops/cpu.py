@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What operators written for CPUs share: scratch memory, chunks, and when they cannot run.
+
+On a CPU fresh memory is dear: the C library returns large blocks to the system, and each page that
+is touched for the first time costs about as much as computing what is written to it. So these
+operators work on chunks that fit a cache, in memory that they keep.
+"""
+
+import math
+import threading
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class _Memory(threading.local):
+    """Flat scratch tensors of one thread, by name, device and dtype."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[tuple, Tensor] = {}
+
+
+_memory = _Memory()
+
+
+def scratch(name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Uninitialised memory that outlives the call.
+
+    Args:
+        name: Whoever takes the same name next, in the same thread, gets the same memory.
+        shape: Shape of the tensor.
+        like: Its device and dtype.
+
+    Returns:
+        A contiguous tensor without gradient.
+    """
+    size, key = math.prod(shape), (name, like.device, like.dtype)
+    if key not in _memory.blocks or _memory.blocks[key].numel() < size:
+        _memory.blocks.pop(key, None)  # not to hold both at once
+        with torch.inference_mode(False):  # training could not use an inference tensor
+            _memory.blocks[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+    return _memory.blocks[key][:size].view(*shape)
+
+
+def spans(total: int, limit: int) -> list[slice]:
+    """Cut ``range(total)`` into the fewest slices of at most ``limit`` (or 1), equally long."""
+    count = math.ceil(total / max(1, limit))
+    return [slice(i * total // count, (i + 1) * total // count) for i in range(count)]
+
+
+def refusals(tensors: Iterable[Tensor]) -> list[str]:
+    """Reasons why an operator that writes to memory of its own cannot take these tensors."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return ['it cannot be compiled, exported or traced']
+    tensors = list(tensors)
+    devices = {x.device.type for x in tensors} - {'cpu'}
+    strange = {type(x).__name__ for x in tensors} - {'Tensor', 'Parameter'}
+    reasons = {
+        f'it runs on CPUs only, not on {", ".join(sorted(devices))}': devices,
+        f'it takes plain tensors only, not {", ".join(sorted(strange))}': strange,
+        'it knows no function transforms (torch.func)': (
+            torch._C._are_functorch_transforms_active()
+        ),
+    }
+    return [reason for reason, applies in reasons.items() if applies]
+
+
+def refuse_second_derivative(name: str, instead: str) -> None:
+    """Raise if called by a backward pass that is itself to be differentiated.
+
+    Args:
+        name: Who refuses.
+        instead: What to do.
+
+    Raises:
+        RuntimeError: If gradients are enabled.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(f'{name} has no second derivative (create_graph=True); {instead}')

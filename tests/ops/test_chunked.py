@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What sets the CPU operators apart: memory of their own, and calls that they refuse.
+
+That they compute the right thing is tested in ``test_focal_attention``.
+"""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mmfocal.ops import cpu
+from mmfocal.ops.focal_attention import FocalGeometry
+from mmfocal.ops.focal_attention.impl import chunked
+from tests.ops.test_focal_attention import CASES, call, make_inputs, run
+
+EPS = torch.finfo(torch.float64).eps
+
+
+def check_equal(ours: dict[str, Tensor], truth: dict[str, Tensor], terms: int) -> None:
+    """Compare with the worst rounding of sums of so many terms."""
+    assert ours.keys() == truth.keys()
+    for name, value in truth.items():
+        error, bound = (ours[name] - value).abs().max(), terms * EPS * value.abs().max()
+        assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
+
+
+def compare(case: str, windows: tuple[int, int] | None = None, **shape: int) -> None:
+    geometry, some_windows = CASES[case]
+    inputs = make_inputs(geometry, windows or some_windows, **shape)
+    truth = run(inputs, geometry, 'reference', torch.float64)
+    ours = run(inputs, geometry, 'chunked', torch.float64)
+    check_equal(ours, truth, inputs['qkv'][..., 0].numel() * geometry.window_size**2)
+
+
+@pytest.mark.parametrize('tile_bytes', [1, 2**16, 2**18, 2**21])
+@pytest.mark.parametrize('case', ['detection', 'shift', 'three levels, even window'])
+def test_any_tiling(case: str, tile_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From single windows, over parts of rows, rows and heads, to several images at a time."""
+    monkeypatch.setattr(chunked, 'TILE_BYTES', tile_bytes)
+    compare(case)
+
+
+def test_tiles_cover_every_window_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry, windows = CASES['detection']
+    inputs = make_inputs(geometry, windows, heads=4)
+    bias = torch.zeros(4, 49, 169 + 225)
+    tilings = set()
+    for kib in (1, 200, 800, 3000, 10000):
+        monkeypatch.setattr(chunked, 'TILE_BYTES', kib * 2**10)
+        attention = chunked.ChunkedAttention(
+            inputs['qkv'], (inputs['coarse_kv.0'],), bias, geometry, 1.0
+        )
+        count = torch.zeros(2, 4, *windows)
+        tiles = [tile for _, _, tiles in attention.planes_and_tiles() for tile in tiles]
+        for tile in tiles:
+            count[tile] += 1
+        assert (count == 1).all()
+        tilings.add(len(tiles))
+    assert len(tilings) == 5
+
+
+def test_large_map_and_odd_head_dim() -> None:
+    compare('detection', windows=(6, 11), heads=3, dim=7)
+
+
+@pytest.mark.parametrize('layout', ['channels first', 'cropped', 'expanded'])
+def test_strided_input(layout: str) -> None:
+    geometry, windows = CASES['detection']
+    inputs = make_inputs(geometry, windows)
+    qkv = inputs['qkv']
+    strided = {
+        'channels first': lambda: qkv.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
+        'cropped': lambda: torch.nn.functional.pad(qkv, (1, 2, 3, 4))[:, :, 3:-4, 1:-2],
+        'expanded': lambda: qkv[:1].expand(2, -1, -1, -1),
+    }[layout]()
+    assert not strided.is_contiguous()
+    ours = call(inputs | {'qkv': strided}, geometry, 'chunked')
+    assert torch.equal(ours, call(inputs | {'qkv': strided.contiguous()}, geometry, 'chunked'))
+
+
+def test_strided_gradient() -> None:
+    geometry, windows = CASES['detection']
+    grads = []
+    for make in (torch.Tensor.contiguous, lambda x: x):
+        inputs = {k: v.requires_grad_() for k, v in make_inputs(geometry, windows).items()}
+        out = call(inputs, geometry, 'chunked')
+        out.backward(make(torch.linspace(0, 1, 21).double()[:, None, None].expand(out.shape)))
+        grads.append([value.grad for value in inputs.values()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_modes_share_memory(mode: Callable) -> None:
+    """Scratch memory made in any mode serves training afterwards."""
+    geometry, windows = CASES['detection']
+    inputs = make_inputs(geometry, windows)
+    expected = call(inputs, geometry, 'reference')
+    cpu._memory.blocks.clear()
+    with mode():
+        out = call(inputs, geometry, 'chunked')
+    assert not out.requires_grad
+    torch.testing.assert_close(out, expected)
+    compare('detection')
+
+
+def test_outputs_survive_the_next_call() -> None:
+    geometry, windows = CASES['detection']
+    inputs = make_inputs(geometry, windows)
+    first = call(inputs, geometry, 'chunked')
+    kept = first.clone()
+    call({k: 2 * v for k, v in inputs.items()}, geometry, 'chunked')
+    assert torch.equal(first, kept)
+
+
+def test_only_some_inputs_need_gradients() -> None:
+    geometry, windows = CASES['detection']
+    truth = run(make_inputs(geometry, windows), geometry, 'chunked', torch.float64)
+    for name in ('qkv', 'coarse_kv.0', 'neighbors', 'coarse.0'):
+        inputs = make_inputs(geometry, windows)
+        leaf = inputs[name].requires_grad_()
+        out = call(inputs, geometry, 'chunked')
+        seed = torch.randn(
+            out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        )
+        out.backward(seed)
+        assert torch.equal(leaf.grad, truth[f'd_{name}'])
+
+
+def test_saves_maps_only() -> None:
+    geometry, windows = CASES['detection']
+    inputs = {k: v.requires_grad_() for k, v in make_inputs(geometry, windows).items()}
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        call(inputs, geometry, 'chunked')
+    logits = 2 * 2 * 15 * 49 * 394  # images, heads, windows, queries, keys
+    maps = sum(v.numel() for v in inputs.values())
+    storages = {x.untyped_storage().data_ptr(): x.numel() for x in saved}
+    assert sum(storages.values()) < 2 * maps + 5 * 2 * 49 * 394 < logits
+
+
+def test_interleaved_calls_and_checkpointing() -> None:
+    """Recomputation in the backward pass, of another geometry, keeps out of each other's way."""
+
+    def twice(impl: str, recompute: bool) -> list[Tensor]:
+        grads, total = [], 0
+        for case in ('detection', 'shift'):
+            geometry, windows = CASES[case]
+            leaves = {k: v.requires_grad_() for k, v in make_inputs(geometry, windows).items()}
+            grads.append(leaves)
+
+            def attend(qkv, leaves=leaves, geometry=geometry):
+                return call(leaves | {'qkv': qkv}, geometry, impl)
+
+            qkv = leaves['qkv'].sin()
+            out = checkpoint(attend, qkv, use_reentrant=False) if recompute else attend(qkv)
+            total = total + out.square().sum()
+        total.backward()
+        return [value.grad for leaves in grads for value in leaves.values()]
+
+    for ours, plain in zip(twice('chunked', True), twice('chunked', False), strict=True):
+        assert torch.equal(ours, plain)
+    for ours, plain in zip(twice('chunked', True), twice('reference', False), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-10)
+
+
+def test_threads_do_not_share_memory() -> None:
+    jobs = [('detection', 2), ('shift', 3), ('four levels', 1), ('detection', 1)] * 2
+    results: dict[int, dict[str, Tensor]] = {}
+
+    def work(index: int) -> dict[str, Tensor]:
+        case, heads = jobs[index]
+        geometry, windows = CASES[case]
+        inputs = make_inputs(geometry, windows, heads=heads)
+        return run(inputs, geometry, 'chunked', torch.float64)
+
+    threads = [
+        threading.Thread(target=lambda i=i: results.update({i: work(i)})) for i in range(len(jobs))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index in range(len(jobs)):
+        alone = work(index)
+        assert all(torch.equal(results[index][name], value) for name, value in alone.items())
+
+
+def test_scratch_memory_is_kept_and_grows() -> None:
+    like = torch.empty(0)
+    small = cpu.scratch('test', (2, 3), like)
+    assert cpu.scratch('test', (3, 2), like).data_ptr() == small.data_ptr()
+    assert cpu.scratch('test', (2, 3), like.double()).dtype == torch.float64
+    assert cpu.scratch('another test', (2, 3), like).data_ptr() != small.data_ptr()
+    assert cpu.scratch('test', (20, 3), like).shape == (20, 3)
+
+
+def test_bfloat16_autocast() -> None:
+    """Inputs and output in bf16, arithmetic in fp32: exact up to rounding the output."""
+    geometry, windows = CASES['detection']
+    inputs = {k: v.float() for k, v in make_inputs(geometry, windows).items()}
+    inputs |= {k: v.bfloat16() for k, v in inputs.items() if 'kv' in k}
+    leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = call(leaves, geometry, 'chunked')
+        out.float().square().sum().backward()
+    exact = {k: v.double().requires_grad_() for k, v in inputs.items()}
+    truth = call(exact, geometry, 'reference')
+    truth.backward(2 * out.detach().double())
+    eps = torch.finfo(torch.bfloat16).eps
+    assert out.dtype == torch.bfloat16
+    assert (out - truth).abs().max() <= eps / 2 * truth.abs().max() * (1 + 1e-3)
+    for name, leaf in leaves.items():
+        scale = exact[name].grad.abs().max()
+        # The incoming gradient was rounded to bf16, and so is that of a bf16 input.
+        assert (leaf.grad - exact[name].grad).abs().max() <= 2 * eps * scale, name
+
+
+def test_second_derivative_is_refused() -> None:
+    geometry, windows = CASES['window only']
+    inputs = {k: v.requires_grad_() for k, v in make_inputs(geometry, windows).items()}
+    out = call(inputs, geometry, 'chunked').sum()
+    with pytest.raises(RuntimeError, match=r"no second derivative .* choose attn_impl='sdpa'"):
+        torch.autograd.grad(out, inputs['qkv'], create_graph=True)
+
+
+def under_fake_tensors(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
+    mode = torch._subclasses.FakeTensorMode()
+    with mode:
+        call({k: mode.from_tensor(v) for k, v in inputs.items()}, geometry, impl)
+
+
+def under_torch_func(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
+    torch.func.grad(lambda qkv: call(inputs | {'qkv': qkv}, geometry, impl).sum())(inputs['qkv'])
+
+
+def under_tracing(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
+    torch.jit.trace(
+        lambda qkv: call(inputs | {'qkv': qkv}, geometry, impl), inputs['qkv'], check_trace=False
+    )
+
+
+def on_meta(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
+    call({k: v.to('meta') for k, v in inputs.items()}, geometry, impl)
+
+
+def with_dropout(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
+    call(inputs, geometry, impl, dropout_p=0.1)
+
+
+@pytest.mark.parametrize(
+    ('situation', 'reason'),
+    [
+        (under_fake_tensors, 'plain tensors only, not FakeTensor'),
+        (under_torch_func, 'no function transforms'),
+        (under_tracing, 'cannot be compiled, exported or traced'),
+        (on_meta, 'CPUs only, not on meta'),
+        (with_dropout, 'drops no attention weights'),
+    ],
+)
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_refusals(situation: Callable, reason: str) -> None:
+    geometry, windows = CASES['window only']
+    inputs = make_inputs(geometry, windows)
+    with pytest.raises(ValueError, match=f"'chunked' cannot run here: .*{reason}"):
+        situation(inputs, geometry, 'chunked')
+    situation(inputs, geometry, 'auto')
+
+
+def test_every_reason_is_listed() -> None:
+    geometry, windows = CASES['window only']
+    inputs = {k: v.to('meta') for k, v in make_inputs(geometry, windows).items()}
+    with pytest.raises(ValueError, match='not on meta; it drops no attention weights'):
+        call(inputs, geometry, 'chunked', dropout_p=0.5)
