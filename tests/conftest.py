@@ -2,8 +2,11 @@
 """What every test relies on."""
 
 import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import mmengine.config.utils
 import pytest
 import torch
 
@@ -15,6 +18,14 @@ def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seed torch and hide the user's choice of attention implementation."""
     monkeypatch.delenv('MMFOCAL_ATTN_IMPL', raising=False)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _read_host_metafiles_once() -> Iterator[None]:
+    """MMEngine reads every metafile of a host library for each base that a config has there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.utils, 'load', cache(mmengine.config.utils.load))
+        yield
 
 
 @pytest.fixture(scope='session')

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
+randomness = dict(seed=0)  # choice: runs repeat; seed=None draws one
+
 # Further log back ends, one line each:
-# vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
-# vis_backends = [dict(type='LocalVisBackend'), dict(type='WandbVisBackend')]
-# visualizer = dict(vis_backends=vis_backends)
+# visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='TensorboardVisBackend')])
+# visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='WandbVisBackend')])

@@ -19,6 +19,7 @@ vis_backends = [dict(type='LocalVisBackend')]
 # vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 # vis_backends = [dict(type='LocalVisBackend'), dict(type='WandbVisBackend')]
 visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+randomness = dict(seed=0)  # choice: runs repeat; seed=None draws one
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None

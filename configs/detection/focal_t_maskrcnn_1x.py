@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/focal_t_maskrcnn.py',
     # choice: single scale as the paper says; Swin's own 1x had the crop policy:
     # '../_base_/datasets/coco_instance_ms_crop.py',
-    'mmdet::_base_/datasets/coco_instance.py',
+    '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/coco_1x.py',
     '../_base_/default_runtime_mmdet.py',
 ]

@@ -1,33 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COCO with the crop policy of 3x: short side 480-800, half of the images cropped before."""
+"""COCO boxes and masks with the crop policy of 3x."""
 
-_base_ = 'mmdet::_base_/datasets/coco_instance.py'
+_base_ = ['coco_instance.py', 'crop_policy.py']
 
-scales = [(short, 1333) for short in range(480, 801, 32)]
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(
-        type='RandomChoice',
-        transforms=[
-            [dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)],
-            [
-                dict(
-                    type='RandomChoiceResize',
-                    scales=[(400, 1333), (500, 1333), (600, 1333)],
-                    keep_ratio=True,
-                ),
-                dict(
-                    type='RandomCrop',
-                    crop_type='absolute_range',
-                    crop_size=(384, 600),
-                    allow_negative_crop=True,
-                ),
-                dict(type='RandomChoiceResize', scales=scales, keep_ratio=True),
-            ],
-        ],
-    ),
-    dict(type='PackDetInputs'),
+    *_base_.crop_policy,
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

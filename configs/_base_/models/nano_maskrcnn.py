@@ -1,22 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small Mask R-CNN for digit scenes, complete but for the backbone (widths 32, 64, 128, 256)."""
 
-_base_ = [
-    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
-    '../datasets/digit_scenes_det.py',
-    '../schedules/nano.py',
-    '../default_runtime_mmdet.py',
-]
+_base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', '../nano_two_stage.py']
 
-channels = 64
+channels = _base_.channels
 model = dict(
-    neck=dict(in_channels=[32, 64, 128, 256], out_channels=channels, num_outs=4),
-    rpn_head=dict(
-        in_channels=channels,
-        feat_channels=channels,
-        # 16, 32, 64 and 128 pixels: digits have 20 to 56
-        anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32]),
-    ),
+    neck=_base_.fpn,
+    rpn_head=_base_.rpn_head,
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=channels),
         # one box and one mask for all classes: each digit teaches all of them
@@ -34,14 +24,8 @@ model = dict(
         ),
     ),
     train_cfg=dict(
-        rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rpn_proposal=_base_.training_proposals,
         rcnn=dict(sampler=dict(num=64, pos_fraction=0.5)),
     ),
-    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
+    test_cfg=dict(rpn=_base_.testing_proposals),
 )
-# Many small steps learn more in a few minutes than half as many of twice the size.
-train_dataloader = dict(batch_size=4)
-optim_wrapper = dict(optimizer=dict(lr=1.5e-3), clip_grad=dict(max_norm=5.0))
-auto_scale_lr = dict(base_batch_size=4)
-default_hooks = _base_.frequent_hooks
-log_processor = dict(window_size=20, by_epoch=False)

@@ -2,8 +2,7 @@
 """12 epochs of AdamW at total batch 16, mixed precision."""
 
 optim_wrapper = dict(
-    type='AmpOptimWrapper',
-    loss_scale='dynamic',
+    type='AmpOptimWrapper',  # its loss scale is dynamic; fp32: type='OptimWrapper'
     # dtype='bfloat16',  # from Ampere on: no overflow
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     # substrings of parameter names; the second covers all three kinds of bias table

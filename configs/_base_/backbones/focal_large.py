@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Focal-L as a difference to Focal-T; ``model.backbone`` of a Focal-T config takes it.
+
+Its ImageNet-22K weights were never released: ``classification/focal_l_in22k.py`` trains them.
+"""
+
+size = dict(
+    # choice: width 192, which the paper's parameter counts imply; its text says 196:
+    # arch=dict(embed_dims=196, depths=(2, 2, 18, 2), num_heads=(7, 14, 28, 56))
+    # and channels = [196, 392, 784, 1568]
+    arch='large',
+    init_cfg=dict(
+        type='FocalPretrained',
+        checkpoint='{{$FOCAL_L_CKPT:checkpoints/focal-large-in22k-is224-ws7.pth}}',
+    ),
+)
+channels = [192, 384, 768, 1536]

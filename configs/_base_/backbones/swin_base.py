@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Swin-B as a difference to Swin-T."""
+
+size = dict(
+    arch='base',
+    init_cfg=dict(
+        checkpoint='https://mmassets.onedl.ai/mmclassification/v0/swin-transformer/swin_base_224_b16x64_300e_imagenet_20210616_190742-93230b0d.pth',
+    ),
+)
+channels = [128, 256, 512, 1024]

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Swin-T for detectors, to compare with: mmpretrain's, whose blocks can leave out the shift."""
+
+swin = dict(
+    type='mmpretrain.SwinTransformer',
+    arch='tiny',
+    pad_small_map=True,
+    init_cfg=dict(
+        type='Pretrained',
+        checkpoint='https://mmassets.onedl.ai/mmclassification/v0/swin-transformer/swin_tiny_224_b16x64_300e_imagenet_20210616_090925-66df6be6.pth',
+        prefix='backbone.',
+    ),
+)

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Table 9: depths 2-2-2-2."""
+
+_base_ = '../focal_t_in1k.py'
+
+model = dict(
+    backbone=dict(
+        arch=dict(_delete_=True, embed_dims=96, depths=(2, 2, 2, 2), num_heads=(3, 6, 12, 24))
+    )
+)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pre-training for HTC++, DyHead and UperNet at 640 pixels. Choice, not run.
+
+The paper says "common practice": this is Swin's recipe on ImageNet-22K (fall 2011 release), for
+which there is no validation set.
+"""
+
+_base_ = 'focal_t_in1k.py'
+
+classes = 21841
+data_preprocessor = dict(num_classes=classes)
+model = dict(
+    backbone=dict(arch='large', with_cp=True),
+    head=dict(in_channels=1536, num_classes=classes),
+)
+train_dataloader = dict(
+    batch_size=128,  # 32 GPUs x 128 images
+    dataset=dict(type='ImageNet21k', data_root='data/imagenet21k'),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, end=5, convert_to_iter_based=True),
+    dict(
+        type='LinearLR',
+        start_factor=1.0,
+        end_factor=0.01,
+        begin=5,
+        end=90,
+        convert_to_iter_based=True,
+    ),
+]
+train_cfg = dict(max_epochs=90)
+auto_scale_lr = dict(base_batch_size=4096)
+val_dataloader = val_cfg = val_evaluator = None
+test_dataloader = test_cfg = test_evaluator = None

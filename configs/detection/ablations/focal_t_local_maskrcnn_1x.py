@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figure 5: windows and their fine surroundings."""
+
+_base_ = '../focal_t_maskrcnn_1x.py'
+
+model = dict(
+    backbone=dict(
+        focal_levels=(1, 1, 1, 1),
+        init_cfg=dict(checkpoint='work_dirs/focal_t_local_in1k/epoch_300.pth'),
+    )
+)

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figure 5: attention within windows, as in Swin without shift."""
+
+_base_ = '../focal_t_maskrcnn_1x.py'
+
+model = dict(
+    backbone=dict(
+        focal_levels=(1, 1, 1, 1),
+        expand_sizes=(0, 0, 0, 0),
+        init_cfg=dict(checkpoint='work_dirs/focal_t_window_only_in1k/epoch_300.pth'),
+    )
+)

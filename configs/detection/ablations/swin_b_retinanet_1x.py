@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Section 4.2: Swin-B with Focal's hyper-parameters."""
+
+_base_ = ['swin_t_retinanet_1x.py', '../../_base_/backbones/swin_base.py']
+
+model = dict(
+    backbone=dict(drop_path_rate=0.5, **_base_.size), neck=dict(in_channels=_base_.channels[1:])
+)

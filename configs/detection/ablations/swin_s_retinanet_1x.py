@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Section 4.2: Swin-S with Focal's hyper-parameters."""
+
+_base_ = ['swin_t_retinanet_1x.py', '../../_base_/backbones/swin_small.py']
+
+model = dict(backbone=dict(drop_path_rate=0.3, **_base_.size))

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Section 4.2: Swin-T with Focal's hyper-parameters."""
+
+_base_ = ['../focal_t_retinanet_1x.py', '../../_base_/backbones/swin_tiny.py']
+
+model = dict(
+    backbone=dict(_delete_=True, drop_path_rate=0.2, out_indices=(1, 2, 3), **_base_.swin)
+)

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+_base_ = [
+    '../_base_/models/dyhead.py',
+    '../_base_/backbones/focal_tiny.py',
+    '../_base_/backbones/focal_large.py',
+    '../_base_/datasets/coco_dyhead.py',
+    '../_base_/schedules/coco_1x.py',  # 12 epochs, in which each image comes twice
+    '../_base_/default_runtime_mmdet.py',
+]
+
+custom_imports = dict(imports=['mmfocal', 'mmfocal.detection'])
+# window: choice 7, to share one set of Focal-L weights; focal_l_dyhead_w12_2x.py has 12
+backbone = {**_base_.backbone, **_base_.size}
+model = dict(
+    backbone=dict(drop_path_rate=0.2, out_indices=(1, 2, 3), with_cp=True, **backbone),
+    neck=[dict(_base_.model.neck[0], in_channels=_base_.channels[1:]), _base_.model.neck[1]],
+)
+# mmdet's DyHead has fp32 without checkpointing (58 GB a GPU): type='OptimWrapper', with_cp=False
+optim_wrapper = dict(optimizer=dict(lr=5e-5))

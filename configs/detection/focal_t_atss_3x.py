@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+_base_ = [
+    '../_base_/models/atss.py',
+    '../_base_/backbones/focal_tiny.py',
+    '../_base_/datasets/coco_detection_ms_crop.py',
+    '../_base_/schedules/coco_3x.py',
+    '../_base_/default_runtime_mmdet.py',
+]
+
+# drop path: the paper's 0.2 for all detectors (FocalNet's ATSS has 0.3)
+model = dict(backbone=dict(drop_path_rate=0.2, out_indices=(1, 2, 3), **_base_.backbone))
+tta_model = dict(tta_cfg=dict(nms=dict(iou_threshold=0.6)))

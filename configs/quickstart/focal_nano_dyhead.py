@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+_base_ = [
+    '../_base_/models/dyhead.py',
+    '../_base_/backbones/focal_nano.py',
+    '../_base_/nano_box_detection.py',
+]
+
+channels = _base_.channels
+fpn, dyhead = _base_.model.neck
+model = dict(
+    data_preprocessor=dict(pad_size_divisor=32),
+    backbone=dict(out_indices=(1, 2, 3), **_base_.backbone),
+    neck=[
+        dict(fpn, in_channels=[64, 128, 256], out_channels=channels),
+        dict(dyhead, in_channels=channels, out_channels=channels, num_blocks=2),
+    ],
+    bbox_head=dict(
+        num_classes=10,
+        in_channels=channels,
+        feat_channels=channels,
+        # 32 pixels and more: digits have 20 to 56
+        anchor_generator=dict(octave_base_scale=4),
+    ),
+)
+# half as long, because a step takes twice as long
+max_iters = _base_.max_iters // 2
+param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=max_iters)]
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 2)

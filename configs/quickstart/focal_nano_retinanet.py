@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+_base_ = [
+    'mmdet::_base_/models/retinanet_r50_fpn.py',
+    '../_base_/backbones/focal_nano.py',
+    '../_base_/nano_box_detection.py',
+]
+
+channels = _base_.channels
+model = dict(
+    backbone=dict(_delete_=True, out_indices=(1, 2, 3), **_base_.backbone),
+    neck=dict(in_channels=[64, 128, 256], out_channels=channels, start_level=0),
+    bbox_head=dict(
+        num_classes=10,
+        in_channels=channels,
+        feat_channels=channels,
+        # 16, 20, 25, 32 pixels and more: digits have 20 to 56
+        anchor_generator=dict(octave_base_scale=2),
+        # as ATSS has: without norm, a quarter of the channels let the signal fade
+        norm_cfg=dict(type='GN', num_groups=32),
+    ),
+)

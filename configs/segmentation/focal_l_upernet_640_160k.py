@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/backbones/focal_tiny.py',
+    '../_base_/backbones/focal_large.py',
+    '../_base_/datasets/ade20k_640.py',
+    '../_base_/schedules/ade20k_160k.py',
+    '../_base_/default_runtime_mmseg.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size=(640, 640)),
+    # drop path: choice 0.3 as for the other sizes; the paper is silent
+    backbone=dict(drop_path_rate=0.3, **{**_base_.backbone, **_base_.size}),
+    decode_head=dict(in_channels=_base_.channels),
+    auxiliary_head=dict(in_channels=_base_.channels[2]),
+)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped configs, what their names say, and their models."""
+
+import copy
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1] / 'configs'
+CONFIGS = sorted(
+    str(path.relative_to(ROOT).with_suffix(''))
+    for path in ROOT.rglob('*.py')
+    if '_base_' not in path.parts
+)
+SMALL = [name for name in CONFIGS if name.startswith('quickstart/')]
+# rows of the paper's tables and their variants
+ROWS = [name for name in CONFIGS if name not in SMALL and not name.endswith('_overfit')]
+METHODS = (
+    *('retinanet', 'maskrcnn', 'cascade', 'atss', 'reppointsv2', 'sparsercnn', 'htcpp', 'dyhead'),
+    *('upernet', 'in1k', 'in22k'),
+)
+# what training and evaluation read of a config, its backbone apart
+RUN_KEYS = (
+    *('model', 'data_preprocessor', 'optim_wrapper', 'param_scheduler'),
+    *('train_cfg', 'val_cfg', 'test_cfg', 'train_dataloader', 'val_dataloader', 'test_dataloader'),
+    *('val_evaluator', 'test_evaluator', 'tta_model', 'tta_pipeline', 'auto_scale_lr'),
+    *('default_hooks', 'default_scope', 'randomness', 'env_cfg', 'visualizer', 'log_processor'),
+)
+
+
+def words(name: str) -> list[str]:
+    """Backbone, size, ..., schedule."""
+    return name.split('/')[-1].split('_')
+
+
+def method_of(name: str) -> str:
+    (method,) = set(words(name)) & set(METHODS)
+    return method
+
+
+def has_masks(cfg: Config) -> bool:
+    return 'mask_head' in cfg.model.get('roi_head', {})
+
+
+@functools.cache
+def _read(name: str) -> Config:
+    return Config.fromfile(ROOT / f'{name}.py')
+
+
+def load(name: str) -> Config:
+    """Read a config, or copy what an earlier test read."""
+    return copy.deepcopy(_read(name))
+
+
+def build(cfg: Config, device: str = 'cpu') -> nn.Module:
+    """Build a model as MMEngine's runner does."""
+    model = copy.deepcopy(cfg.model)
+    if 'data_preprocessor' in cfg:
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device(device):
+        return MODELS.build(model)
+
+
+@functools.cache
+def skeleton(name: str) -> nn.Module:
+    """Build a config's model without memory for its parameters; not to be changed."""
+    cfg = _read(name)
+    if cfg.model.backbone.type.endswith('SwinTransformer'):  # whose constructor reads a tensor
+        return build(cfg).to('meta')
+    return build(cfg, 'meta')
+
+
+_maps: dict[str, list[Tensor]] = {}
+
+
+def backbone_maps(name: str) -> list[Tensor]:
+    """What the backbone makes of an image of 224 pixels, as tensors without memory."""
+    ignored = ('init_cfg', 'drop_path_rate', 'with_cp')
+    backbone = _read(name).model.backbone
+    key = repr({key: value for key, value in backbone.items() if key not in ignored})
+    if key not in _maps:
+        backbone = skeleton(name).backbone
+        backbone.eval()
+        with torch.no_grad():
+            _maps[key] = list(backbone(torch.zeros(1, 3, 224, 224, device='meta')))
+    return _maps[key]
+
+
+def settings(node: Any, key: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of every setting in nested dicts and lists of dicts."""
+    if isinstance(node, dict) and node:
+        for name, part in node.items():
+            if name != '_scope_':  # where MMEngine looks for a type first
+                yield from settings(part, f'{key}.{name}' if key else name)
+    elif isinstance(node, (list, tuple)) and any(isinstance(part, dict) for part in node):
+        for index, part in enumerate(node):
+            yield from settings(part, f'{key}.{index}')
+    else:
+        yield key, list(node) if isinstance(node, (list, tuple)) else node
+
+
+def differences(first: Config, second: Config, keys: tuple[str, ...] = RUN_KEYS) -> dict:
+    """Compare two configs: dotted key -> value in each of them, None where it is absent."""
+    found = []
+    for cfg in (first, second):
+        parts = {key: value for key, value in cfg.to_dict().items() if key in keys}
+        found.append(dict(settings(parts)))
+    first, second = found
+    return {
+        key: (first.get(key), second.get(key))
+        for key in sorted({*first, *second})
+        if first.get(key) != second.get(key)
+    }
