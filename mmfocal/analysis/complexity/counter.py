@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Count multiply-accumulates (MACs) by module and kind (see ``conventions``) on the meta device.
+
+PyTorch's FLOP counter sees every operator. These modules are counted from their geometry instead
+of from what they run, and return empty tensors: focal attention, because its back ends merge keys
+differently; window attention, to tell it from other products; deformable convolutions and RoI
+pooling, which do not run on the meta device.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmfocal.ops.focal_attention import FocalGeometry
+
+aten = torch.ops.aten
+PRODUCTS = (aten.bmm, aten.baddbmm)  # scaled dot-product attention becomes these
+NORMS = (
+    aten.native_layer_norm,
+    aten.native_group_norm,
+    aten.native_batch_norm,
+    aten._native_batch_norm_legit_no_training,
+)
+
+OutputAndMacs = tuple[Tensor, dict[str, int]]
+
+
+def _focal_attention(
+    module: nn.Module, x: Tensor, coarse: Sequence[Tensor], geometry: FocalGeometry
+) -> OutputAndMacs:
+    tokens, dim = x.shape[:-1].numel(), x.shape[-1]
+    cells = sum(level.shape[:-1].numel() for level in coarse)
+    own = geometry.window_size**2
+    gathered = own + geometry.num_neighbors
+    distinct = sum(key < gathered for key in geometry.square_sources[0])
+    region = sum(geometry.region_size(level) ** 2 for level in geometry.coarse_levels)
+    return torch.empty_like(x), dict(
+        linear=tokens * 4 * dim**2,
+        coarse_kv=cells * 2 * dim**2,
+        coarse_q=cells * dim**2,
+        gathered_qkv=tokens // own * region * 3 * dim**2,
+        attention=2 * tokens * dim * (distinct + region),
+        repeated=2 * tokens * dim * (gathered - distinct),
+    )
+
+
+def _window_attention(module: nn.Module, x: Tensor, mask: Tensor | None = None) -> OutputAndMacs:
+    windows, own, dim = x.shape
+    tokens = windows * own
+    macs = dict(linear=tokens * 4 * dim**2, attention=2 * tokens * dim * own)
+    return torch.empty_like(x), macs
+
+
+def _deform_conv(
+    module: nn.Module, x: Tensor, offset: Tensor | None = None, mask: Tensor | None = None
+) -> OutputAndMacs:
+    if offset is None:  # mmcv's "packs" make it themselves
+        module.conv_offset(x)
+    per_axis = zip(x.shape[2:], module.kernel_size, module.stride, module.padding, module.dilation)
+    size = [(n + 2 * pad - step * (k - 1) - 1) // s + 1 for n, k, s, pad, step in per_axis]
+    out = x.new_empty(len(x), module.out_channels, *size)
+    return out, dict(deform=out.numel() * module.weight[0].numel())
+
+
+def _roi_extractor(module: nn.Module, feats: Sequence[Tensor], rois: Tensor) -> OutputAndMacs:
+    size = module.roi_layers[0].output_size
+    return feats[0].new_empty(len(rois), module.out_channels, *size), {}
+
+
+# By name: the host libraries have classes of the same name and signature, or are not installed.
+FORMULAS: dict[str, Callable[..., OutputAndMacs]] = {
+    'FocalAttention': _focal_attention,
+    'WindowMSA': _window_attention,
+    'DeformConv2d': _deform_conv,
+    'ModulatedDeformConv2d': _deform_conv,
+    'SingleRoIExtractor': _roi_extractor,
+}
+
+
+def _norm_flops(*shapes, out_shape: Sequence[torch.Size], **kwargs) -> int:
+    return 2 * out_shape[0].numel()
+
+
+class MacCounter(FlopCounterMode):
+    """Context that counts what runs inside.
+
+    Args:
+        model: Its modules that have a formula return empty tensors from now on.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(display=False, custom_mapping=dict.fromkeys(NORMS, _norm_flops))
+        for module in model.modules():
+            names = (cls.__name__ for cls in type(module).__mro__)
+            formula = next((FORMULAS[name] for name in names if name in FORMULAS), None)
+            if formula:
+                module.forward = partial(self._forward_by_formula, formula, module)
+
+    def _forward_by_formula(self, formula: Callable, module: nn.Module, *args, **kwargs) -> Tensor:
+        out, macs = formula(module, *args, **kwargs)
+        for name in self.mod_tracker.parents:
+            for kind, count in macs.items():
+                self.flop_counts[name][kind] += 2 * count
+        return out
+
+    def macs(self) -> dict[str, Counter[str]]:
+        """MACs by kind of every module that ran, and of all under ``'Global'``.
+
+        A module's name begins with the class of the outermost module; it includes what ran inside.
+        """
+        kind_of = dict.fromkeys(PRODUCTS, 'product') | dict.fromkeys(NORMS, 'norm')
+        macs: dict[str, Counter[str]] = {'Global': Counter()}
+        for module, counts in self.flop_counts.items():
+            macs[module] = Counter()
+            for key, flops in counts.items():
+                kind = key if isinstance(key, str) else kind_of.get(key, 'linear')
+                macs[module][kind] += flops // 2
+        return macs

@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts by formula equal what runs; whole models reach the numbers derived for the tables."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmfocal.analysis.complexity import CONVENTIONS, complexity
+from mmfocal.analysis.complexity.counter import MacCounter
+from mmfocal.engine import read_config
+from mmfocal.models.focal_transformer import FocalAttention
+from mmfocal.ops.focal_attention import IMPLS, FocalGeometry
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+NANO = 'quickstart/focal_nano_maskrcnn'
+
+
+def load(name: str) -> Config:
+    return read_config(CONFIGS / f'{name}.py')
+
+
+def count(module: nn.Module, *args) -> Counter[str]:
+    """MACs by kind, all formulas in use."""
+    with MacCounter(module.to('meta')) as counter, torch.no_grad():
+        module(*args)
+    return counter.macs()['Global']
+
+
+def run_macs(module: nn.Module, *args) -> Counter[str]:
+    """MACs of what really runs, by the name of PyTorch's operator."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module.to('meta')(*args)
+    flops = counter.get_flop_counts()['Global']
+    return Counter({str(op): value // 2 for op, value in flops.items()})
+
+
+def meta(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, device='meta')
+
+
+def test_layers_by_hand():
+    assert count(nn.Linear(5, 7), meta(2, 3, 5)) == dict(linear=2 * 3 * 5 * 7)
+    conv = nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=4)
+    assert count(conv, meta(1, 8, 10, 10)) == dict(linear=12 * 5 * 5 * 2 * 9)
+    up = nn.ConvTranspose2d(8, 4, 2, stride=2)
+    assert count(up, meta(1, 8, 5, 5)) == dict(linear=8 * 5 * 5 * 4 * 4)
+    for norm in (nn.LayerNorm(8), nn.GroupNorm(2, 6), nn.SyncBatchNorm(6).eval()):
+        assert count(norm, meta(1, 6, 8, 8)) == dict(norm=6 * 8 * 8)
+    # 4 queries of 2 heads with 3 channels; projections of queries, keys, values and outputs
+    attention = nn.MultiheadAttention(6, 2).eval()
+    expected = dict(linear=4 * 4 * 6 * 6, product=2 * 4 * 4 * 6)
+    assert count(attention, *[meta(4, 1, 6)] * 3) == expected
+
+
+def test_plain_convolutions_equal_torchs_counter():
+    net = nn.Sequential(nn.Conv2d(3, 8, 7, 4, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, dilation=2))
+    macs = count(net, meta(2, 3, 64, 48))
+    assert macs['linear'] == run_macs(net, meta(2, 3, 64, 48)).total() > 0
+
+
+GEOMETRIES = {
+    'default': FocalGeometry(7, 3, 5, 2),
+    'window only': FocalGeometry(7),
+    'fine only': FocalGeometry(7, 3),
+    'coarse only': FocalGeometry(7, 0, 5, 2),
+    'three levels, small window, wide margin': FocalGeometry(4, 4, 3, 3),
+    'shift': FocalGeometry(7, 3, 5, 2, 3),
+}
+
+
+def make_attention(geometry: FocalGeometry, impl: str = 'auto') -> tuple[FocalAttention, tuple]:
+    """A layer of 2 heads, 16 channels and what it is called with: 2x3 windows of 2 images."""
+    w = geometry.window_size
+    coarse = [meta(2, 2 * 2**k, 3 * 2**k, 16) for k in geometry.coarse_levels]
+    return FocalAttention(16, 2, geometry, impl=impl), (
+        meta(2, 2 * w, 3 * w, 16),
+        coarse,
+        geometry,
+    )
+
+
+def test_focal_attention_by_hand():
+    module, args = make_attention(GEOMETRIES['default'])
+    windows, tokens = 2 * 2 * 3, 2 * 14 * 21
+    assert count(module, *args) == dict(
+        linear=tokens * 4 * 16**2,
+        coarse_kv=windows * 2 * 16**2,
+        coarse_q=windows * 16**2,
+        gathered_qkv=windows * 25 * 3 * 16**2,
+        attention=windows * 2 * 49 * (49 + 120 + 25) * 16,
+        repeated=windows * 2 * 49 * 12 * 16,
+    )
+
+
+@pytest.mark.parametrize('name', GEOMETRIES)
+def test_focal_attention_equals_what_runs(name):
+    """``reference`` gathers neighbours as the released code does, some twice."""
+    module, args = make_attention(GEOMETRIES[name], 'reference')
+    ran = run_macs(module, *args)
+    macs = count(module, *args)
+    assert macs['linear'] + macs['coarse_kv'] == ran['aten.addmm']
+    assert macs['attention'] + macs['repeated'] == ran['aten.bmm']
+
+
+def test_every_back_end_counts_alike():
+    cfg = load(NANO)
+    counts = set()
+    for impl in IMPLS:
+        cfg.model.backbone.attn_impl = impl
+        model = complexity(cfg)
+        counts.add(tuple(model.flops(name) for name in CONVENTIONS))
+    assert len(counts) == 1, dict(zip(IMPLS, counts, strict=False))
+
+
+@pytest.mark.parametrize('where', ['mmpretrain.models.utils', 'mmdet.models.backbones.swin'])
+def test_window_attention_equals_what_runs(where):
+    models = pytest.importorskip(where)
+    module = models.WindowMSA(16, num_heads=2, window_size=(7, 7))
+    ran = run_macs(module, meta(6, 49, 16))
+    macs = count(module, meta(6, 49, 16))
+    assert macs == dict(linear=ran['aten.addmm'], attention=ran['aten.bmm'])
+    assert macs['attention'] == 6 * 2 * 49 * 49 * 16
+
+
+def test_deformable_convolutions_equal_plain_ones():
+    ops = pytest.importorskip('mmcv.ops')
+    settings = dict(kernel_size=3, stride=2, padding=2, dilation=2, bias=False)
+    plain = nn.Conv2d(8, 12, groups=2, **settings)
+    x, offset, mask = meta(1, 8, 20, 16), meta(1, 18, 10, 8), meta(1, 9, 10, 8)
+    expected = count(plain, x)['linear']
+    for cls, args in (
+        (ops.DeformConv2d, [x, offset]),
+        (ops.ModulatedDeformConv2d, [x, offset, mask]),
+    ):
+        module = cls(8, 12, groups=2, **settings)
+        assert count(module, *args) == dict(deform=expected)
+        assert module(*args).shape == plain(x).shape
+    pack = ops.ModulatedDeformConv2dPack(8, 12, groups=2, **settings)
+    own = expected // (12 * 4) * 27 * 8  # to 27 offsets and weights, from all 8 channels
+    assert count(pack, x) == dict(deform=expected, linear=own)
+
+
+# Million parameters and 10^9 MACs by arithmetic on the published settings, done without PyTorch;
+# its MACs took in norms, hence the tolerance.
+FOCAL = """
+classification/focal_t_in1k            28.880380  linear=4.37   classification=4.92
+classification/focal_s_in1k            51.141940  linear=8.56   classification=9.43
+classification/focal_b_in1k            89.815400  linear=15.20  classification=16.36
+classification/focal_t_convembed_in1k  30.825244  classification=5.17   matmul-132=5.20
+classification/focal_s_convembed_in1k  53.086804  classification=9.67   matmul-132=9.73
+classification/focal_b_convembed_in1k  93.268712  classification=16.79  matmul-132=16.86
+detection/focal_t_retinanet_1x         39.38   linear=245.1  matmul-120=265.6  matmul-132=266.4
+detection/focal_s_retinanet_3x         61.66   linear=335.6  matmul-120=366.9  matmul-132=368.2
+detection/focal_b_retinanet_1x         100.90  linear=478.7  matmul-120=520.5  matmul-132=522.2
+detection/focal_t_maskrcnn_1x          48.72   linear=264.1  matmul-120=284.6  matmul-132=285.3
+detection/focal_s_maskrcnn_3x          71.00   linear=354.5  matmul-120=385.8  matmul-132=387.1
+detection/focal_b_maskrcnn_1x          109.66  linear=498.0  matmul-120=539.8  matmul-132=541.5
+detection/focal_t_cascade_3x           86.55   linear=742.4  matmul-120=762.9  matmul-132=763.6
+detection/focal_t_atss_3x              36.66   linear=211.8  matmul-120=232.3  matmul-132=233.0
+detection/focal_t_reppointsv2_3x       45.84   reppointsv2=475.9
+detection/focal_t_sparsercnn_3x        110.66  linear=169.9  matmul-120=190.3  default=194.3
+detection/focal_l_htcpp_3x             255.28  linear=1088   matmul-132=1154
+detection/focal_l_htcpp_4conv1fc_3x    259.21  linear=1432   matmul-132=1497
+detection/focal_l_dyhead_2x            213.93  default=935
+detection/focal_l_dyhead_w12_2x        231.05  default=1012
+segmentation/focal_t_upernet_160k      60.86   linear=941.7   upernet-focal=998.1
+segmentation/focal_s_upernet_160k      83.15   linear=1033.2  upernet-focal=1129.9
+segmentation/focal_b_upernet_160k      123.80  linear=1182.1  upernet-focal=1354.1
+segmentation/focal_l_upernet_640_160k  237.53  linear=2472.8  matmul-132=2572.3  640x2560
+classification/ablations/focal_t_window14_in1k     29.424952  classification=5.35
+classification/ablations/focal_t_shift_in1k        28.880380  classification=4.92
+classification/ablations/focal_t_window_only_in1k  28.287     classification=4.49
+classification/ablations/focal_t_local_in1k        28.869     classification=4.82
+classification/ablations/focal_t_global_in1k       28.298     classification=4.60
+classification/ablations/focal_t_d2222_in1k        21.46      classification=3.42
+classification/ablations/focal_t_d2242_in1k        25.17      classification=4.17
+detection/ablations/focal_t_window_only_maskrcnn_1x  47.79
+detection/ablations/focal_t_local_maskrcnn_1x        48.69
+detection/ablations/focal_t_global_maskrcnn_1x       47.83
+"""
+# Swin in the place of Focal: published, but for more digits of classification.
+SWIN = """
+classification/focal_t_in1k       28.29  classification=4.49
+detection/focal_t_retinanet_1x    38.5   linear=245
+detection/focal_t_maskrcnn_1x     47.8   linear=264  matmul-120=267
+detection/focal_t_cascade_3x      86     matmul-120=745
+detection/focal_t_atss_3x         36     matmul-120=215
+detection/focal_t_reppointsv2_3x  45     reppointsv2=283  800x1280
+detection/focal_t_sparsercnn_3x   110    matmul-120=172
+segmentation/focal_t_upernet_160k 60     upernet-swin=945
+"""
+LARGER_SWIN = """
+classification/focal_s_in1k       49.61  classification=8.74
+classification/focal_b_in1k       87.77  classification=15.43
+detection/focal_s_retinanet_1x    59.8   linear=335
+detection/focal_b_retinanet_1x    98.4   linear=477
+detection/focal_s_maskrcnn_1x     69.1   linear=354
+detection/focal_b_maskrcnn_1x     107    linear=496
+segmentation/focal_s_upernet_160k 81     upernet-swin=1038
+segmentation/focal_b_upernet_160k 121    upernet-swin=1188
+"""
+
+
+def rows(table: str, marks: Sequence[pytest.MarkDecorator] = ()) -> list:
+    """Name, parameters, MACs by convention and shape of every row."""
+    parsed = []
+    for line in table.strip().splitlines():
+        name, params, *rest = line.split()
+        flops = dict(word.split('=') for word in rest if '=' in word)
+        shape = next((tuple(map(int, word.split('x'))) for word in rest if '=' not in word), None)
+        row = (name, params, flops, shape)
+        parsed.append(pytest.param(*row, id=name.rpartition('/')[2], marks=marks))
+    return parsed
+
+
+def assert_printed(actual: float, printed: str, what: str) -> None:
+    """Rounded like ``printed``, ``actual`` gives it to half a unit of its last digit."""
+    half_a_unit = 0.5 / 10 ** len(printed.partition('.')[2])
+    assert abs(actual - float(printed)) <= 1.02 * half_a_unit, f'{what} {actual} for {printed}'
+
+
+def assert_counts(
+    cfg: Config, params: str, flops: dict[str, str], shape: tuple[int, int] | None
+) -> None:
+    model = complexity(cfg, shape)
+    assert_printed(model.params / 1e6, params, 'parameters')
+    actual = {convention: model.flops(convention) / 1e9 for convention in flops}
+    expected = {convention: float(value) for convention, value in flops.items()}
+    assert actual == pytest.approx(expected, rel=5e-3)
+
+
+@pytest.mark.parametrize(('name', 'params', 'flops', 'shape'), rows(FOCAL))
+def test_focal_reaches_the_derived_numbers(name, params, flops, shape):
+    assert_counts(load(name), params, flops, shape)
+
+
+@pytest.mark.parametrize(
+    ('name', 'params', 'flops', 'shape'), rows(SWIN) + rows(LARGER_SWIN, [pytest.mark.slow])
+)
+def test_swin_reaches_the_published_numbers(name, params, flops, shape):
+    cfg = load(name)
+    focal = cfg.model.backbone
+    cfg.model.backbone = dict(
+        type='mmpretrain.SwinTransformer',
+        arch=focal.arch,
+        out_indices=focal.get('out_indices', (0, 1, 2, 3)),
+    )
+    assert_counts(cfg, params, flops, shape)
+
+
+@pytest.mark.parametrize('convention', CONVENTIONS)
+def test_modules_add_up(convention):
+    model = complexity(load(NANO))
+    top = model.by_module(convention)
+    assert [row.name for row in top] == ['backbone', 'neck', 'rpn_head', 'roi_head']
+    assert sum(row.params for row in top) == model.params
+    assert sum(row.flops for row in top) == model.flops(convention) > 0
+    deep = {row.name: row for row in model.by_module(convention, depth=3)}
+    for parent in ('backbone.layers', 'roi_head', 'roi_head.mask_head'):
+        children = [
+            row
+            for name, row in deep.items()
+            if name.startswith(f'{parent}.') and name.count('.') == parent.count('.') + 1
+        ]
+        assert sum(row.params for row in children) == deep[parent].params, parent
+        assert sum(row.flops for row in children) == deep[parent].flops > 0, parent
+
+
+def test_rois():
+    """Box and mask heads see 1000 and 100 RoIs, each stage of a cascade all of them."""
+    rows_of = {
+        name: {row.name: row.flops for row in complexity(load(name)).by_module('linear', 3)}
+        for name in ('detection/focal_t_maskrcnn_1x', 'detection/focal_t_cascade_3x')
+    }
+    plain, cascade = rows_of.values()
+    fully_connected = 256 * 49 * 1024 + 1024 * 1024 + 1024 * (81 + 320)
+    assert plain['roi_head.bbox_head'] == 1000 * fully_connected
+    convs, up, last = 4 * 14**2 * 256 * 256 * 9, 14**2 * 256 * 256 * 4, 28**2 * 256 * 80
+    assert plain['roi_head.mask_head'] == 100 * (convs + up + last)
+    for stage in range(3):
+        assert cascade[f'roi_head.mask_head.{stage}'] == plain['roi_head.mask_head']
+        convs = 4 * 7**2 * 256 * 256 * 9
+        fc = 256 * 49 * 1024 + 1024 * (81 + 320)
+        assert cascade[f'roi_head.bbox_head.{stage}'] == 1000 * (convs + fc)
+
+
+def test_masks_of_sparse_detectors():
+    configs = Path(pytest.importorskip('mmdet').__file__).parent / '.mim' / 'configs'
+    model = complexity(Config.fromfile(configs / 'queryinst' / 'queryinst_r50_fpn_1x_coco.py'))
+    flops = {row.name: row.flops for row in model.by_module(depth=4)}
+    for stage in range(6):
+        convs = flops[f'roi_head.mask_head.{stage}.convs']
+        assert convs == 100 * 4 * 14**2 * 256 * 256 * 9
+
+
+def test_auxiliary_heads_have_parameters_but_no_flops():
+    model = complexity(load('quickstart/focal_nano_upernet'))
+    rows_by_name = {row.name: row for row in model.by_module()}
+    assert rows_by_name['auxiliary_head'].params > 0
+    assert rows_by_name['auxiliary_head'].flops == 0
+    assert sum(row.params for row in rows_by_name.values()) == model.params
+
+
+def test_frozen_parameters_do_not_count():
+    cfg = load('quickstart/focal_nano_cls')
+    every = complexity(cfg).params
+    cfg.model.backbone.frozen_stages = 4
+    assert complexity(cfg).params == 256 * 10 + 10  # the head
+    assert every > 2e6
+
+
+def test_shape():
+    cfg = load('quickstart/focal_nano_atss')
+    model = complexity(cfg)
+    assert model.shape == model.shape_of('linear') == (800, 1280)
+    assert model.shape_of('reppointsv2') == (1280, 1280)
+    given = complexity(cfg, [1280, 1280])
+    assert given.shape == given.shape_of('reppointsv2') == (1280, 1280)
+    assert given.flops('reppointsv2') == model.flops('reppointsv2')
+    assert given.flops() > 1.5 * model.flops()
+    assert complexity(cfg, (320, 320)).shape_of('reppointsv2') == (320, 320)
+
+
+def test_a_model_is_left_as_it_was():
+    """Counting twice, in any order, gives the same."""
+    model = complexity(load(NANO))
+    first = model.flops()
+    model.flops('reppointsv2')
+    assert model.flops() == first == complexity(load(NANO)).flops()
+
+
+def test_senseless_arguments_are_named():
+    cfg = load(NANO)
+    with pytest.raises(ValueError, match=r"one of default, linear, .*, got 'fvcore'"):
+        complexity(cfg).flops('fvcore')
+    for shape in ((16, 640), (640,), (0, 0)):
+        with pytest.raises(ValueError, match='shape must be a height and a width of at least 32'):
+            complexity(cfg, shape)
+    cfg.default_scope = 'mmpose'
+    with pytest.raises(ValueError, match=r"maskrcnn\.py: default_scope must be .*, got 'mmpose'"):
+        complexity(cfg)
+
+
+def test_what_cannot_be_fed_is_named():
+    cfg = load(NANO)
+    cfg.model.roi_head.type = 'DoubleHeadRoIHead'
+    cfg.model.roi_head.reg_roi_scale_factor = 1.3
+    with pytest.raises(ValueError, match='MaskRCNN with a DoubleHeadRoIHead cannot be fed'):
+        complexity(cfg).flops()
+    cfg = load('quickstart/focal_nano_atss')
+    cfg.model.backbone.out_indices = (0, 1, 2)
+    message = r'ATSS cannot be run without data on an image of \(800, 1280\): \w+Error: '
+    with pytest.raises(ValueError, match=message):
+        complexity(cfg).flops()

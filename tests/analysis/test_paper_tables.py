@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's tables: what is read, what is computed from configs, what comes from runs."""
+
+import json
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmfocal.analysis.model_zoo import BLOCK, agrees, paper_pages, zoo_files
+from mmfocal.analysis.pages import Cell, Grid, html_page, markdown_table
+from mmfocal.analysis.paper_tables import (
+    PAPER_FILE,
+    Ours,
+    Paper,
+    compute,
+    read_paper,
+    read_scores,
+)
+
+NANO = 'quickstart/focal_nano_cls.py'
+
+
+@pytest.fixture(scope='module')
+def paper() -> Paper:
+    return read_paper()
+
+
+def write_paper(folder: Path, change: Callable[[dict], None]) -> Path:
+    """The classifiers' table, changed."""
+    content = yaml.safe_load(PAPER_FILE.read_text())
+    content['tables'] = content['tables'][:1]
+    change(content['tables'][0])
+    path = folder / 'paper.yml'
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def nano_paper(folder: Path) -> Paper:
+    row = dict(name='Nano', config=NANO, shape=[56, 56], scores=dict(top1=12.5))
+    return read_paper(write_paper(folder, lambda table: table.update(rows=[row])))
+
+
+def page(paper: Paper, configs: Path, ours: dict, scores: dict | None = None) -> str:
+    texts = paper_pages(paper, ours, scores or {}, configs, configs)
+    return texts[configs / 'paper_tables.md']
+
+
+def row_of(text: str, name: str) -> list[str]:
+    (line,) = (line for line in text.splitlines() if line.startswith(f'| {name} |'))
+    return [cell.strip() for cell in line.strip('|').split('|')]
+
+
+def test_a_changed_depth_changes_its_row(tmp_path: Path, repo_root: Path) -> None:
+    configs = tmp_path / 'configs'
+    shutil.copytree(repo_root / 'configs', configs)
+    paper = nano_paper(tmp_path)
+    before = compute(paper.rows, configs)
+    base = configs / '_base_' / 'backbones' / 'focal_nano.py'
+    base.write_text(base.read_text().replace('depths=(2, 2, 2, 2)', 'depths=(2, 2, 4, 2)'))
+    after = compute(paper.rows, configs)
+    c, h, region = 128, 4, 6 + 3  # two more blocks of stage 3
+    added = 2 * (12 * c**2 + 13 * c + 169 * h + 49 * 132 * h + region**2 * h + 50)
+    assert after[NANO].params - before[NANO].params == added
+    assert after[NANO].flops > before[NANO].flops
+    shown = [row_of(page(paper, configs, ours), 'Nano')[4:8] for ours in (before, after)]
+    assert shown[0] != shown[1]
+    assert shown[1][:2] == ['–', f'{after[NANO].params / 1e6:.2f}']
+
+
+def test_a_row_without_its_config_says_so(tmp_path: Path, repo_root: Path) -> None:
+    def change(table: dict) -> None:
+        table['rows'] = [
+            dict(name='Missing', config='detection/none.py', params=1.5, scores=dict(top1=2.5)),
+            dict(name='None', config=None, flops=3.5),
+        ]
+
+    configs = repo_root / 'configs'
+    paper = read_paper(write_paper(tmp_path, change))
+    text = page(paper, configs, compute(paper.rows, configs))
+    assert row_of(text, 'Missing')[1:10] == [
+        *('`none`', '224x224', 'classification', '1.5', 'no config', '–', 'no config'),
+        *('2.5', 'no config'),
+    ]
+    assert row_of(text, 'None')[1:] == [
+        *('none', '224x224', 'classification', '–', '–', '3.5', '–', '–', '–', '–', '–', ''),
+    ]
+
+
+def write_run(work_dir: Path, config: str, *scalars: dict) -> Path:
+    """What MMEngine leaves of a training of 12 epochs."""
+    log = work_dir / '20260101_000000' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text(''.join(json.dumps(line) + '\n' for line in scalars))
+    log.with_name('config.py').write_text('train_cfg = dict(max_epochs=12)\nmodel = dict()\n')
+    (work_dir / f'{config}.py').write_text('')  # tools/test.py overwrites it
+    return work_dir
+
+
+def write_test(work_dir: Path, stamp: str, model: str, **metrics: float) -> None:
+    (work_dir / stamp / 'vis_data').mkdir(parents=True)
+    (work_dir / stamp / 'vis_data' / 'config.py').write_text(f'model = {model}\n')
+    (work_dir / stamp / f'{stamp}.json').write_text(json.dumps(metrics))
+
+
+TRAINED = dict(step=9, epoch=9, lr=1.0, loss=2.0, time=1.0)
+
+
+def test_scores_of_a_run(tmp_path: Path) -> None:
+    first = {'step': 11, 'coco/bbox_mAP': 0.4}
+    last = {'step': 12, 'coco/bbox_mAP': 0.43749, 'coco/bbox_mAP_50': 0.652, 'coco/segm_mAP': 0.41}
+    run = write_run(tmp_path / 'renamed', 'focal_t_maskrcnn_1x', TRAINED, first, last)
+    assert read_scores([run]) == {
+        'focal_t_maskrcnn_1x': dict(box='43.7', mask='41.0', box50='65.2'),
+    }
+
+
+def test_scores_of_an_unfinished_run_say_where_it_stands(tmp_path: Path) -> None:
+    run = write_run(tmp_path, 'a', TRAINED, {'step': 9, 'accuracy/top1': 71.26})
+    assert read_scores([run]) == {'a': dict(top1='71.3 (epoch 9 of 12)')}
+
+
+def test_scores_of_tests_come_before_validation(tmp_path: Path) -> None:
+    run = write_run(tmp_path / 'a', 'a', TRAINED, {'step': 12, 'mIoU': 40.0})
+    write_test(run, '20260102_000000', "dict(type='EncoderDecoder')", mIoU=41.0)
+    write_test(run, '20260103_000000', "dict(type='SegTTAModel', module=dict())", mIoU=42.0)
+    assert read_scores([run]) == {'a': dict(miou='41.0', miou_ms='42.0')}
+    tested = tmp_path / 'b'
+    write_test(tested, '20260102_000000', "dict(type='EncoderDecoder')", mIoU=39.0)
+    (tested / 'b.py').write_text('')
+    assert read_scores([tested]) == {'b': dict(miou='39.0')}
+
+
+def test_scores_appear_in_their_row(tmp_path: Path, repo_root: Path) -> None:
+    run = write_run(
+        tmp_path / 'run', Path(NANO).stem, TRAINED, {'step': 12, 'accuracy/top1': 97.1}
+    )
+    paper, configs = nano_paper(tmp_path), repo_root / 'configs'
+    ours = compute(paper.rows, configs)
+    for scores, expected in (({}, 'not run'), (read_scores([run]), '97.1')):
+        cells = row_of(page(paper, configs, ours, scores), 'Nano')
+        assert cells[8:10] == ['12.5', expected]
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'holds no config \(\*\.py\) of a run'):
+        read_scores([tmp_path])
+    (tmp_path / 'a.py').write_text('')
+    with pytest.raises(FileNotFoundError, match='holds no log of a training'):
+        read_scores([tmp_path])
+    runs = [write_run(tmp_path / name, 'a', TRAINED) for name in ('x', 'y')]
+    with pytest.raises(ValueError, match=r'x and .*y are both runs of a'):
+        read_scores(runs)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(method='yolo'), "method 'yolo' is none of classification, retinanet"),
+        (dict(notes=['nothing']), "note 'nothing' is none of v1"),
+        (dict(scores=dict(fun=1)), "score 'fun' is none of top1"),
+        (dict(convention='mine'), "convention 'mine' is none of default"),
+        (dict(flop=3), "key 'flop' is none of name"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path: Path, change: dict, message: str) -> None:
+    path = write_paper(tmp_path, lambda table: table['rows'][1].update(change))
+    with pytest.raises(ValueError) as error:
+        read_paper(path)
+    place = f"{path}: table 'Classification on ImageNet-1K', row 'Focal-S': "
+    assert str(error.value).startswith(place + message)
+
+
+@pytest.mark.parametrize('key', ['method', 'config'])
+def test_missing_keys_are_named(tmp_path: Path, key: str) -> None:
+    def change(table: dict) -> None:
+        table['rows'][0].pop(key, None)
+        table['defaults'].pop(key, None)
+
+    with pytest.raises(ValueError, match=f"row 'Focal-T': '{key}' is missing"):
+        read_paper(write_paper(tmp_path, change))
+
+
+def test_a_config_is_counted_in_one_way(tmp_path: Path) -> None:
+    def change(table: dict) -> None:
+        table['rows'].append({**table['rows'][0], 'name': 'Again', 'shape': [448, 448]})
+
+    with pytest.raises(ValueError, match=r"focal_t_in1k\.py: rows 'Focal-T' and 'Again' count"):
+        read_paper(write_paper(tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    ('printed', 'value', 'expected'),
+    [(39.4, 39.38, True), (110.0, 109.66, False), (101, 100.9, True), (45, 45.84, False)],
+)
+def test_agreement_is_to_the_printed_digits(printed: float, value: float, expected: bool) -> None:
+    assert agrees(printed, value) is expected
+
+
+def test_cells_are_escaped_and_linked() -> None:
+    row = [Cell('a<b'), Cell('c', 'd.py', 'code'), Cell('1', kind='differs')]
+    grid = Grid('T & U', 'Table 1', ['x', 'y', 'z'], [row], ['why > not'])
+    assert markdown_table(grid).splitlines() == [
+        '| x | y | z |',
+        '| --- | --- | --- |',
+        '| a<b | [`c`](d.py) | 1 |',
+        '',
+        '1. why > not',
+    ]
+    page = html_page('Title', ['Text.'], [grid])
+    assert '<td>a&lt;b</td><td><a href="d.py"><code>c</code></a></td>' in page
+    assert '<td class="differs">1</td>' in page and '<li>why &gt; not</li>' in page
+    assert '<h2 id="table-1">T &amp; U</h2>' in page and '<a href="#table-1">' in page
+
+
+class _Tags(HTMLParser):
+    """Fails where tags are not closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        if tag != 'meta':
+            self.open.append(tag)
+        self.addresses += [value for key, value in attrs if key in ('href', 'src')]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_committed_page_is_whole(repo_root: Path, paper: Paper) -> None:
+    tags = _Tags()
+    tags.feed((repo_root / 'docs' / 'paper_tables.html').read_text())
+    assert not tags.open
+    for address in tags.addresses:
+        assert address.startswith('#') or (repo_root / 'docs' / address).is_file(), address
+    assert sum(address.startswith('#') for address in tags.addresses) == len(paper.tables) + 1
+
+
+COMPUTED = {  # recipes: millions of parameters and units of 10^9 multiply-accumulates
+    'classification/focal_t_in1k.py': (28.880, 4.92),
+    'classification/focal_s_in1k.py': (51.142, 9.43),
+    'classification/focal_b_in1k.py': (89.815, 16.36),
+    'classification/focal_t_convembed_in1k.py': (30.825, 5.17),
+    'classification/focal_s_convembed_in1k.py': (53.087, 9.67),
+    'classification/focal_b_convembed_in1k.py': (93.269, 16.79),
+    'detection/focal_t_retinanet_1x.py': (39.38, 265.6),
+    'detection/focal_s_retinanet_1x.py': (61.66, 366.9),
+    'detection/focal_b_retinanet_1x.py': (100.90, 520.5),
+    'detection/focal_t_maskrcnn_1x.py': (48.72, 284.6),
+    'detection/focal_s_maskrcnn_1x.py': (71.00, 385.8),
+    'detection/focal_b_maskrcnn_1x.py': (109.66, 539.8),
+    'detection/focal_t_cascade_3x.py': (86.55, 762.9),
+    'detection/focal_t_atss_3x.py': (36.66, 232.3),
+    'detection/focal_t_reppointsv2_3x.py': (45.84, 475.9),
+    'detection/focal_t_sparsercnn_3x.py': (110.66, 190.3),
+    'detection/focal_l_htcpp_3x.py': (255.28, 1154),
+    'detection/focal_l_htcpp_4conv1fc_3x.py': (259.21, 1497),
+    'detection/focal_l_dyhead_2x.py': (213.93, 935),
+    'detection/focal_l_dyhead_w12_2x.py': (231.05, 1012),
+    'segmentation/focal_t_upernet_160k.py': (60.86, 998.1),
+    'segmentation/focal_s_upernet_160k.py': (83.15, 1129.9),
+    'segmentation/focal_b_upernet_160k.py': (123.80, 1354.1),
+    'segmentation/focal_l_upernet_640_160k.py': (237.53, 2572.3),
+    'classification/ablations/focal_t_window14_in1k.py': (29.425, 5.35),
+    'classification/ablations/focal_t_window_only_in1k.py': (28.287, 4.49),
+    'classification/ablations/focal_t_local_in1k.py': (28.869, 4.82),
+    'classification/ablations/focal_t_global_in1k.py': (28.298, 4.60),
+    'classification/ablations/focal_t_d2222_in1k.py': (21.46, 3.42),
+    'classification/ablations/focal_t_d2242_in1k.py': (25.17, 4.17),
+    'detection/ablations/focal_t_window_only_maskrcnn_1x.py': (47.79, None),
+    'detection/ablations/focal_t_local_maskrcnn_1x.py': (48.69, None),
+    'detection/ablations/focal_t_global_maskrcnn_1x.py': (47.83, None),
+    'detection/ablations/swin_t_maskrcnn_1x.py': (47.79, 263.5),
+    'detection/ablations/swin_t_retinanet_1x.py': (38.46, 244.6),
+    'detection/ablations/swin_s_retinanet_1x.py': (59.78, 334.5),
+    'detection/ablations/swin_b_retinanet_1x.py': (98.39, 476.8),
+}
+
+
+@pytest.fixture(scope='module')
+def committed(repo_root: Path) -> dict[str, Ours]:
+    """What the metafiles say; another test computes it anew."""
+    ours = {}
+    for path in repo_root.glob('configs/**/metafile.yml'):
+        for model in yaml.safe_load(path.read_text())['Models']:
+            data = model['Metadata']
+            unit = 'Epochs' if 'Epochs' in data else 'Iterations'
+            values = (data['Parameters'], data['FLOPs'], unit, data[unit], data['Batch Size'])
+            ours[model['Config'].removeprefix('configs/')] = Ours(*values)
+    return ours
+
+
+@pytest.mark.parametrize('config', COMPUTED)
+def test_computed_columns_are_the_recipes(config: str, committed: dict) -> None:
+    params, flops = COMPUTED[config]
+    assert committed[config].params / 1e6 == pytest.approx(params, abs=0.01)
+    if flops:
+        assert committed[config].flops / 1e9 == pytest.approx(flops, rel=0.01)
+
+
+def test_every_difference_to_the_paper_has_a_note(paper: Paper, committed: dict) -> None:
+    for table in paper.tables:
+        for row in table.rows:
+            for key, unit in (('params', 1e6), ('flops', 1e9)):
+                printed, ours = getattr(row, key), committed.get(row.config)
+                if printed is not None and ours is not None:
+                    is_same = agrees(printed, getattr(ours, key) / unit)
+                    assert is_same or row.notes, f'{table.title}, {row.name}: {key}'
+
+
+SAMPLE = (
+    *('classification/focal_t_in1k.py', 'detection/focal_t_maskrcnn_1x.py'),
+    *('segmentation/focal_t_upernet_160k.py', 'quickstart/swin_nano_maskrcnn.py'),
+)
+
+
+@pytest.mark.parametrize('config', SAMPLE)
+def test_committed_numbers_are_those_of_the_configs(
+    config: str, paper: Paper, committed: dict, repo_root: Path
+) -> None:
+    (row,) = (row for row in paper.rows if row.config == config)
+    assert compute([row], repo_root / 'configs') == {config: committed[config]}
+
+
+def test_committed_files_follow_from_the_numbers(
+    tmp_path: Path, paper: Paper, committed: dict, repo_root: Path
+) -> None:
+    """No table reads another: all are made where nothing generated exists."""
+    ignored = shutil.ignore_patterns('metafile.yml', '__pycache__')
+    shutil.copytree(repo_root / 'configs', tmp_path / 'configs', ignore=ignored)
+    for readme in tmp_path.rglob('*.md'):
+        readme.write_text(BLOCK.sub(r'\1\3', readme.read_text()))
+    files = zoo_files(tmp_path, paper, committed, {})
+    assert {path.name for path in files} >= {'paper_tables.html', 'metafile.yml', 'retinanet.md'}
+    for path, text in files.items():
+        original = repo_root / path.relative_to(tmp_path)
+        assert original.read_text() == text, f'run tools/analysis/paper_tables.py: {original}'

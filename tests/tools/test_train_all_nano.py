@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run that trains every method small: what it keeps, what it reports, what it refuses."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmfocal.engine import read_config
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMITS = json.loads((ROOT / 'tools/dev/nano_thresholds.json').read_text())
+COLUMNS = {
+    'box AP': 'coco/bbox_mAP',
+    'mask AP': 'coco/segm_mAP',
+}
+SHORT = ' '.join(
+    [
+        *('train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2'),
+        'default_hooks.logger.interval=1',
+    ]
+)
+
+
+def command(*words: str | Path, **settings) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        list(map(str, words)),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **settings,
+    )
+
+
+def check(*work_dirs: Path) -> subprocess.CompletedProcess:
+    return command(sys.executable, ROOT / 'tools/dev/check_nano_results.py', *work_dirs)
+
+
+def write_log(work_dir: Path, results: dict[str, float]) -> Path:
+    folder = work_dir / '20260101_000000' / 'vis_data'
+    folder.mkdir(parents=True)
+    lines = dict(step=10, lr=1.0, loss=3.0, time=6.0), dict(step=10, **results)
+    (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+    return work_dir
+
+
+def test_it_trains_reports_keeps_and_judges(workspace, environment):
+    script = ['bash', ROOT / 'tools/dev/train_all_nano.sh', 'retinanet']
+    settings = dict(cwd=workspace, env={**environment, 'OPTIONS': SHORT, 'WORK_DIRS': 'runs'})
+    first = command(*script, **settings)
+    limit = LIMITS['focal_nano_retinanet']['coco/bbox_mAP']
+    # after two iterations there are no boxes, hence no metric
+    complaint = f'focal_nano_retinanet: coco/bbox_mAP is missing, expected at least {limit}'
+    assert first.returncode == 1 and complaint in first.stdout, first.stdout[-4000:]
+    table = (workspace / 'runs/results.md').read_text()
+    assert table.splitlines()[2].startswith('| focal_nano_retinanet | 2 |')
+    second = command(*script, **settings)
+    assert second.returncode == 1 and complaint in second.stdout
+    assert 'already trained: runs/focal_nano_retinanet' in second.stdout
+    assert 'Iter(train)' not in second.stdout
+
+
+def test_results_at_and_below_the_limit(tmp_path):
+    limits = LIMITS['focal_nano_htcpp']
+    good = write_log(tmp_path / 'good/focal_nano_htcpp', limits)
+    assert check(good).returncode == 0
+    worse = {**limits, 'coco/segm_mAP': limits['coco/segm_mAP'] - 0.001}
+    bad = check(good, write_log(tmp_path / 'bad/focal_nano_htcpp', worse))
+    assert bad.returncode == 1 and bad.stdout.count('expected at least') == 1
+    unfinished = check(write_log(tmp_path / 'unfinished/focal_nano_htcpp', {}))
+    assert unfinished.stdout.count('missing') == len(limits)
+    unknown = check(write_log(tmp_path / 'mine', limits))
+    assert unknown.returncode == 1 and 'no limits for' in unknown.stdout
+
+
+def test_every_method_has_limits():
+    script = (ROOT / 'tools/dev/train_all_nano.sh').read_text()
+    methods = re.search(r'^methods=\((.+)\)$', script, re.MULTILINE)[1].split()
+    assert [f'focal_nano_{method}' for method in methods] == list(LIMITS)
+
+
+@pytest.mark.parametrize('name', LIMITS)
+def test_the_published_table_holds_the_limits(name):
+    lines = (ROOT / 'docs/nano_results.md').read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines if '|' in line]
+    (row,) = (dict(zip(rows[0], row, strict=True)) for row in rows if f'{name}.py' in row[0])
+    assert (
+        int(row['iterations'])
+        == read_config(ROOT / f'configs/quickstart/{name}.py').train_cfg.max_iters
+    )
+    found = {}
+    for column, metric in COLUMNS.items():
+        if row[column]:
+            measured, limit = map(float, re.fullmatch(r'(\S+) \((\S+)\)', row[column]).groups())
+            assert limit == pytest.approx(max(measured - 0.05, measured / 2))
+            found[metric] = limit
+    assert found == LIMITS[name]

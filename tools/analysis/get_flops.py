@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters and FLOPs of a config, by module; needs neither data nor weights.
+
+FLOPs are multiply-accumulates (MACs), as the field's tables print them.
+"""
+
+import argparse
+
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.table import Table
+
+from mmfocal.analysis.complexity import CONVENTIONS, Complexity, complexity
+from mmfocal.engine import read_config
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config of a detector, segmentor or classifier')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='height and width of the image (default: as in the tables, by task)',
+    )
+    parser.add_argument(
+        '--convention',
+        nargs='*',
+        choices=CONVENTIONS,
+        default=['default'],
+        metavar='NAME',
+        help=f'what to count: {", ".join(CONVENTIONS)}; all if no name follows',
+    )
+    parser.add_argument('--depth', type=int, default=2, help='levels of modules (default: 2)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={}, help='settings to override'
+    )
+    return parser.parse_args()
+
+
+def make_table(model: Complexity, conventions: list[str], depth: int) -> Table:
+    """One row per module and the total; one column of FLOPs per convention."""
+    table = Table(
+        'module', 'type', caption='parameters in 10^6, FLOPs in 10^9 multiply-accumulates'
+    )
+    for header in ('params', *conventions):
+        table.add_column(header, justify='right')
+    by_convention = [model.by_module(name, depth) for name in conventions]
+    for row in zip(*by_convention, strict=True):
+        level = row[0].name.count('.')
+        name = '  ' * level + row[0].name.rpartition('.')[2]
+        flops = [f'{module.flops / 1e9:.2f}' for module in row]
+        table.add_row(name, row[0].type, f'{row[0].params / 1e6:.3f}', *flops)
+    table.add_section()
+    total = [f'{model.flops(name) / 1e9:.2f}' for name in conventions]
+    table.add_row('total', '', f'{model.params / 1e6:.3f}', *total)
+    return table
+
+
+def main() -> None:
+    """Count and print."""
+    args = parse_args()
+    cfg = read_config(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    model = complexity(cfg, args.shape)
+    conventions = args.convention or list(CONVENTIONS)
+    table = make_table(model, conventions, args.depth)
+    console = Console(highlight=False)
+    if not console.is_terminal:  # rich would fold everything into 80 columns
+        console.width = 240
+    console.print(table)
+    for name in conventions:
+        height, width = model.shape_of(name)
+        convention = CONVENTIONS[name]
+        print(f'{name}, {height}x{width}: {convention.meaning}. As in: {convention.source}.')
+
+
+if __name__ == '__main__':
+    main()
