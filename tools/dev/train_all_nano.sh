@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Train every detector small on digit scenes, one after the other, and compare with docs/nano_results.md.
+#
+#   bash tools/dev/train_all_nano.sh [METHOD ...]    # e.g. atss htcpp; all of them take about an hour
+#
+# What is finished is kept, what was interrupted goes on where it stopped. Exits with 1 if a metric is
+# below its limit in tools/dev/nano_thresholds.json.
+#   WORK_DIRS   where the runs, their table and their curves go (default: work_dirs/nano)
+#   OPTIONS     settings to override, e.g. "train_cfg.max_iters=100 randomness.seed=1"
+source "$(dirname "${BASH_SOURCE[0]}")/../dist_common.sh"
+
+root=${WORK_DIRS:-work_dirs/nano}
+read -ra options <<<"${OPTIONS:+--cfg-options $OPTIONS}"
+methods=(retinanet maskrcnn cascade atss sparsercnn htcpp dyhead)
+if [[ $# -gt 0 ]]; then methods=("$@"); fi
+
+[[ -f data/digit_scenes/meta.json ]] || "$PYTHON" "$TOOLS/data/make_digit_scenes.py"
+work_dirs=()
+for method in "${methods[@]}"; do
+    work_dir=$root/focal_nano_$method
+    work_dirs+=("$work_dir")
+    if [[ -f $work_dir/results.md ]]; then
+        echo "already trained: $work_dir (remove it to train again)"
+        continue
+    fi
+    bash "$TOOLS/dist_train.sh" "$ROOT/configs/quickstart/focal_nano_$method.py" 1 \
+        --work-dir "$work_dir" --resume "${options[@]}"
+    "$PYTHON" "$TOOLS/analysis/report_run.py" "$work_dir"
+done
+"$PYTHON" "$TOOLS/analysis/report_run.py" "${work_dirs[@]}" --out "$root"
+"$PYTHON" "$TOOLS/dev/check_nano_results.py" "${work_dirs[@]}"
