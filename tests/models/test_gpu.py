@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize('impl', FAST_IMPLS)
+@pytest.mark.parametrize('impl', [impl for impl in FAST_IMPLS if impl != 'chunked'])
 @pytest.mark.parametrize('case', CASES)
 def test_rounds_as_well_as_reference_fp32(case: str, impl: str) -> None:
     check_rounds_as_well_as_reference(case, impl, 'cuda')
