@@ -5,7 +5,6 @@
 configs whenever a table is made, its scores are read from the logs of runs.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 from mmengine.config import Config
 
 from mmfocal.analysis.complexity import CONVENTIONS, Complexity, complexity
-from mmfocal.analysis.run_log import read_run_log
+from mmfocal.analysis.run_log import read_run_log, read_tests
 from mmfocal.engine import read_config
 
 PAPER_FILE = Path(__file__).with_name('paper.yml')
@@ -262,10 +261,6 @@ def _config_of(work_dir: Path) -> Path:
     return files[-1]
 
 
-def _load(path: Path) -> Config:
-    return Config.fromfile(path, import_custom_modules=False)
-
-
 def _validation(work_dir: Path) -> tuple[dict[str, float], str]:
     """The last validation, and where the run stands if it is unfinished."""
     val = read_run_log(work_dir).val
@@ -273,19 +268,10 @@ def _validation(work_dir: Path) -> tuple[dict[str, float], str]:
         return {}, ''
     step = max(val)
     newest = max(work_dir.glob('*/vis_data/scalars.json'))
-    unit, length = _length(_load(newest.with_name('config.py')))
+    cfg = Config.fromfile(newest.with_name('config.py'), import_custom_modules=False)
+    unit, length = _length(cfg)
     state = '' if step >= length else f' ({unit.lower()[:-1]} {step} of {length})'
     return val[step], state
-
-
-def _tests(work_dir: Path) -> list[tuple[dict[str, float], bool]]:
-    """What ``tools/test.py`` measured, oldest first, and whether with ``--tta``."""
-    found = []
-    for file in sorted(work_dir.glob('*/*.json')):
-        config = file.parent / 'vis_data' / 'config.py'
-        if file.stem == file.parent.name and config.exists():
-            found.append((json.loads(file.read_text()), 'module' in _load(config).model))
-    return found
 
 
 def _cells(metrics: Mapping[str, float], is_multi_scale: bool, state: str = '') -> dict[str, str]:
@@ -317,7 +303,7 @@ def read_scores(work_dirs: Iterable[str | Path]) -> dict[str, dict[str, str]]:
         if name in origins:
             raise ValueError(f'{origins[name]} and {work_dir} are both runs of {name}')
         origins[name] = work_dir
-        tests = _tests(work_dir)
+        tests = read_tests(work_dir)
         scores[name] = {}
         if not tests or list(work_dir.glob('*/vis_data/scalars.json')):
             metrics, state = _validation(work_dir)

@@ -4,6 +4,9 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import Config
 
 Scalars = dict[int, dict[str, float]]
 
@@ -51,3 +54,28 @@ def read_run_log(work_dir: str | Path) -> RunLog:
             'written every default_hooks.logger.interval iterations)'
         )
     return log
+
+
+class Tested(NamedTuple):
+    """What one run of ``tools/test.py`` measured, and whether with ``--tta``."""
+
+    metrics: dict[str, float]
+    is_multi_scale: bool
+
+
+def read_tests(work_dir: str | Path) -> list[Tested]:
+    """Read what ``tools/test.py`` left in a work directory.
+
+    Args:
+        work_dir: Its ``--work-dir``.
+
+    Returns:
+        One entry per test, oldest first; empty if there is none.
+    """
+    found = []
+    for file in sorted(Path(work_dir).glob('*/*.json')):
+        config = file.parent / 'vis_data' / 'config.py'
+        if file.stem == file.parent.name and config.exists():
+            model = Config.fromfile(config, import_custom_modules=False).model
+            found.append(Tested(json.loads(file.read_text()), 'module' in model))
+    return found

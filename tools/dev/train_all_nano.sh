@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Train every detector small on digit scenes, one after the other, and compare with docs/nano_results.md.
 #
-#   bash tools/dev/train_all_nano.sh [METHOD ...]    # e.g. atss htcpp; all of them take about an hour
+#   bash tools/dev/train_all_nano.sh [METHOD ...]    # e.g. atss htcpp; all of them take over an hour
 #
 # What is finished is kept, what was interrupted goes on where it stopped. Exits with 1 if a metric is
 # below its limit in tools/dev/nano_thresholds.json.
@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../dist_common.sh"
 
 root=${WORK_DIRS:-work_dirs/nano}
 read -ra options <<<"${OPTIONS:+--cfg-options $OPTIONS}"
-methods=(retinanet maskrcnn cascade atss sparsercnn htcpp dyhead)
+methods=(retinanet maskrcnn maskrcnn_jitter cascade atss sparsercnn htcpp dyhead)
 if [[ $# -gt 0 ]]; then methods=("$@"); fi
 
 [[ -f data/digit_scenes/meta.json ]] || "$PYTHON" "$TOOLS/data/make_digit_scenes.py"
@@ -24,8 +24,12 @@ for method in "${methods[@]}"; do
         echo "already trained: $work_dir (remove it to train again)"
         continue
     fi
-    bash "$TOOLS/dist_train.sh" "$ROOT/configs/quickstart/focal_nano_$method.py" 1 \
-        --work-dir "$work_dir" --resume "${options[@]}"
+    config=$ROOT/configs/quickstart/focal_nano_$method.py
+    bash "$TOOLS/dist_train.sh" "$config" 1 --work-dir "$work_dir" --resume "${options[@]}"
+    if [[ $method == *_jitter ]]; then # trained for several scales, so tested at several too
+        bash "$TOOLS/dist_test.sh" "$config" "$(<"$work_dir/last_checkpoint")" 1 \
+            --work-dir "$work_dir" --tta "${options[@]}"
+    fi
     "$PYTHON" "$TOOLS/analysis/report_run.py" "$work_dir"
 done
 "$PYTHON" "$TOOLS/analysis/report_run.py" "${work_dirs[@]}" --out "$root"
