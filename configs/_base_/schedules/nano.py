@@ -10,6 +10,12 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=warmup, end=max_iters),
 ]
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 2)
+# For configs whose steps take twice as long; not a file of its own, since the bases of a config
+# must not share keys.
+half_as_long = dict(
+    param_scheduler=[param_scheduler[0], dict(param_scheduler[1], end=max_iters // 2)],
+    train_cfg=dict(max_iters=max_iters // 2, val_interval=max_iters // 4),
+)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 auto_scale_lr = dict(enable=False, base_batch_size=8)
