@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
 class _Memory(threading.local):
@@ -61,6 +62,9 @@ def refusals(tensors: Iterable[Tensor]) -> list[str]:
         f'it takes plain tensors only, not {", ".join(sorted(strange))}': strange,
         'it knows no function transforms (torch.func)': (
             torch._C._are_functorch_transforms_active()
+        ),
+        'it hides its steps from dispatch modes, such as FLOP counters': (
+            _get_current_dispatch_mode() is not None
         ),
     }
     return [reason for reason, applies in reasons.items() if applies]

@@ -86,7 +86,7 @@ def test_the_chosen_back_end_is_in_the_run_log() -> None:
     logger.addHandler(handler)
     nano()(torch.randn(1, 3, 32, 32))
     logger.removeHandler(handler)
-    assert stream.getvalue().count("focal attention on cpu: using 'sdpa'") == 1
+    assert stream.getvalue().count("focal attention on cpu: using 'chunked'") == 1
 
 
 def test_checkpoints_hold_parameters_only() -> None:
@@ -355,7 +355,7 @@ def test_autocast_trains(dtype: torch.dtype) -> None:
         assert (half - full).abs().mean() < 16 * torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize('impl', ['reference', 'sdpa'])
+@pytest.mark.parametrize('impl', ['reference', 'sdpa', 'chunked'])
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision_model(impl: str, dtype: torch.dtype) -> None:
     model, x = nano(attn_impl=impl, **DENSE), torch.randn(1, 3, 64, 96)
@@ -400,8 +400,9 @@ def test_compiles_with_inductor() -> None:
     check_compiled('inductor')
 
 
-def test_exports() -> None:
-    model, x = nano(attn_impl='sdpa', **DENSE), torch.randn(1, 3, 64, 96)
+@pytest.mark.parametrize('impl', ['auto', 'sdpa'])
+def test_exports(impl: str) -> None:
+    model, x = nano(attn_impl=impl, **DENSE), torch.randn(1, 3, 64, 96)
     exported = torch.export.export(model, (x,)).module()
     for plain, ours in zip(model(x), exported(x), strict=True):
         torch.testing.assert_close(plain, ours)

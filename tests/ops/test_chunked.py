@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmfocal.ops import cpu
 from mmfocal.ops.focal_attention import FocalGeometry
@@ -247,6 +248,15 @@ def on_meta(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> No
     call({k: v.to('meta') for k, v in inputs.items()}, geometry, impl)
 
 
+def under_a_flop_counter(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
+    # Without gradients PyTorch's own attention would run a kernel whose products nobody counts.
+    leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+    with FlopCounterMode(display=False) as counter:
+        call(leaves, geometry, impl)
+    # 2 images, 2 heads of 5 channels, 2 x 3 windows of 49 queries and keys; two products
+    assert counter.get_total_flops() == 2 * 2 * 2 * 2 * 5 * 6 * 49**2
+
+
 def with_dropout(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
     call(inputs, geometry, impl, dropout_p=0.1)
 
@@ -258,6 +268,7 @@ def with_dropout(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) 
         (under_torch_func, 'no function transforms'),
         (under_tracing, 'cannot be compiled, exported or traced'),
         (on_meta, 'CPUs only, not on meta'),
+        (under_a_flop_counter, 'hides its steps from dispatch modes'),
         (with_dropout, 'drops no attention weights'),
     ],
 )

@@ -287,7 +287,7 @@ def test_auto_logs_its_choice_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level('INFO', logger='mmfocal'):
         call(inputs, geometry, 'auto')
         call(inputs, geometry, 'auto')
-    assert [r.getMessage() for r in caplog.records] == ["focal attention on cpu: using 'sdpa'"]
+    assert [r.getMessage() for r in caplog.records] == ["focal attention on cpu: using 'chunked'"]
 
 
 @pytest.mark.parametrize(

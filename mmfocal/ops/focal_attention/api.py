@@ -36,7 +36,7 @@ BACKENDS = {
     'chunked': Backend(chunked.focal_attention, chunked.refusals),
 }
 # What 'auto' tries, fastest first; the last one never refuses.
-AUTO_ORDER = ('sdpa',)
+AUTO_ORDER = ('chunked', 'sdpa')
 IMPLS = ('auto', *BACKENDS)
 
 
