@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speed and memory of Focal backbones beside Swin's, four output maps each, random weights.
+
+Training means forward and backward; neither has drop path. Swin is mmpretrain's, which, like
+Focal, ends each stage's output with a norm; timm's, with fused attention, returns the bare maps.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import measure
+import torch
+from matplotlib.figure import Figure
+from measure import DTYPES, MIB, Row, Size, Step
+from torch import nn
+
+from mmfocal import FocalTransformer
+from mmfocal.analysis.complexity import CONVENTIONS
+from mmfocal.analysis.complexity.counter import MacCounter
+from mmfocal.ops.focal_attention.api import IMPLS
+
+NANO = dict(embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))  # of configs/quickstart
+ARCHS = ('nano', *FocalTransformer.arch_zoo)
+TIMM_ARCHS = ('tiny', 'small', 'base')
+YARDSTICKS = (*(f'swin_{arch}' for arch in ARCHS), *(f'timm_swin_{arch}' for arch in TIMM_ARCHS))
+CLASSIFICATION = (7, 5, 3, 1)  # focal windows of the stages at 224 pixels
+DETECTION = (15, 13, 9, 7)
+GROWTH = (224, 320, 448, 640, 896, 1280, 1792, 2048)
+# Products that are computed, neighbours that are attended twice counted once: back ends may merge
+# them. Nor is what they recompute for the backward pass useful work.
+KINDS = CONVENTIONS['default'].kinds - {'repeated'}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One candidate: a model, how it runs, and on what. ``impl`` is empty for Swin."""
+
+    model: str
+    impl: str
+    dtype: str
+    mode: str
+    runtime: str
+    size: Size
+    coarse: tuple[int, ...]
+    device: str
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
+        '--sizes',
+        nargs='+',
+        type=measure.parse_size,
+        default=[Size(224, 224, 8)],
+        metavar='HxWxB',
+        help='images: height x width x batch (default: 224x224x8)',
+    )
+    sizes.add_argument(
+        '--growth', action='store_true', help=f'one square image of {GROWTH} pixels, in turn'
+    )
+    add('--archs', nargs='+', choices=ARCHS, default=['tiny'], help='of Focal (default: tiny)')
+    add('--impls', nargs='+', choices=IMPLS, default=['auto'], help='back ends (default: auto)')
+    add('--yardsticks', nargs='*', choices=YARDSTICKS, default=['swin_tiny'])
+    add('--dtypes', nargs='+', choices=DTYPES, default=['fp32'], help='half types by autocast')
+    add('--modes', nargs='+', choices=['infer', 'train'], default=['infer', 'train'])
+    add('--compile', action='store_true', help='with torch.compile too')
+    add('--cuda-graphs', action='store_true', help='inference replayed as a CUDA graph too')
+    add(
+        '--coarse',
+        type=int,
+        nargs=4,
+        metavar='F',
+        help=f'focal windows of the stages (default: {CLASSIFICATION} up to 224 pixels, '
+        f'{DETECTION} above)',
+    )
+    add('--memory', action='store_true', help='measure memory too')
+    add('--plot', type=Path, metavar='PATH', help='picture of time and memory over pixels')
+    measure.add_common_arguments(parser)
+    args = measure.parse(parser, argv)
+    if args.cuda_graphs and args.device != 'cuda':
+        parser.error('--cuda-graphs needs --device cuda')
+    if args.growth:
+        args.sizes = [Size(side, side, 1) for side in GROWTH]
+    args.runtimes = ['eager', *['compile'] * args.compile, *['graph'] * args.cuda_graphs]
+    return args
+
+
+def _swin(arch: str, size: Size) -> nn.Module:
+    try:
+        from mmpretrain.models import SwinTransformer
+    except ImportError as error:
+        raise SystemExit(
+            f'the yardstick is the Swin of mmpretrain, which cannot be imported: {error}; '
+            'install onedl-mmpretrain or leave it out with --yardsticks'
+        ) from error
+    return SwinTransformer(
+        NANO if arch == 'nano' else arch,
+        img_size=size[:2],
+        out_indices=(0, 1, 2, 3),
+        drop_path_rate=0.0,
+        pad_small_map=max(size[:2]) > 224 or min(size[:2]) < 224,  # as in dense tasks
+    )
+
+
+def _timm_swin(arch: str, size: Size) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise SystemExit(
+            f'timm_swin_{arch} needs timm, which cannot be imported: {error}; '
+            'pip install timm, or leave it out with --yardsticks'
+        ) from error
+    timm.layers.set_fused_attn(True)
+    name = f'swin_{arch}_patch4_window7_224'
+    return timm.create_model(name, features_only=True, img_size=size[:2], drop_path_rate=0.0)
+
+
+def build_model(case: Case) -> nn.Module:
+    """The backbone of a case, on the CPU."""
+    family, _, arch = case.model.rpartition('_')
+    if family == 'swin':
+        return _swin(arch, case.size)
+    if family == 'timm_swin':
+        return _timm_swin(arch, case.size)
+    return FocalTransformer(
+        NANO if arch == 'nano' else arch,
+        focal_windows=case.coarse,
+        # at 224 pixels the last stage is one window
+        expand_sizes=(3, 3, 3, 0 if case.coarse[3] == 1 else 3),
+        drop_path_rate=0.0,
+        attn_impl=case.impl,
+    )
+
+
+def _as_graph(step: Step) -> Step:
+    """Capture a warm step."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def make_step(case: Case) -> Step:
+    """What is timed: one inference, or forward and backward with gradients of all weights."""
+    torch.manual_seed(0)
+    model = build_model(case).to(case.device)
+    model.train(case.mode == 'train')
+    if case.runtime == 'compile':
+        # Focal must compile as a whole: what its back end refuses is not to run uncompiled
+        model.compile(fullgraph=case.model.startswith('focal'), dynamic=False)
+    height, width, batch = case.size
+    images = torch.randn(batch, 3, height, width, device=case.device)
+    grads = []
+
+    def forward() -> Sequence[torch.Tensor]:
+        with torch.autocast(
+            case.device,
+            DTYPES[case.dtype],
+            enabled=case.dtype != 'fp32',
+            cache_enabled=case.runtime != 'graph',
+        ):
+            return model(images)
+
+    @torch.no_grad()
+    def infer() -> None:
+        forward()
+
+    def train() -> None:
+        outs = forward()
+        if not grads:  # random: those of a sum would vanish in the norms and leave denormals
+            grads.extend(map(torch.randn_like, outs))
+        torch.autograd.backward(outs, grads)
+        model.zero_grad(set_to_none=True)
+
+    if case.mode == 'train':
+        return train
+    return _as_graph(infer) if case.runtime == 'graph' else infer
+
+
+@cache
+def macs_per_image(name: str, size: Size, coarse: tuple[int, ...]) -> int:
+    """Multiply-accumulates of a model's forward pass of one image."""
+    model = build_model(Case(name, 'auto', 'fp32', 'infer', 'eager', size, coarse, 'meta'))
+    model.eval()
+    with MacCounter(model.to('meta')) as counter, torch.no_grad():
+        model(torch.empty(1, 3, *size[:2], device='meta'))
+    macs = counter.macs()['Global']
+    return sum(macs[kind] for kind in KINDS)
+
+
+def list_cases(args: argparse.Namespace, **how) -> list[Case]:
+    """All models and back ends, yardsticks first, to be run in the same way."""
+    coarse = DETECTION if max(how['size'][:2]) > 224 else CLASSIFICATION
+    coarse = tuple(args.coarse or coarse)
+    yardsticks = [Case(name, '', coarse=(), device=args.device, **how) for name in args.yardsticks]
+    return yardsticks + [
+        Case(f'focal_{arch}', impl, coarse=coarse, device=args.device, **how)
+        for arch, impl in product(args.archs, args.impls)
+    ]
+
+
+def yardstick_of(case: Case, yardsticks: Sequence[str]) -> str:
+    """The first yardstick of the same arch, else the first."""
+    arch = case.model.rpartition('_')[2]
+    return next((name for name in yardsticks if name.endswith(arch)), (*yardsticks, '')[0])
+
+
+def make_row(case: Case, yardstick: str, **measured) -> Row:
+    """Columns of a case; ``times`` and ``memory`` are None where it did not run.
+
+    ``yardstick_times`` and ``yardstick_memory`` are the same of the model named ``yardstick``.
+    """
+    times, memory, beside = (measured[key] for key in ('times', 'memory', 'yardstick_memory'))
+    row = dict(model=case.model, impl=case.impl, dtype=case.dtype, mode=case.mode)
+    row |= dict(runtime=case.runtime, **case.size._asdict())
+    row['coarse'] = '-'.join(map(str, case.coarse))
+    row |= measure.time_columns(times, measured['yardstick_times']) | dict(yardstick=yardstick)
+    ms_per_image = images_per_s = utilisation = None
+    macs = macs_per_image(case.model, case.size._replace(batch=1), case.coarse)
+    if times:
+        ms_per_image = row['ms'] / case.size.batch
+        images_per_s = 1000 / ms_per_image
+        flops = 2 * macs * (3 if case.mode == 'train' else 1)  # backward: twice the forward pass
+        utilisation = flops * images_per_s / measure.matmul_rate(case.device, case.dtype)
+    return row | dict(
+        ms_per_image=ms_per_image,
+        images_per_s=images_per_s,
+        memory_mib=None if memory is None else memory / MIB,
+        memory_ratio=memory / beside if memory is not None and beside else None,
+        gmacs_per_image=macs / 1e9,
+        utilisation=utilisation,
+        first_s=measured['first'],
+        note=measured['note'],
+    )
+
+
+def measure_cases(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
+    """Run cases in turn, in this process; their memory on CPUs afterwards, in others."""
+    if any(case.runtime == 'compile' for case in cases):
+        torch.compiler.reset()  # PyTorch gives up compiling what it has compiled often
+    started = {case: measure.start(make_step, case, args.device) for case in cases}
+    steps = {case: step for case, (step, _, _) in started.items() if step}
+    times = measure.alternate(steps, args.device, args.rounds)
+    memory = {}
+    if args.memory:
+        memory = {
+            case: measure.peak_memory(make_step, case, step, args.device, args.threads)
+            for case, step in steps.items()
+            if case.runtime != 'graph'  # a graph keeps its memory
+        }
+    rows = []
+    for case in cases:
+        yardstick = yardstick_of(case, args.yardsticks)
+        beside = next((other for other in cases if other.model == yardstick), None)
+        rows.append(
+            make_row(
+                case,
+                yardstick,
+                times=times.get(case),
+                memory=memory.get(case),
+                yardstick_times=times.get(beside),
+                yardstick_memory=memory.get(beside),
+                first=started[case][1],
+                note=started[case][2],
+            )
+        )
+    return rows
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """Print the columns that matter most."""
+    columns = ('model', 'impl', 'dtype', 'mode', 'runtime', 'height', 'width', 'batch', 'ms')
+    columns += ('ms_min', 'ms_max', 'images_per_s', 'ratio', 'memory_mib', 'memory_ratio')
+    columns += ('utilisation', 'first_s', 'note')
+    measure.print_table('Backbones', columns, [[row[name] for name in columns] for row in rows])
+
+
+def save_plot(path: Path, rows: Sequence[Row]) -> None:
+    """Draw time and memory per image over pixels, both axes logarithmic."""
+    figure = Figure((10, 4.2), layout='constrained')
+    panels = {'time per image in ms': 'ms', 'memory above base per image in MiB': 'memory_mib'}
+    labels = ('model', 'impl', 'dtype', 'mode', 'runtime')
+    names = list(dict.fromkeys(tuple(row[key] for key in labels) for row in rows))
+    for axes, (title, column) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for name in names:
+            points = sorted(
+                (row['height'] * row['width'], row[column] / row['batch'])
+                for row in rows
+                if tuple(row[key] for key in labels) == name and row[column]
+            )
+            if points:
+                axes.plot(*zip(*points, strict=True), '-o', label=' '.join(filter(None, name)))
+        axes.set(xlabel='pixels', ylabel=title, xscale='log', yscale='log')
+        axes.grid(alpha=0.3, which='both')
+        if axes.lines:
+            axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure as the command line says."""
+    args = parse_args(argv)
+    rows = []
+    for size, dtype, mode, runtime in product(args.sizes, args.dtypes, args.modes, args.runtimes):
+        if (mode, runtime) == ('train', 'graph'):
+            continue
+        cases = list_cases(args, size=size, dtype=dtype, mode=mode, runtime=runtime)
+        rows += measure_cases(cases, args)
+        measure.write_csv(args.csv, rows)  # each time: a long run may be interrupted
+    print_rows(rows)
+    if args.plot:
+        save_plot(args.plot, rows)
+
+
+if __name__ == '__main__':
+    main()

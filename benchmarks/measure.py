@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks share: fair timing, peak memory, the machine's own rates, tables and CSV.
+
+Candidates take turns, round by round, in one process: whatever slows the machine for a while slows
+all of them. Ratios are medians over rounds of two times of the same round.
+"""
+
+import argparse
+import csv
+import math
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime, timezone
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mmfocal.collect_env import collect
+
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+LEAST_SECONDS = 0.2  # of one timing: short steps are repeated
+MIB = 2**20
+LIBRARIES = ('torch', 'triton', 'mmpretrain', 'mmdet')
+
+Step = Callable[[], Any]
+Row = dict[str, Any]
+
+
+class Size(NamedTuple):
+    """Height and width of the images in pixels, and how many."""
+
+    height: int
+    width: int
+    batch: int
+
+    def __str__(self) -> str:
+        return 'x'.join(map(str, self))
+
+
+def parse_size(text: str) -> Size:
+    """``'784x1344x1'`` -> height, width and batch, for argparse."""
+    parts = text.split('x')
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(
+            f'a size must be HEIGHTxWIDTHxBATCH, such as 784x1344x1, got {text!r}'
+        )
+    return Size(*map(int, parts))
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every measurement has."""
+    default = 'cuda' if torch.cuda.is_available() else 'cpu'
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default=default)
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads(), metavar='N')
+    parser.add_argument('--rounds', type=int, default=5, metavar='N', help='(default: 5)')
+    parser.add_argument('--csv', type=Path, metavar='PATH', help='file to write')
+    parser.add_argument('--force', action='store_true', help='overwrite files')
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; whatever would fail after the measurement fails here."""
+    args = parser.parse_args(argv)
+    for name in ('csv', 'plot'):
+        path = getattr(args, name, None)
+        if path and path.exists() and not args.force:
+            parser.error(f'--{name}: {path} exists; give another name, or --force to overwrite it')
+    for name in ('threads', 'rounds'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name} must be at least 1, got {getattr(args, name)}')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: PyTorch finds no CUDA device on this machine')
+    torch.set_num_threads(args.threads)
+    return args
+
+
+# Time
+
+
+def seconds_of(step: Step, device: str, repeats: int = 1) -> float:
+    """Seconds per step, on a GPU by its own clock."""
+    if device == 'cuda':
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(repeats):
+            step()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000 / repeats
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    return (time.perf_counter() - begin) / repeats
+
+
+def _why_not(error: Exception) -> str:
+    """Why a candidate cannot run, if that is no mistake of ours; else an empty string."""
+    text = str(error)
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return 'out of memory'
+    if isinstance(error, ValueError) and 'cannot run here: ' in text:  # a back end's refusal
+        return text.partition('cannot run here: ')[2]
+    if type(error).__module__.startswith('torch._dynamo'):
+        return f'torch.compile: {text.splitlines()[0]}'
+    return ''
+
+
+def start(
+    make_step: Callable[[Any], Step], case: Any, device: str
+) -> tuple[Step | None, float | None, str]:
+    """Make and run a step for the first time.
+
+    Args:
+        make_step: Makes the step of a case.
+        case: What to measure.
+        device: ``'cpu'`` or ``'cuda'``.
+
+    Returns:
+        The step, the seconds of its first call (with what is compiled or allocated once) and an
+        empty string; or None, None and why it cannot run.
+    """
+    try:
+        step = make_step(case)
+        return step, seconds_of(step, device), ''
+    except Exception as error:
+        reason = _why_not(error)
+        if not reason:
+            raise
+    if device == 'cuda':
+        torch.cuda.empty_cache()
+    return None, None, reason
+
+
+def alternate(
+    steps: Mapping[Hashable, Step], device: str, rounds: int, least: float = LEAST_SECONDS
+) -> dict[Hashable, list[float]]:
+    """Time candidates in turn; each round begins with another one.
+
+    Args:
+        steps: Candidates by name, each of which has run once.
+        device: ``'cpu'`` or ``'cuda'``.
+        rounds: How many times each is timed.
+        least: Seconds that a timing lasts at least.
+
+    Returns:
+        Seconds per step of each candidate, round by round.
+    """
+    repeats = {
+        name: max(1, math.ceil(least / seconds_of(step, device))) for name, step in steps.items()
+    }
+    times = {name: [] for name in steps}
+    order = list(steps)
+    for _ in range(rounds):
+        for name in order:
+            times[name].append(seconds_of(steps[name], device, repeats[name]))
+        order = order[1:] + order[:1]
+    return times
+
+
+def ratio_of(times: Sequence[float], yardstick: Sequence[float]) -> float:
+    """Median over rounds of the ratio of two candidates' times."""
+    return median(a / b for a, b in zip(times, yardstick, strict=True))
+
+
+def time_columns(times: Sequence[float] | None, yardstick: Sequence[float] | None) -> Row:
+    """Median, least and greatest time of a step in ms, and ratio to the yardstick's."""
+    if times is None:
+        return dict.fromkeys(('ms', 'ms_min', 'ms_max', 'ratio'))
+    ms = [1000 * seconds for seconds in times]
+    ratio = ratio_of(times, yardstick) if yardstick else None
+    return dict(ms=median(ms), ms_min=min(ms), ms_max=max(ms), ratio=ratio)
+
+
+# Memory
+
+
+def _own_memory(field: str) -> int:
+    """Bytes of ``VmRSS`` or ``VmHWM`` (resident memory and its peak) of this process."""
+    status = Path('/proc/self/status').read_text()
+    return int(status.partition(f'{field}:')[2].split()[0]) * 1024
+
+
+def _peak_of_this_process(make_step: Callable[[Any], Step], case: Any, threads: int) -> int:
+    torch.set_num_threads(threads)
+    step = make_step(case)
+    base = _own_memory('VmRSS')
+    # The peak starts anew here. getrusage's would not do: it holds the peak of building the model,
+    # and that of the parent, which a new process takes over.
+    Path('/proc/self/clear_refs').write_text('5')
+    step()
+    step()
+    return _own_memory('VmHWM') - base
+
+
+def peak_memory(
+    make_step: Callable[[Any], Step], case: Any, step: Step, device: str, threads: int
+) -> int:
+    """Bytes that a step needs above what was there before it: weights and input do not count.
+
+    Args:
+        make_step: Makes the step of a case; on CPUs it is called in a process of its own.
+        case: What to measure; on CPUs it is pickled.
+        step: The case's step in this process, warm; used on GPUs.
+        device: ``'cpu'`` or ``'cuda'``.
+        threads: Threads of PyTorch.
+
+    Returns:
+        CPU: growth of resident memory, two steps from the start. GPU: allocated tensors.
+
+    Raises:
+        OSError: If this is not Linux, whose ``/proc`` tells the memory of a process.
+    """
+    if device == 'cuda':
+        torch.cuda.synchronize()
+        base = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - base
+    if sys.platform != 'linux':
+        raise OSError(f'memory on CPUs can be measured on Linux only, not on {sys.platform}')
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_peak_of_this_process, make_step, case, threads).result()
+
+
+# The machine
+
+
+def _best_seconds(step: Step, device: str) -> float:
+    return min(seconds_of(step, device) for _ in range(6))
+
+
+@cache
+def matmul_rate(device: str, dtype: str) -> float:
+    """FLOP/s of a large matrix product: what arithmetic can reach here."""
+    side = 8192 if device == 'cuda' else 2048
+    a = torch.randn(side, side, device=device, dtype=DTYPES[dtype])
+    out = torch.empty_like(a)
+    return 2 * side**3 / _best_seconds(lambda: torch.mm(a, a, out=out), device)
+
+
+@cache
+def copy_rate(device: str) -> float:
+    """Bytes/s, read and written, of a large copy: what moving data can reach here."""
+    source = torch.ones(64 * MIB, device=device)  # 256 MiB
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), device)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return 'not installed'
+
+
+@cache
+def _versions() -> dict[str, str]:
+    env = collect()
+    versions = {name: env[name] for name in ('mmfocal', *LIBRARIES)}
+    return dict(cpu=env['CPU'], gpu=env['GPU'], **versions, timm=_version('timm'))
+
+
+def environment() -> Row:
+    """What a row was measured with: machine, versions, variables that matter, day (UTC)."""
+    names = sorted(n for n in os.environ if n == 'GLIBC_TUNABLES' or n.startswith('MMFOCAL_'))
+    return dict(
+        _versions(),
+        threads=torch.get_num_threads(),
+        settings=' '.join(f'{name}={os.environ[name]}' for name in names),
+        date=datetime.now(timezone.utc).date().isoformat(),
+    )
+
+
+# Output
+
+
+def short(value: Any) -> str:
+    """A value as tables show it: three digits; nothing for None."""
+    if isinstance(value, float):
+        return f'{value:.0f}' if abs(value) >= 100 else f'{value:.3g}'
+    return '' if value is None else str(value)
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows of values; numbers stand to the right."""
+    table = Table(title=title, title_justify='left')
+    for index, name in enumerate(header):
+        is_number = any(isinstance(row[index], (int, float)) for row in rows)
+        table.add_column(name, justify='right' if is_number else 'left')
+    for row in rows:
+        table.add_row(*map(short, row))
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # rich would fold everything into 80 columns
+        console.width = 240
+    console.print(table)
+
+
+def write_csv(path: Path | None, rows: Sequence[Row]) -> None:
+    """Write rows with the environment behind them; without a path, nothing."""
+    if path is None:
+        return
+    rows = [row | environment() for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f'{v:.6g}' if isinstance(v, float) else v for k, v in row.items()})
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file as text.
+
+    Args:
+        path: File that :func:`write_csv` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it has no rows.
+    """
+    with path.open(newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f'{path} has no rows')
+    return rows
