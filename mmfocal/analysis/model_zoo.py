@@ -99,7 +99,7 @@ def agrees(printed: float, value: float) -> bool:
 
 
 def _number_notes(rows: Iterable[Row]) -> dict[str, int]:
-    notes = dict.fromkeys(note for row in rows for note in row.notes)
+    notes = dict.fromkeys(note for row in rows for note in row.all_notes)
     return {note: number for number, note in enumerate(notes, 1)}
 
 
@@ -122,7 +122,7 @@ def paper_grid(table: PaperTable, writer: _Writer) -> Grid:
     for row in table.rows:
         cells = [Cell(row.name), writer.config(row), Cell(f'{row.shape[0]}x{row.shape[1]}')]
         cells += [Cell(row.convention), *_amount_and_score_cells(row, writer, table.scores)]
-        rows.append([*cells, Cell(', '.join(str(numbers[note]) for note in row.notes))])
+        rows.append([*cells, Cell(', '.join(str(numbers[note]) for note in row.all_notes))])
     header = ['model', 'config', 'input (h x w)', 'counted as']
     header += [*_amount_and_score_header(table.scores), 'notes']
     return Grid(table.title, table.source, header, rows, list(numbers))
@@ -136,7 +136,7 @@ def zoo_grid(rows: Sequence[Row], writer: _Writer) -> Grid:
     for row in rows:
         cells = [writer.config(row), writer.schedule(row)]
         cells += _amount_and_score_cells(row, writer, keys)
-        lines.append([*cells, Cell(', '.join(str(numbers[note]) for note in row.notes))])
+        lines.append([*cells, Cell(', '.join(str(numbers[note]) for note in row.all_notes))])
     header = ['config', 'schedule', *_amount_and_score_header(keys), 'notes']
     return Grid('', '', header, lines, list(numbers))
 

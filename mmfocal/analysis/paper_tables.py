@@ -18,6 +18,7 @@ from mmfocal.analysis.run_log import read_run_log, read_tests
 from mmfocal.engine import read_config
 
 PAPER_FILE = Path(__file__).with_name('paper.yml')
+COMPUTED = ('params', 'flops')  # columns that this project computes
 
 
 class Score(NamedTuple):
@@ -87,7 +88,8 @@ class Row:
         params: Printed parameters in millions.
         flops: Printed multiply-accumulates in units of 10^9.
         scores: Printed scores by key of :data:`SCORES`.
-        notes: What explains a difference, or is to be known.
+        differs: Why parameters or FLOPs differ from the printed ones: notes by column.
+        notes: What else is to be known.
     """
 
     name: str
@@ -99,7 +101,14 @@ class Row:
     params: float | None = None
     flops: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    differs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """Each note of the row once."""
+        notes = (*(note for column in self.differs.values() for note in column), *self.notes)
+        return tuple(dict.fromkeys(notes))
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,11 @@ def _check_keys(found: Iterable[str], known: Iterable[str], what: str) -> None:
         raise ValueError(f'{what} {unknown[0]!r} is none of {", ".join(known)}')
 
 
+def _texts(keys: Iterable[str], notes: Mapping[str, str]) -> tuple[str, ...]:
+    _check_keys(keys, notes, 'note')
+    return tuple(notes[key] for key in keys)
+
+
 def _make_row(settings: dict, methods: Mapping[str, Method], notes: Mapping[str, str]) -> Row:
     if 'method' not in settings:
         raise ValueError(f"'method' is missing: one of {', '.join(methods)}")
@@ -144,14 +158,16 @@ def _make_row(settings: dict, methods: Mapping[str, Method], notes: Mapping[str,
     method = methods[settings['method']]
     row = dict(data=method.data, shape=method.shape, convention=method.convention)
     row.update(settings, method=method, shape=tuple(settings.get('shape', method.shape)))
-    row['notes'] = tuple(settings.get('notes', ()))
     _check_keys(row, Row.__dataclass_fields__, 'key')
-    _check_keys(row['notes'], notes, 'note')
     _check_keys(row.get('scores', ()), SCORES, 'score')
+    _check_keys(row.get('differs', ()), COMPUTED, 'column')
     _check_keys([row['convention']], CONVENTIONS, 'convention')
     if 'config' not in row:
         raise ValueError("'config' is missing: a path below configs/, or null")
-    row['notes'] = tuple(notes[key] for key in row['notes'])
+    row['differs'] = {
+        column: _texts(keys, notes) for column, keys in settings.get('differs', {}).items()
+    }
+    row['notes'] = _texts(settings.get('notes', ()), notes)
     return Row(**row)
 
 
@@ -177,8 +193,8 @@ def read_paper(path: str | Path = PAPER_FILE) -> Paper:
         Tables with their rows.
 
     Raises:
-        ValueError: If a row has an unknown key, method, note, score or convention, or if two
-            rows count the FLOPs of a config differently.
+        ValueError: If a row has an unknown key, method, column, note, score or convention, or if
+            two rows count the FLOPs of a config differently.
     """
     content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
     methods = {
