@@ -16,6 +16,7 @@ from mmfocal.analysis.complexity.counter import MacCounter
 from mmfocal.engine import read_config
 from mmfocal.models.focal_transformer import FocalAttention
 from mmfocal.ops.focal_attention import IMPLS, FocalGeometry
+from tests.recipe_numbers import FLOPS_TOLERANCE, TABLE, assert_printed, parse
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 NANO = 'quickstart/focal_nano_maskrcnn'
@@ -146,44 +147,6 @@ def test_deformable_convolutions_equal_plain_ones():
     assert count(pack, x) == dict(deform=expected, linear=own)
 
 
-# Million parameters and 10^9 MACs by arithmetic on the published settings, done without PyTorch;
-# its MACs took in norms, hence the tolerance.
-FOCAL = """
-classification/focal_t_in1k            28.880380  linear=4.37   classification=4.92
-classification/focal_s_in1k            51.141940  linear=8.56   classification=9.43
-classification/focal_b_in1k            89.815400  linear=15.20  classification=16.36
-classification/focal_t_convembed_in1k  30.825244  classification=5.17   matmul-132=5.20
-classification/focal_s_convembed_in1k  53.086804  classification=9.67   matmul-132=9.73
-classification/focal_b_convembed_in1k  93.268712  classification=16.79  matmul-132=16.86
-detection/focal_t_retinanet_1x         39.38   linear=245.1  matmul-120=265.6  matmul-132=266.4
-detection/focal_s_retinanet_3x         61.66   linear=335.6  matmul-120=366.9  matmul-132=368.2
-detection/focal_b_retinanet_1x         100.90  linear=478.7  matmul-120=520.5  matmul-132=522.2
-detection/focal_t_maskrcnn_1x          48.72   linear=264.1  matmul-120=284.6  matmul-132=285.3
-detection/focal_s_maskrcnn_3x          71.00   linear=354.5  matmul-120=385.8  matmul-132=387.1
-detection/focal_b_maskrcnn_1x          109.66  linear=498.0  matmul-120=539.8  matmul-132=541.5
-detection/focal_t_cascade_3x           86.55   linear=742.4  matmul-120=762.9  matmul-132=763.6
-detection/focal_t_atss_3x              36.66   linear=211.8  matmul-120=232.3  matmul-132=233.0
-detection/focal_t_reppointsv2_3x       45.84   reppointsv2=475.9
-detection/focal_t_sparsercnn_3x        110.66  linear=169.9  matmul-120=190.3  default=194.3
-detection/focal_l_htcpp_3x             255.28  linear=1088   matmul-132=1154
-detection/focal_l_htcpp_4conv1fc_3x    259.21  linear=1432   matmul-132=1497
-detection/focal_l_dyhead_2x            213.93  default=935
-detection/focal_l_dyhead_w12_2x        231.05  default=1012
-segmentation/focal_t_upernet_160k      60.86   linear=941.7   upernet-focal=998.1
-segmentation/focal_s_upernet_160k      83.15   linear=1033.2  upernet-focal=1129.9
-segmentation/focal_b_upernet_160k      123.80  linear=1182.1  upernet-focal=1354.1
-segmentation/focal_l_upernet_640_160k  237.53  linear=2472.8  matmul-132=2572.3  640x2560
-classification/ablations/focal_t_window14_in1k     29.424952  classification=5.35
-classification/ablations/focal_t_shift_in1k        28.880380  classification=4.92
-classification/ablations/focal_t_window_only_in1k  28.287     classification=4.49
-classification/ablations/focal_t_local_in1k        28.869     classification=4.82
-classification/ablations/focal_t_global_in1k       28.298     classification=4.60
-classification/ablations/focal_t_d2222_in1k        21.46      classification=3.42
-classification/ablations/focal_t_d2242_in1k        25.17      classification=4.17
-detection/ablations/focal_t_window_only_maskrcnn_1x  47.79
-detection/ablations/focal_t_local_maskrcnn_1x        48.69
-detection/ablations/focal_t_global_maskrcnn_1x       47.83
-"""
 # Swin in the place of Focal: published, but for more digits of classification.
 SWIN = """
 classification/focal_t_in1k       28.29  classification=4.49
@@ -209,20 +172,9 @@ segmentation/focal_b_upernet_160k 121    upernet-swin=1188
 
 def rows(table: str, marks: Sequence[pytest.MarkDecorator] = ()) -> list:
     """Name, parameters, MACs by convention and shape of every row."""
-    parsed = []
-    for line in table.strip().splitlines():
-        name, params, *rest = line.split()
-        flops = dict(word.split('=') for word in rest if '=' in word)
-        shape = next((tuple(map(int, word.split('x'))) for word in rest if '=' not in word), None)
-        row = (name, params, flops, shape)
-        parsed.append(pytest.param(*row, id=name.rpartition('/')[2], marks=marks))
-    return parsed
-
-
-def assert_printed(actual: float, printed: str, what: str) -> None:
-    """Rounded like ``printed``, ``actual`` gives it to half a unit of its last digit."""
-    half_a_unit = 0.5 / 10 ** len(printed.partition('.')[2])
-    assert abs(actual - float(printed)) <= 1.02 * half_a_unit, f'{what} {actual} for {printed}'
+    return [
+        pytest.param(*row, id=row.name.rpartition('/')[2], marks=marks) for row in parse(table)
+    ]
 
 
 def assert_counts(
@@ -232,11 +184,11 @@ def assert_counts(
     assert_printed(model.params / 1e6, params, 'parameters')
     actual = {convention: model.flops(convention) / 1e9 for convention in flops}
     expected = {convention: float(value) for convention, value in flops.items()}
-    assert actual == pytest.approx(expected, rel=5e-3)
+    assert actual == pytest.approx(expected, rel=FLOPS_TOLERANCE)
 
 
-@pytest.mark.parametrize(('name', 'params', 'flops', 'shape'), rows(FOCAL))
-def test_focal_reaches_the_derived_numbers(name, params, flops, shape):
+@pytest.mark.parametrize(('name', 'params', 'flops', 'shape'), rows(TABLE))
+def test_configs_reach_the_derived_numbers(name, params, flops, shape):
     assert_counts(load(name), params, flops, shape)
 
 

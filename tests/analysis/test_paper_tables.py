@@ -21,6 +21,7 @@ from mmfocal.analysis.paper_tables import (
     read_paper,
     read_scores,
 )
+from tests.recipe_numbers import FLOPS_TOLERANCE, RecipeNumbers, assert_printed, parse
 
 NANO = 'quickstart/focal_nano_cls.py'
 
@@ -245,47 +246,6 @@ def test_the_committed_page_is_whole(repo_root: Path, paper: Paper) -> None:
     assert sum(address.startswith('#') for address in tags.addresses) == len(paper.tables) + 1
 
 
-COMPUTED = {  # recipes: millions of parameters and units of 10^9 multiply-accumulates
-    'classification/focal_t_in1k.py': (28.880, 4.92),
-    'classification/focal_s_in1k.py': (51.142, 9.43),
-    'classification/focal_b_in1k.py': (89.815, 16.36),
-    'classification/focal_t_convembed_in1k.py': (30.825, 5.17),
-    'classification/focal_s_convembed_in1k.py': (53.087, 9.67),
-    'classification/focal_b_convembed_in1k.py': (93.269, 16.79),
-    'detection/focal_t_retinanet_1x.py': (39.38, 265.6),
-    'detection/focal_s_retinanet_1x.py': (61.66, 366.9),
-    'detection/focal_b_retinanet_1x.py': (100.90, 520.5),
-    'detection/focal_t_maskrcnn_1x.py': (48.72, 284.6),
-    'detection/focal_s_maskrcnn_1x.py': (71.00, 385.8),
-    'detection/focal_b_maskrcnn_1x.py': (109.66, 539.8),
-    'detection/focal_t_cascade_3x.py': (86.55, 762.9),
-    'detection/focal_t_atss_3x.py': (36.66, 232.3),
-    'detection/focal_t_reppointsv2_3x.py': (45.84, 475.9),
-    'detection/focal_t_sparsercnn_3x.py': (110.66, 190.3),
-    'detection/focal_l_htcpp_3x.py': (255.28, 1154),
-    'detection/focal_l_htcpp_4conv1fc_3x.py': (259.21, 1497),
-    'detection/focal_l_dyhead_2x.py': (213.93, 935),
-    'detection/focal_l_dyhead_w12_2x.py': (231.05, 1012),
-    'segmentation/focal_t_upernet_160k.py': (60.86, 998.1),
-    'segmentation/focal_s_upernet_160k.py': (83.15, 1129.9),
-    'segmentation/focal_b_upernet_160k.py': (123.80, 1354.1),
-    'segmentation/focal_l_upernet_640_160k.py': (237.53, 2572.3),
-    'classification/ablations/focal_t_window14_in1k.py': (29.425, 5.35),
-    'classification/ablations/focal_t_window_only_in1k.py': (28.287, 4.49),
-    'classification/ablations/focal_t_local_in1k.py': (28.869, 4.82),
-    'classification/ablations/focal_t_global_in1k.py': (28.298, 4.60),
-    'classification/ablations/focal_t_d2222_in1k.py': (21.46, 3.42),
-    'classification/ablations/focal_t_d2242_in1k.py': (25.17, 4.17),
-    'detection/ablations/focal_t_window_only_maskrcnn_1x.py': (47.79, None),
-    'detection/ablations/focal_t_local_maskrcnn_1x.py': (48.69, None),
-    'detection/ablations/focal_t_global_maskrcnn_1x.py': (47.83, None),
-    'detection/ablations/swin_t_maskrcnn_1x.py': (47.79, 263.5),
-    'detection/ablations/swin_t_retinanet_1x.py': (38.46, 244.6),
-    'detection/ablations/swin_s_retinanet_1x.py': (59.78, 334.5),
-    'detection/ablations/swin_b_retinanet_1x.py': (98.39, 476.8),
-}
-
-
 @pytest.fixture(scope='module')
 def committed(repo_root: Path) -> dict[str, Ours]:
     """What the metafiles say; another test computes it anew."""
@@ -299,12 +259,16 @@ def committed(repo_root: Path) -> dict[str, Ours]:
     return ours
 
 
-@pytest.mark.parametrize('config', COMPUTED)
-def test_computed_columns_are_the_recipes(config: str, committed: dict) -> None:
-    params, flops = COMPUTED[config]
-    assert committed[config].params / 1e6 == pytest.approx(params, abs=0.01)
-    if flops:
-        assert committed[config].flops / 1e9 == pytest.approx(flops, rel=0.01)
+@pytest.mark.parametrize('expected', parse(), ids=lambda expected: expected.name)
+def test_committed_numbers_are_the_recipes(
+    expected: RecipeNumbers, paper: Paper, committed: dict
+) -> None:
+    ours = committed[f'{expected.name}.py']
+    (row,) = (row for row in paper.rows if row.config == f'{expected.name}.py')
+    assert_printed(ours.params / 1e6, expected.params, 'parameters')
+    if row.convention in expected.flops:
+        flops = float(expected.flops[row.convention])
+        assert ours.flops / 1e9 == pytest.approx(flops, rel=FLOPS_TOLERANCE)
 
 
 def differing(row: Row, ours: Ours | None) -> set[str]:

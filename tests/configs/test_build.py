@@ -24,7 +24,7 @@ from tests.config_suite import (
 )
 
 # What each config has now. Independent of this code are the classifiers with ``anchored`` beside
-# them, the dense backbones below, and the rounded numbers in tests/analysis/test_complexity.py.
+# them, the dense backbones below, and the rounded numbers in tests/recipe_numbers.py.
 PARAMETERS = {
     'classification': dict(
         focal_t_in1k=28_880_380,  # anchored
