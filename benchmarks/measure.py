@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
 from functools import cache
 from importlib import metadata
@@ -22,6 +23,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
@@ -219,6 +221,7 @@ def peak_memory(
 
     Raises:
         OSError: If this is not Linux, whose ``/proc`` tells the memory of a process.
+        MemoryError: If the process was killed, as Linux does when memory runs out.
     """
     if device == 'cuda':
         torch.cuda.synchronize()
@@ -230,8 +233,11 @@ def peak_memory(
     if sys.platform != 'linux':
         raise OSError(f'memory on CPUs can be measured on Linux only, not on {sys.platform}')
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_peak_of_this_process, make_step, case, threads).result()
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(_peak_of_this_process, make_step, case, threads).result()
+    except BrokenProcessPool as error:
+        raise MemoryError(f'the process that ran {case} was killed') from error
 
 
 # The machine
@@ -243,11 +249,20 @@ def _best_seconds(step: Step, device: str) -> float:
 
 @cache
 def matmul_rate(device: str, dtype: str) -> float:
-    """FLOP/s of a large matrix product: what arithmetic can reach here."""
+    """FLOP/s of a large matrix product: what arithmetic can reach here.
+
+    On CPUs products and convolutions come from two libraries, so the faster one counts.
+    """
     side = 8192 if device == 'cuda' else 2048
     a = torch.randn(side, side, device=device, dtype=DTYPES[dtype])
     out = torch.empty_like(a)
-    return 2 * side**3 / _best_seconds(lambda: torch.mm(a, a, out=out), device)
+    seconds = _best_seconds(lambda: torch.mm(a, a, out=out), device)
+    if device == 'cpu':
+        map_ = a.t()[None, :, :, None]  # one row of pixels, channels last
+        weight = a[:, :, None, None]
+        with torch.no_grad():
+            seconds = min(seconds, _best_seconds(lambda: F.conv2d(map_, weight), device))
+    return 2 * side**3 / seconds
 
 
 @cache
@@ -268,7 +283,7 @@ def _version(distribution: str) -> str:
 @cache
 def _versions() -> dict[str, str]:
     env = collect()
-    versions = {name: env[name] for name in ('mmfocal', *LIBRARIES)}
+    versions = {name: env[name].partition(' (from')[0] for name in ('mmfocal', *LIBRARIES)}
     return dict(cpu=env['CPU'], gpu=env['GPU'], **versions, timm=_version('timm'))
 
 

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Measure all that docs/performance.md says about CPUs, and write it there. Nothing else should run
+# on the machine; 16 GB of memory are needed. Arguments go to every measurement:
+#
+#   bash benchmarks/cpu.sh                         refuses if there are results
+#   bash benchmarks/cpu.sh --force --threads 16
+#
+#   RESULTS   where the files go (default: benchmarks/results)
+#   PYTHON    interpreter (default: .venv/bin/python)
+set -euo pipefail
+DEVICE=cpu
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+make_data
+sizes=(--sizes 224x224x8 784x1344x1 --memory)
+measure cpu_backbone backbone.py "${sizes[@]}" --impls chunked sdpa reference
+# Swin's linear layers go through MKL: the like-for-like comparison
+MMFOCAL_CPU_LINEAR=mkl measure cpu_backbone_mkl backbone.py "${sizes[@]}" --impls chunked
+GLIBC_TUNABLES=glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592 \
+    measure cpu_backbone_malloc backbone.py "${sizes[@]}" --impls chunked sdpa
+measure cpu_archs backbone.py --sizes 224x224x8 --memory "${archs[@]}"
+# the parameters of one model at all sizes; training at 2048 pixels takes more memory than most have
+measure cpu_growth backbone.py --growth --coarse 15 13 9 7 --modes infer --memory --plot "$picture"
+measure cpu_attention attention.py --sizes 224x224x8 784x1344x1 --impls chunked sdpa reference
+measure cpu_detector detector.py configs/quickstart/focal_nano_maskrcnn.py \
+    --yardstick configs/quickstart/swin_nano_maskrcnn.py --data-root data/digit_scenes --memory
+measure cpu_loader detector.py configs/detection/focal_t_maskrcnn_3x.py --loader-only "${data[@]}"
+publish

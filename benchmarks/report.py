@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the tables of ``docs/performance.md`` from the CSV files in ``benchmarks/results``.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME.csv is its file. What
+has no file is called not measured.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import measure
+
+from mmfocal.analysis.pages import Cell, Grid, markdown_table
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / 'docs' / 'performance.md'
+RESULTS = ROOT / 'benchmarks' / 'results'
+MARKED = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
+NAMES = {
+    'cpu': 'CPU',
+    'gpu': 'GPU',
+    'threads': 'threads',
+    'mmfocal': 'mmfocal',
+    'torch': 'torch',
+    'triton': 'triton',
+    'mmpretrain': 'mmpretrain',
+    'mmdet': 'mmdet',
+    'timm': 'timm',
+    'settings': 'environment',
+    'date': 'date',
+}
+
+Value = Callable[[dict[str, str]], str]
+
+
+def _text(name: str) -> Value:
+    return lambda row: row[name]
+
+
+def _number(name: str, factor: float = 1, unit: str = '') -> Value:
+    def value(row: dict[str, str]) -> str:
+        return measure.short(factor * float(row[name])) + unit if row[name] else ''
+
+    return value
+
+
+def _spread(row: dict[str, str]) -> str:
+    least, greatest = (measure.short(float(row[key])) for key in ('ms_min', 'ms_max'))
+    return f'{_number("ms")(row)} ({least} to {greatest})'
+
+
+def _time(row: dict[str, str]) -> str:
+    return _spread(row) if row['ms'] else row.get('note') or 'not run'
+
+
+def _candidate(row: dict[str, str]) -> str:
+    runtime = {'eager': '', 'compile': 'compiled', 'graph': 'CUDA graph'}[row['runtime']]
+    return ' '.join(filter(None, (row['model'], row['impl'], runtime)))
+
+
+def _image(row: dict[str, str]) -> str:
+    return f'{row["height"]}x{row["width"]}, {row["batch"]}'
+
+
+BACKBONE: dict[str, Value] = {
+    'candidate': _candidate,
+    'type': _text('dtype'),
+    'mode': _text('mode'),
+    'image, batch': _image,
+    'ms per step (least to greatest)': _time,
+    'images/s': _number('images_per_s'),
+    'time / yardstick': _number('ratio'),
+    'memory, MiB': _number('memory_mib'),
+    'memory / yardstick': _number('memory_ratio'),
+    'GMACs per image': _number('gmacs_per_image'),
+    'utilisation': _number('utilisation', 100, ' %'),
+    'first call, s': _number('first_s'),
+}
+ATTENTION: dict[str, Value] = {
+    'back end': _text('impl'),
+    'type': _text('dtype'),
+    'pass': _text('direction'),
+    'image, batch': _image,
+    'stage': _text('stage'),
+    'map': _text('map'),
+    'keys': _text('keys'),
+    'ms (least to greatest)': _time,
+    'time / window': _number('ratio'),
+    'GFLOP/s': _number('gflop_per_s'),
+    'GB/s': _number('gbyte_per_s'),
+    'of roofline': _number('of_roofline', 100, ' %'),
+}
+DETECTOR: dict[str, Value] = {
+    'config': _text('config'),
+    'data': _text('data'),
+    'batch': _number('batch'),
+    'megapixels': _number('megapixels'),
+    'ms per step (least to greatest)': _time,
+    'data, ms': _number('data_ms'),
+    'forward, ms': _number('forward_ms'),
+    'backward, ms': _number('backward_ms'),
+    'optimizer, ms': _number('optimizer_ms'),
+    'time / yardstick': _number('ratio'),
+    'memory, MiB': _number('memory_mib'),
+    'memory / yardstick': _number('memory_ratio'),
+}
+LOADER: dict[str, Value] = {
+    'config': _text('config'),
+    'data': _text('data'),
+    'workers': _text('workers'),
+    'images/s': _number('images_per_s'),
+    'images/s per worker': _number('images_per_s_per_worker'),
+}
+# Which columns a file gets, by one that only this kind of file has.
+KINDS = {
+    'runtime': BACKBONE,
+    'of_roofline': ATTENTION,
+    'optimizer_ms': DETECTOR,
+    'images_per_s_per_worker': LOADER,
+}
+
+
+def _provenance(rows: Sequence[dict[str, str]]) -> str:
+    """The environment of a file in one line; rows that differ are all listed."""
+    parts = []
+    for name, title in NAMES.items():
+        values = sorted({row[name] for row in rows} - {''})
+        if values:
+            parts.append(f'{title} {" / ".join(values)}')
+    return 'Measured with: ' + '; '.join(parts) + '.'
+
+
+def table(path: Path) -> str:
+    """A CSV file as Markdown, with its environment below.
+
+    Args:
+        path: File of one of the benchmarks.
+
+    Raises:
+        ValueError: If it is of none of them.
+    """
+    rows = measure.read_csv(path)
+    columns = next((KINDS[name] for name in KINDS if name in rows[0]), None)
+    if columns is None:
+        raise ValueError(
+            f'{path} is of no known benchmark: none of the columns {", ".join(KINDS)} is there'
+        )
+    cells = [[Cell(value(row)) for value in columns.values()] for row in rows]
+    grid = Grid('', '', list(columns), cells, [])
+    return f'{markdown_table(grid)}\n{_provenance(rows)}\n'
+
+
+def render(page: str, results: Path) -> str:
+    """Renew every marked table of a page.
+
+    Args:
+        page: Text with markers.
+        results: Folder of the CSV files.
+
+    Returns:
+        The new text.
+
+    Raises:
+        ValueError: If there is no marker, or a file has no place on the page.
+    """
+    names = [name for _, name, _ in MARKED.findall(page)]
+    if not names:
+        raise ValueError('the page has no <!-- table: NAME --> ... <!-- end -->')
+    lost = sorted({path.stem for path in results.glob('*.csv')} - set(names))
+    if lost:
+        raise ValueError(f'the page has no table for {", ".join(lost)} of {results}')
+
+    def fill(match: re.Match) -> str:
+        path = results / f'{match[2]}.csv'
+        text = table(path) if path.exists() else 'Not measured.\n'
+        picture = PAGE.parent / 'images' / f'{match[2]}.png'
+        if path.exists() and picture.exists():
+            text += f'\n![Time and memory over pixels](images/{picture.name})\n'
+        return f'{match[1]}\n{text}\n{match[3]}'
+
+    return MARKED.sub(fill, page)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page, or say with the exit status whether it is up to date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--page', type=Path, default=PAGE)
+    parser.add_argument('--results', type=Path, default=RESULTS)
+    parser.add_argument(
+        '--check', action='store_true', help='write nothing; fail if the page is out of date'
+    )
+    args = parser.parse_args(argv)
+    old = args.page.read_text(encoding='utf-8')
+    new = render(old, args.results)
+    if args.check:
+        print(f'{args.page} is {"up to date" if new == old else "out of date"}')
+        return int(new != old)
+    args.page.write_text(new, encoding='utf-8')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
