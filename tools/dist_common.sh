@@ -24,11 +24,7 @@ launch() { # launch PROCESSES SCRIPT [ARGUMENTS]
     local threads=$(($(nproc) / processes))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
     export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
-    if ! command -v nvidia-smi >/dev/null; then
-        # Every step allocates the same large tensors. glibc would return them to the kernel and fault
-        # them in again: without that a step of the quickstart took 4 and 21 % less in two paired trials.
-        export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592}
-    fi
+    source "$TOOLS/keep_memory.sh"
     if [[ -z "${PORT:-}" ]]; then
         # all machines of a job must name the same port
         if [[ $nodes == 1 ]]; then PORT=$(free_port); else PORT=29500; fi

@@ -13,5 +13,6 @@ cd "$root"
 # The tests' tensors are small: more threads than this only wait for each other.
 cores=$(nproc)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores < 4 ? cores : 4))}
+source tools/keep_memory.sh
 # pytest takes the last -m, so the caller's wins.
 exec .venv/bin/python -m pytest -m 'not slow' "$@"
