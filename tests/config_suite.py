@@ -12,6 +12,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from mmfocal.engine import build_skeleton
+
 ROOT = Path(__file__).resolve().parents[1] / 'configs'
 CONFIGS = sorted(
     str(path.relative_to(ROOT).with_suffix(''))
@@ -58,22 +60,25 @@ def load(name: str) -> Config:
     return copy.deepcopy(_read(name))
 
 
-def build(cfg: Config, device: str = 'cpu') -> nn.Module:
+def build(cfg: Config) -> nn.Module:
     """Build a model as MMEngine's runner does."""
     model = copy.deepcopy(cfg.model)
     if 'data_preprocessor' in cfg:
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device(device):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return MODELS.build(model)
+
+
+def build_empty(cfg: Config) -> nn.Module:
+    """Build a model without memory for its parameters."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return build_skeleton(cfg.model)
 
 
 @functools.cache
 def skeleton(name: str) -> nn.Module:
-    """Build a config's model without memory for its parameters; not to be changed."""
-    cfg = _read(name)
-    if cfg.model.backbone.type.endswith('SwinTransformer'):  # whose constructor reads a tensor
-        return build(cfg).to('meta')
-    return build(cfg, 'meta')
+    """A config's model without memory for its parameters; not to be changed."""
+    return build_empty(_read(name))
 
 
 _maps: dict[str, list[Tensor]] = {}

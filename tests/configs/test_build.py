@@ -15,7 +15,7 @@ from tests.config_suite import (
     ROWS,
     SMALL,
     backbone_maps,
-    build,
+    build_empty,
     differences,
     load,
     settings,
@@ -268,7 +268,7 @@ def test_configs_serve_as_bases_of_other_projects(name, tmp_path):
     mine.write_text(f"_base_ = 'mmfocal::{name}.py'\n")
     cfg = read_config(mine)
     assert cfg.to_dict() == load(name).to_dict()
-    assert type(build(cfg, 'meta').backbone) is mmfocal.FocalTransformer
+    assert type(build_empty(cfg).backbone) is mmfocal.FocalTransformer
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from torch import nn
-from torch.overrides import TorchFunctionMode
+
+from mmfocal.engine import build_skeleton
 
 from .conventions import Shape, find_convention
 from .counter import MacCounter
@@ -16,19 +17,6 @@ from .feed import Feed
 
 DEFAULT_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
 LEAST_SIDE = 32  # stride of the last stage
-
-
-class _EmptyOnMeta(TorchFunctionMode):
-    """Makes parameters without memory, so that initialising them takes no time.
-
-    ``torch.device('meta')`` would also do this to the few numbers that constructors compute with.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is torch.empty:
-            kwargs['device'] = 'meta'
-        return func(*args, **kwargs)
 
 
 def _count_params(module: nn.Module) -> int:
@@ -145,7 +133,7 @@ def complexity(cfg: Config, shape: Shape | None = None) -> Complexity:
         raise ValueError(
             f'shape must be a height and a width of at least {LEAST_SIDE}, got {tuple(shape)}'
         )
-    with DefaultScope.overwrite_default_scope(scope), _EmptyOnMeta():
-        model = MODELS.build(cfg.model).eval().to('meta')
+    with DefaultScope.overwrite_default_scope(scope):
+        model = build_skeleton(cfg.model)
     keep_shape = shape is not None
     return Complexity(model, tuple(shape) if keep_shape else DEFAULT_SHAPES[scope], keep_shape)

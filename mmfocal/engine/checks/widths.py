@@ -8,14 +8,15 @@ there, say a deformable convolution, is not checked, nor is what follows it.
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from mmengine.registry import DefaultScope
+from torch import Tensor
+
+from ..skeleton import build_skeleton
 
 Maps = Sequence[Tensor]
 
@@ -69,7 +70,7 @@ def _run_backbone(backbone: dict) -> tuple[str, Maps | None]:
     """Feed an image; describe the backbone and return its maps, None if it does not run."""
     kind = backbone.get('type')
     try:
-        module = _built(backbone)
+        module = build_skeleton(backbone)
     except _BAD_ARGUMENTS as error:
         raise ValueError(f'model.backbone ({kind}) cannot be built: {error!r}') from error
     except Exception:  # what cannot be built on the meta device may well be built on others
@@ -95,7 +96,7 @@ def _check_part(key: str, part: dict, giver: str, maps: Maps) -> Maps | None:
     """
     outputs = None
     with suppress(Exception):
-        outputs = _built(part)(maps)
+        outputs = build_skeleton(part)(maps)
     if outputs is None and not _fits(part, [each.shape[1] for each in maps]):
         given = [f'{name}={part[name]}' for name in ('in_channels', *_COUNTS) if name in part]
         _refuse(f'{key}.{", ".join(given)}', giver, maps)
@@ -157,29 +158,3 @@ def _as_maps(outputs: Any) -> Maps | None:
         return None
     shapes_known = all(isinstance(each, Tensor) and each.ndim in (2, 4) for each in outputs)
     return outputs if shapes_known else None
-
-
-def _built(part: dict) -> nn.Module:
-    """Build a module whose parameters and buffers have no memory."""
-    with _parameters_on_meta():
-        module = MODELS.build(part)
-    module.to('meta')
-    module.eval()
-    return module
-
-
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Move each parameter as soon as a module gets it.
-
-    ``torch.device('meta')`` as a context would also catch the numbers that constructors compute.
-    """
-
-    def move(module: nn.Module, name: str, param: nn.Parameter) -> nn.Parameter:
-        return nn.Parameter(param.to('meta'), param.requires_grad)
-
-    handle = register_module_parameter_registration_hook(move)
-    try:
-        yield
-    finally:
-        handle.remove()
