@@ -29,7 +29,15 @@ from torch.utils.checkpoint import checkpoint
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attention
 from mmfocal.ops.focal_attention.api import check_impl
 
-from .layers import DropPath, Mlp, make_pool_layer, missing, pad_to_multiple, pool_cells
+from .layers import (
+    DropPath,
+    Mlp,
+    make_pool_layer,
+    missing,
+    norm_mlp,
+    pad_to_multiple,
+    pool_cells,
+)
 
 POOL_METHODS = ('fc', 'conv', 'mean', 'max', 'none')
 EXPAND_LAYERS = ('all', 'even', 'odd')
@@ -226,7 +234,7 @@ class FocalBlock(nn.Module):
         if self.gamma_1 is not None:
             attended = self.gamma_1 * attended
         x = x + self.drop_path(attended)
-        mixed = self.mlp(self.norm2(x))
+        mixed = norm_mlp(self.norm2, self.mlp, x)
         if self.gamma_2 is not None:
             mixed = self.gamma_2 * mixed
         return x + self.drop_path(mixed)

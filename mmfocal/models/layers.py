@@ -3,6 +3,9 @@
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from mmfocal.ops import chunked_mlp, cpu
 
 
 def missing(size: int, divisor: int) -> int:
@@ -49,6 +52,38 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether the module is what :class:`Mlp` or a block made, and calling it does no more."""
+    if isinstance(module, nn.Dropout):
+        is_known = module.p == 0 or not module.training
+    elif isinstance(module, nn.GELU):
+        is_known = module.approximate == 'none'
+    elif type(module) in (nn.LayerNorm, nn.Linear):
+        is_known = module.bias is not None
+    else:
+        is_known = type(module) is Mlp
+    hooks = (
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._backward_pre_hooks,
+        module._backward_hooks,
+    )
+    return is_known and not any(hooks) and 'forward' not in vars(module)
+
+
+def norm_mlp(norm: nn.LayerNorm, mlp: Mlp, x: Tensor) -> Tensor:
+    """``mlp(norm(x))``; on a CPU by chunks of tokens, unless a hook or dropout would notice."""
+    plain = not cpu.refusals([x]) and not _has_any_global_hook()
+    if plain and all(map(_is_plain, (norm, *mlp.modules()))):
+        layers = (norm, mlp.fc1, mlp.fc2)
+        parameters = chunked_mlp.MlpParameters(
+            *(parameter for layer in layers for parameter in (layer.weight, layer.bias))
+        )
+        if chunked_mlp.pays(x, parameters):
+            return chunked_mlp.norm_mlp(x, parameters, norm.eps)
+    return mlp(norm(x))
 
 
 def make_pool_layer(method: str, dim: int, cell: int) -> nn.Module:

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmfocal.ops import chunked_mlp
 from mmfocal.ops.focal_attention import IMPLS
+from mmfocal.ops.focal_attention.impl import chunked
 from tests.golden import GOLDEN_DIR, GOLDEN_NAMES, golden_backbone, load_golden
 
 # The released code's own fp32 rounding is in the reference tensors, so these are the bounds that
@@ -40,9 +42,7 @@ def run_golden(golden: dict, impl: str) -> dict[str, Tensor]:
     return {**results, 'logits': logits.detach(), 'grad_x': x.grad[:, :, ::16, ::16]}
 
 
-@pytest.mark.parametrize('impl', [impl for impl in IMPLS if impl != 'auto'])
-@pytest.mark.parametrize('name', GOLDEN_NAMES)
-def test_equals_released_code(name: str, impl: str) -> None:
+def check_golden(name: str, impl: str) -> None:
     golden = load_golden(GOLDEN_DIR / f'{name}.pt')
     results = run_golden(golden, impl)
     for stage, feature in enumerate(golden['feats']):
@@ -53,6 +53,21 @@ def test_equals_released_code(name: str, impl: str) -> None:
     for key, value in {**expected, 'grad_x': golden['grad_x']}.items():
         error = (results[key] - value).abs().max() / value.abs().max()
         assert error <= MAX_GRADIENT_ERROR, f'{key}: {error:.1e}'
+
+
+@pytest.mark.parametrize('impl', [impl for impl in IMPLS if impl != 'auto'])
+@pytest.mark.parametrize('name', GOLDEN_NAMES)
+def test_equals_released_code(name: str, impl: str) -> None:
+    check_golden(name, impl)
+
+
+@pytest.mark.parametrize('name', GOLDEN_NAMES)
+def test_equals_released_code_by_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that the CPU operators do at sizes larger than these."""
+    monkeypatch.setattr(chunked_mlp, 'TRAINING_BYTES', 0)
+    monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', 2**14)
+    monkeypatch.setattr(chunked, 'TILE_BYTES', 2**17)
+    check_golden(name, 'chunked')
 
 
 @pytest.mark.parametrize('name', GOLDEN_NAMES)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LayerNorm and MLP for CPUs: a few tokens at a time, so that the hidden layer is never whole.
+
+It is the largest tensor of a block: four times the map, and autograd would keep two of it. Here
+autograd keeps the input only; the backward pass computes a chunk again and differentiates it
+before it turns to the next one.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import cpu
+
+# Hidden values that are computed at a time: few enough for a level 3 cache, and enough tokens, at
+# any width of the paper's, to multiply at full speed.
+CHUNK_BYTES = 8 * 2**20
+# The smallest hidden layer to compute twice in training. With all stages of Focal-T so, on two
+# cores, a step of eight 224x224 images (37 MiB in the first stage) took 9 to 22 % longer; one of a
+# 784x1344 image (96 and 48 MiB in the first two) -2 to 10 %, in 1.6 GB of memory instead of 2.5.
+TRAINING_BYTES = 40 * 2**20
+
+
+class MlpParameters(NamedTuple):
+    """Of LayerNorm, ``(C)``, and of linear layers from C to hidden channels and back."""
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    weight1: Tensor
+    bias1: Tensor
+    weight2: Tensor
+    bias2: Tensor
+
+
+def pays(x: Tensor, parameters: MlpParameters) -> bool:
+    """Whether :func:`norm_mlp` can run here, and is worth its recomputation if it trains."""
+    if cpu.refusals([x, *parameters]) or x.numel() == 0:
+        return False
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in (x, *parameters)):
+        return True
+    hidden = x.shape[:-1].numel() * len(parameters.weight1) * x.element_size()
+    return hidden >= TRAINING_BYTES
+
+
+def _mlp(eps: float, x: Tensor, *parameters: Tensor) -> Tensor:
+    p = MlpParameters(*parameters)
+    x = F.layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps)
+    return F.linear(F.gelu(F.linear(x, p.weight1, p.bias1)), p.weight2, p.bias2)
+
+
+def _chunks(x: Tensor, weight1: Tensor) -> list[slice]:
+    return cpu.spans(len(x), CHUNK_BYTES // (len(weight1) * x.element_size()))
+
+
+def _current_autocast() -> torch.autocast:
+    """What is in force, without its cache.
+
+    Weights cast here belong to no graph, or to that of one chunk; others must not be handed them.
+    """
+    dtype, enabled = torch.get_autocast_dtype('cpu'), torch.is_autocast_enabled('cpu')
+    return torch.autocast('cpu', dtype, enabled, cache_enabled=False)
+
+
+def _gradients(
+    out: Tensor, inputs: Sequence[Tensor], needed: Sequence[bool], d_out: Tensor, **kwargs
+) -> list[Tensor | None]:
+    """Gradients of the inputs that need one; None for the others."""
+    leaves = [value for value, need in zip(inputs, needed) if need]
+    grads = iter(torch.autograd.grad(out, leaves, d_out, **kwargs))
+    return [next(grads) if need else None for need in needed]
+
+
+class _ChunkedMlp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, eps: float, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(x, *parameters)
+        ctx.eps, ctx.autocast = eps, _current_autocast()
+        with ctx.autocast:
+            out = _mlp(eps, x[:0], *parameters).new_empty(x.shape)
+            for chunk in _chunks(x, parameters[2]):
+                out[chunk] = _mlp(eps, x[chunk], *parameters)
+        return out
+
+    @staticmethod
+    def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():  # create_graph=True: the whole map at once
+            with ctx.autocast:
+                out = _mlp(ctx.eps, *inputs)
+            return None, *_gradients(out, inputs, needed, d_out, create_graph=True)
+
+        totals = [torch.zeros_like(value) if need else None for value, need in zip(inputs, needed)]
+        x, *parameters = (value.detach() for value in inputs)
+        for chunk in _chunks(x, parameters[2]):
+            leaves = [x[chunk], *parameters]
+            for leaf, need in zip(leaves, needed):
+                leaf.requires_grad_(need)
+            with torch.enable_grad(), ctx.autocast:
+                out = _mlp(ctx.eps, *leaves)
+            grads = _gradients(out, leaves, needed, d_out[chunk])
+            for index in (i for i, need in enumerate(needed) if need):
+                total = totals[index][chunk] if index == 0 else totals[index]
+                total += grads[index]
+        return None, *totals
+
+
+def norm_mlp(x: Tensor, parameters: MlpParameters, eps: float) -> Tensor:
+    """Two linear layers, GELU between them, of LayerNorm.
+
+    Args:
+        x: ``(..., C)``.
+        parameters: See :class:`MlpParameters`.
+        eps: What LayerNorm adds to the variance.
+
+    Returns:
+        ``(..., C)``, of the dtype that ``torch.nn.functional.linear`` gives.
+    """
+    return _ChunkedMlp.apply(eps, x.flatten(0, -2), *parameters).view(x.shape)

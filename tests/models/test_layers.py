@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When the block's parts take a shortcut, and that nobody can tell."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from mmengine.analysis import get_model_complexity_info
+from torch import nn
+from torch.nn.utils import parametrize
+
+from mmfocal.models.layers import Mlp, norm_mlp
+from mmfocal.ops import chunked_mlp
+from tests.models.test_focal_transformer import nano
+
+
+@pytest.fixture
+def chunked_calls(monkeypatch: pytest.MonkeyPatch) -> list:
+    """Grows with each call of the chunked MLP."""
+    calls, original = [], chunked_mlp.norm_mlp
+    monkeypatch.setattr(
+        chunked_mlp, 'norm_mlp', lambda *args: calls.append(args) or original(*args)
+    )
+    return calls
+
+
+class Block(nn.Module):
+    def __init__(self, drop: float = 0.0) -> None:
+        super().__init__()
+        self.norm, self.mlp = nn.LayerNorm(8), Mlp(8, 32, drop)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return norm_mlp(self.norm, self.mlp, x)
+
+
+@pytest.mark.parametrize(('training_bytes', 'expected'), [(0, 1), (2**30, 0)])
+def test_training_by_size(
+    training_bytes: int, expected: int, chunked_calls: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunked_mlp, 'TRAINING_BYTES', training_bytes)
+    block, x = Block(drop=0.0).train(), torch.randn(2, 3, 5, 8)
+    block(x).sum().backward()
+    assert len(chunked_calls) == expected
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), block.mlp(block.norm(x)))
+    assert len(chunked_calls) == expected + 1
+
+
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+def hook(block: Block) -> None:
+    block.mlp.fc1.register_forward_hook(lambda module, args, out: 2 * out)
+
+
+def pre_hook(block: Block) -> None:
+    block.norm.register_forward_pre_hook(lambda module, args: (args[0].sin(),))
+
+
+def hook_of_mlp(block: Block) -> None:
+    block.mlp.register_forward_hook(lambda module, args, out: out + 1)
+
+
+def other_forward(block: Block) -> None:
+    block.mlp.forward = torch.sin
+
+
+def parametrization(block: Block) -> None:
+    parametrize.register_parametrization(block.mlp.fc2, 'weight', Doubled())
+
+
+def replaced_layer(block: Block) -> None:
+    block.mlp.fc1 = nn.Sequential(block.mlp.fc1, Doubled())
+
+
+def layer_without_bias(block: Block) -> None:
+    block.mlp.fc2 = nn.Linear(32, 8, bias=False)
+
+
+def tanh_gelu(block: Block) -> None:
+    block.mlp.act = nn.GELU('tanh')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        hook,
+        pre_hook,
+        hook_of_mlp,
+        other_forward,
+        parametrization,
+        replaced_layer,
+        layer_without_bias,
+        tanh_gelu,
+    ],
+)
+@torch.no_grad()
+def test_changed_layers_are_called(change: Callable, chunked_calls: list) -> None:
+    block, x = Block(), torch.randn(2, 3, 5, 8)
+    before = block(x)
+    assert len(chunked_calls) == 1
+    change(block)
+    assert torch.equal(block(x), block.mlp(block.norm(x)))
+    assert not torch.equal(block(x), before)
+    assert len(chunked_calls) == 1
+
+
+@torch.no_grad()
+def test_global_hooks_are_called(chunked_calls: list) -> None:
+    seen, block = [], Block()
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, args, out: seen.append(module)
+    )
+    block(torch.randn(2, 3, 5, 8))
+    handle.remove()
+    assert not chunked_calls
+    assert seen[:2] == [block.norm, block.mlp.fc1]
+
+
+@torch.no_grad()
+def test_dropout_while_training(chunked_calls: list) -> None:
+    block, x = Block(drop=0.5).train(), torch.randn(2, 3, 5, 8)
+    assert not torch.equal(block(x), block(x))
+    assert not chunked_calls
+    block.eval()(x)
+    assert len(chunked_calls) == 1
+
+
+def test_flop_counter_sees_the_layers() -> None:
+    analysis = get_model_complexity_info(Block(), input_shape=(3, 5, 8), show_table=False)
+    assert analysis['flops'] >= 3 * 5 * 2 * 8 * 32
+
+
+def test_compiles_and_exports() -> None:
+    block, x = Block(), torch.randn(2, 3, 5, 8)
+    compiled = torch.compile(block, fullgraph=True, backend='eager')
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), block(x))
+        exported = torch.export.export(block, (x,)).module()
+        torch.testing.assert_close(exported(x), block(x))
+
+
+def test_is_part_of_the_backbone(chunked_calls: list) -> None:
+    model = nano()
+    with torch.no_grad():
+        model(torch.randn(1, 3, 64, 64))
+    assert len(chunked_calls) == 5
