@@ -103,6 +103,10 @@ def _number_notes(rows: Iterable[Row]) -> dict[str, int]:
     return {note: number for number, note in enumerate(notes, 1)}
 
 
+def _notes_cell(row: Row, numbers: Mapping[str, int]) -> Cell:
+    return Cell(', '.join(map(str, sorted(numbers[note] for note in row.all_notes))))
+
+
 def _amount_and_score_cells(row: Row, writer: _Writer, keys: Sequence[str]) -> list[Cell]:
     cells = [*writer.amount(row, 'params', 1e6), *writer.amount(row, 'flops', 1e9)]
     for key in keys:
@@ -122,7 +126,7 @@ def paper_grid(table: PaperTable, writer: _Writer) -> Grid:
     for row in table.rows:
         cells = [Cell(row.name), writer.config(row), Cell(f'{row.shape[0]}x{row.shape[1]}')]
         cells += [Cell(row.convention), *_amount_and_score_cells(row, writer, table.scores)]
-        rows.append([*cells, Cell(', '.join(str(numbers[note]) for note in row.all_notes))])
+        rows.append([*cells, _notes_cell(row, numbers)])
     header = ['model', 'config', 'input (h x w)', 'counted as']
     header += [*_amount_and_score_header(table.scores), 'notes']
     return Grid(table.title, table.source, header, rows, list(numbers))
@@ -136,7 +140,7 @@ def zoo_grid(rows: Sequence[Row], writer: _Writer) -> Grid:
     for row in rows:
         cells = [writer.config(row), writer.schedule(row)]
         cells += _amount_and_score_cells(row, writer, keys)
-        lines.append([*cells, Cell(', '.join(str(numbers[note]) for note in row.all_notes))])
+        lines.append([*cells, _notes_cell(row, numbers)])
     header = ['config', 'schedule', *_amount_and_score_header(keys), 'notes']
     return Grid('', '', header, lines, list(numbers))
 
