@@ -34,7 +34,7 @@ def test_table_and_curves(work_dir: Path, repo_root: Path) -> None:
     assert result.returncode == 0, result.stderr
     header, _, row = (work_dir / 'results.md').read_text().splitlines()
     assert header == '| run | iterations | minutes | last loss | validated at | box AP | mask AP |'
-    assert row == '| some_run | 20 | 2.0 | 2.000 | iteration 20 | 0.457 | 0.300 |'
+    assert row == '| some_run | 20 | 2.0 | 2.000 at 20 | iteration 20 | 0.457 | 0.300 |'
     assert (work_dir / 'curves.png').stat().st_size > 0
     assert '0.457' in result.stdout
     assert str(work_dir / 'curves.png') in result.stdout.replace('\n', '')
@@ -49,13 +49,24 @@ def test_an_older_validation_is_told(work_dir: Path, repo_root: Path) -> None:
     append(work_dir, step=30, lr=1.0, loss=1.0, time=6.0)
     assert report(repo_root, work_dir).returncode == 0
     row = (work_dir / 'results.md').read_text().splitlines()[-1]
-    assert row == '| some_run | 30 | 3.0 | 1.000 | iteration 20 | 0.457 | 0.300 |'
+    assert row == '| some_run | 30 | 3.0 | 1.000 at 30 | iteration 20 | 0.457 | 0.300 |'
+
+
+def test_the_last_iteration_counts_even_if_its_loss_is_not_logged(
+    work_dir: Path, repo_root: Path
+) -> None:
+    append(work_dir, **{'step': 25, 'coco/bbox_mAP': 0.5, 'coco/segm_mAP': 0.4})
+    assert report(repo_root, work_dir).returncode == 0
+    row = (work_dir / 'results.md').read_text().splitlines()[-1]
+    assert row == '| some_run | 25 | 2.0 | 2.000 at 20 | iteration 25 | 0.500 | 0.400 |'
 
 
 def test_epochs_are_told_from_iterations(work_dir: Path, repo_root: Path) -> None:
     append(work_dir, step=30, epoch=30, lr=1.0, loss=1.0, time=6.0)
+    append(work_dir, **{'step': 40, 'coco/bbox_mAP': 0.5})
     assert report(repo_root, work_dir).returncode == 0
-    assert '| epoch 20 |' in (work_dir / 'results.md').read_text()
+    row = (work_dir / 'results.md').read_text().splitlines()[-1]
+    assert row.startswith('| some_run | 30 |') and '| epoch 40 |' in row
 
 
 def test_predictions_need_the_runs_config_and_take_the_newest(

@@ -39,17 +39,22 @@ def parse_args() -> argparse.Namespace:
 
 
 def make_rows(logs: dict[str, RunLog]) -> list[list[str]]:
-    """Header and one row per run: last value of every metric that some run has, and its step."""
+    """Header and one row per run: last value of every metric that some run has, and its step.
+
+    The loss is logged every few iterations, so the last one may be some iterations old.
+    """
     found = [
         key for key in METRICS if any(key in s for log in logs.values() for s in log.val.values())
     ]
     header = ['run', 'iterations', 'minutes', 'last loss', 'validated at']
     rows = [header + [METRICS[key] for key in found]]
     for name, log in logs.items():
-        last, val = max(log.train), log.val[max(log.val)] if log.val else {}
-        row = [name, str(last), f'{log.seconds / 60:.1f}', f'{log.train[last]["loss"]:.3f}']
+        logged, val = max(log.train), log.val[max(log.val)] if log.val else {}
         # MMEngine counts validations in the unit of the training's loop
-        unit = 'epoch' if 'epoch' in log.train[last] else 'iteration'
+        unit = 'epoch' if 'epoch' in log.train[logged] else 'iteration'
+        last = max(logged, val.get('step', 0)) if unit == 'iteration' else logged
+        row = [name, str(last), f'{log.seconds / 60:.1f}']
+        row.append(f'{log.train[logged]["loss"]:.3f} at {logged}')
         row.append(f'{unit} {val["step"]}' if val else 'not run')
         rows.append(row + [f'{val[key]:.3f}' if key in val else 'not run' for key in found])
     return rows
