@@ -86,13 +86,29 @@ def norm_mlp(norm: nn.LayerNorm, mlp: Mlp, x: Tensor) -> Tensor:
     return mlp(norm(x))
 
 
-def make_pool_layer(method: str, dim: int, cell: int) -> nn.Module:
-    """What turns a ``cell x cell`` patch of tokens into one coarse token (section 3.2.1).
+class FcPool(nn.Linear):
+    """One weight per position of a cell, shared by all channels (section 3.2.1)."""
 
-    ``'fc'`` is the paper's: one linear layer over the positions, shared by all channels.
-    """
+    def __init__(self, cell: int) -> None:
+        super().__init__(cell * cell, 1)
+        self.cell = cell
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """``(B, rows, cell, cols, cell, C)`` -> ``(B, rows, cols, C)``.
+
+        A product per row of a cell, since channels lie next to each other: as the input of a
+        linear layer, positions would have to, and the map would be copied to that end.
+        """
+        by_row = (
+            self.weight.view(self.cell, 1, 1, self.cell) @ cells
+        )  # (B, rows, cell, cols, 1, C)
+        return by_row.sum(dim=2).squeeze(-2) + self.bias
+
+
+def make_pool_layer(method: str, dim: int, cell: int) -> nn.Module:
+    """What turns a ``cell x cell`` patch of tokens into a coarse token; ``'fc'`` is the paper's."""
     layers = {
-        'fc': lambda: nn.Linear(cell * cell, 1),
+        'fc': lambda: FcPool(cell),
         'conv': lambda: nn.Conv2d(dim, dim, cell, stride=cell, groups=dim),
         'mean': lambda: nn.AvgPool2d(cell),
         'max': lambda: nn.MaxPool2d(cell),
@@ -118,8 +134,6 @@ def pool_cells(x: Tensor, pool: nn.Module, cell: int, grid: tuple[int, int]) -> 
     rows, cols = grid
     top, left = (x.shape[1] - rows * cell) // 2, (x.shape[2] - cols * cell) // 2
     x = x[:, top : top + rows * cell, left : left + cols * cell]
-    if not isinstance(pool, nn.Linear):
-        return pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    x = x.unflatten(2, (cols, cell)).unflatten(1, (rows, cell))  # (B, rows, cell, cols, cell, C)
-    x = x.permute(0, 1, 3, 5, 2, 4).flatten(4)  # (B, rows, cols, C, cell * cell)
-    return pool(x).squeeze(-1)
+    if isinstance(pool, FcPool):
+        return pool(x.unflatten(2, (cols, cell)).unflatten(1, (rows, cell)))
+    return pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -15,6 +15,7 @@ from mmfocal.analysis.complexity import CONVENTIONS, complexity
 from mmfocal.analysis.complexity.counter import MacCounter
 from mmfocal.engine import read_config
 from mmfocal.models.focal_transformer import FocalAttention
+from mmfocal.models.layers import FcPool
 from mmfocal.ops.focal_attention import IMPLS, FocalGeometry
 from tests.recipe_numbers import FLOPS_TOLERANCE, TABLE, assert_printed, parse
 
@@ -107,6 +108,14 @@ def test_focal_attention_equals_what_runs(name):
     macs = count(module, *args)
     assert macs['linear'] + macs['coarse_kv'] == ran['aten.addmm']
     assert macs['attention'] + macs['repeated'] == ran['aten.bmm']
+
+
+def test_fc_pool_counts_as_a_linear_layer():
+    """It runs as a product of the same size."""
+    module, cells = FcPool(7), meta(2, 3, 7, 4, 7, 16)
+    ran = run_macs(module, cells)
+    assert count(module, cells) == dict(linear=ran['aten.bmm'])
+    assert ran['aten.bmm'] == 2 * 3 * 4 * 16 * 49
 
 
 def test_every_back_end_counts_alike():

@@ -9,7 +9,7 @@ from mmengine.analysis import get_model_complexity_info
 from torch import nn
 from torch.nn.utils import parametrize
 
-from mmfocal.models.layers import Mlp, norm_mlp
+from mmfocal.models.layers import Mlp, make_pool_layer, norm_mlp, pool_cells
 from mmfocal.ops import chunked_mlp
 from tests.models.test_focal_transformer import nano
 
@@ -147,3 +147,29 @@ def test_is_part_of_the_backbone(chunked_calls: list) -> None:
     with torch.no_grad():
         model(torch.randn(1, 3, 64, 64))
     assert len(chunked_calls) == 5
+
+
+@pytest.mark.parametrize(
+    ('cell', 'grid', 'size'),
+    [(7, (2, 3), (14, 21)), (3, (4, 6), (14, 21)), (1, (7, 14), (7, 14)), (2, (3, 1), (7, 2))],
+)
+def test_fc_pool_is_a_linear_layer_over_positions(
+    cell: int, grid: tuple[int, int], size: tuple[int, int]
+) -> None:
+    pool = make_pool_layer('fc', 5, cell).double()
+    x = torch.randn(2, *size, 5, dtype=torch.float64, requires_grad=True)
+    out = pool_cells(x, pool, cell, grid)
+    top, left = ((n - cells * cell) // 2 for n, cells in zip(size, grid, strict=True))
+    cells = x.permute(0, 3, 1, 2)[:, :, top:, left:].unfold(2, cell, cell).unfold(3, cell, cell)
+    cells = cells[:, :, : grid[0], : grid[1]].permute(0, 2, 3, 1, 4, 5).flatten(4)
+    expected = nn.functional.linear(cells, pool.weight, pool.bias).squeeze(-1)
+    seed = torch.randn_like(expected)
+    leaves = [x, *pool.parameters()]
+    terms = expected.numel() * cell**2
+    for ours, plain in zip(
+        [out, *torch.autograd.grad(out, leaves, seed)],
+        [expected, *torch.autograd.grad(expected, leaves, seed)],
+        strict=True,
+    ):
+        bound = terms * torch.finfo(torch.float64).eps * plain.abs().max()
+        assert (ours - plain).abs().max() <= bound

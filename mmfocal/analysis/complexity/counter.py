@@ -3,8 +3,8 @@
 
 PyTorch's FLOP counter sees every operator. These modules are counted from their geometry instead
 of from what they run, and return empty tensors: focal attention, because its back ends merge keys
-differently; window attention, to tell it from other products; deformable convolutions and RoI
-pooling, which do not run on the meta device.
+differently; window attention, and pooling to coarse tokens, to tell them from other products;
+deformable convolutions and RoI pooling, which do not run on the meta device.
 """
 
 from collections import Counter
@@ -48,6 +48,11 @@ def _focal_attention(
     )
 
 
+def _fc_pool(module: nn.Module, cells: Tensor) -> OutputAndMacs:
+    batch, rows, _, cols, _, dim = cells.shape
+    return cells.new_empty(batch, rows, cols, dim), dict(linear=cells.numel())
+
+
 def _window_attention(module: nn.Module, x: Tensor, mask: Tensor | None = None) -> OutputAndMacs:
     windows, own, dim = x.shape
     tokens = windows * own
@@ -74,6 +79,7 @@ def _roi_extractor(module: nn.Module, feats: Sequence[Tensor], rois: Tensor) -> 
 # By name: the host libraries have classes of the same name and signature, or are not installed.
 FORMULAS: dict[str, Callable[..., OutputAndMacs]] = {
     'FocalAttention': _focal_attention,
+    'FcPool': _fc_pool,
     'WindowMSA': _window_attention,
     'DeformConv2d': _deform_conv,
     'ModulatedDeformConv2d': _deform_conv,
