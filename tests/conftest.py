@@ -15,8 +15,9 @@ os.environ.setdefault('MPLBACKEND', 'Agg')  # before anything imports matplotlib
 
 @pytest.fixture(autouse=True)
 def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seed torch and hide the user's choice of attention implementation."""
+    """Seed torch and hide the user's choice of implementations."""
     monkeypatch.delenv('MMFOCAL_ATTN_IMPL', raising=False)
+    monkeypatch.delenv('MMFOCAL_CPU_LINEAR', raising=False)
     torch.manual_seed(0)
 
 

@@ -28,9 +28,11 @@ from torch.utils.checkpoint import checkpoint
 
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attention
 from mmfocal.ops.focal_attention.api import check_impl
+from mmfocal.ops.linear import linear
 
 from .layers import (
     DropPath,
+    Linear,
     Mlp,
     make_pool_layer,
     missing,
@@ -107,8 +109,8 @@ class FocalAttention(nn.Module):
         self.attn_drop = attn_drop
         self.impl = impl
         w = geometry.window_size
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * w - 1) ** 2, num_heads))
         self.relative_position_bias_table_to_neighbors = None
@@ -154,7 +156,7 @@ class FocalAttention(nn.Module):
         kv_bias = None if self.qkv.bias is None else self.qkv.bias[dim:]
         out = focal_attention(
             self.qkv(x),
-            tuple(F.linear(level, kv_weight, kv_bias) for level in coarse),
+            tuple(linear(level, kv_weight, kv_bias) for level in coarse),
             self.bias,
             geometry,
             scale=self.scale,

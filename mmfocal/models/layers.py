@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from mmfocal.ops import chunked_mlp, cpu
+from mmfocal.ops.linear import linear
 
 
 def missing(size: int, divisor: int) -> int:
@@ -40,14 +41,21 @@ class DropPath(nn.Module):
         return f'drop_prob={self.drop_prob:.3g}'
 
 
+class Linear(nn.Linear):
+    """``nn.Linear`` by what is fastest here, see :func:`mmfocal.ops.linear.linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
 class Mlp(nn.Module):
     """Two linear layers with GELU between them."""
 
     def __init__(self, dim: int, hidden_dim: int, drop: float) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = Linear(dim, hidden_dim)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +68,7 @@ def _is_plain(module: nn.Module) -> bool:
         is_known = module.p == 0 or not module.training
     elif isinstance(module, nn.GELU):
         is_known = module.approximate == 'none'
-    elif type(module) in (nn.LayerNorm, nn.Linear):
+    elif type(module) in (nn.LayerNorm, Linear):
         is_known = module.bias is not None
     else:
         is_known = type(module) is Mlp
@@ -99,14 +107,13 @@ class FcPool(nn.Linear):
         A product per row of a cell, since channels lie next to each other: as the input of a
         linear layer, positions would have to, and the map would be copied to that end.
         """
-        by_row = (
-            self.weight.view(self.cell, 1, 1, self.cell) @ cells
-        )  # (B, rows, cell, cols, 1, C)
+        weight = self.weight.view(self.cell, 1, 1, self.cell)
+        by_row = weight @ cells  # (B, rows, cell, cols, 1, C)
         return by_row.sum(dim=2).squeeze(-2) + self.bias
 
 
 def make_pool_layer(method: str, dim: int, cell: int) -> nn.Module:
-    """What turns a ``cell x cell`` patch of tokens into a coarse token; ``'fc'`` is the paper's."""
+    """What turns a ``cell x cell`` patch of tokens into one coarse token (paper: ``'fc'``)."""
     layers = {
         'fc': lambda: FcPool(cell),
         'conv': lambda: nn.Conv2d(dim, dim, cell, stride=cell, groups=dim),

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import cpu
+from .linear import linear
 
 # Hidden values that are computed at a time: few enough for a level 3 cache, and enough tokens, at
 # any width of the paper's, to multiply at full speed.
@@ -48,7 +49,7 @@ def pays(x: Tensor, parameters: MlpParameters) -> bool:
 def _mlp(eps: float, x: Tensor, *parameters: Tensor) -> Tensor:
     p = MlpParameters(*parameters)
     x = F.layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps)
-    return F.linear(F.gelu(F.linear(x, p.weight1, p.bias1)), p.weight2, p.bias2)
+    return linear(F.gelu(linear(x, p.weight1, p.bias1)), p.weight2, p.bias2)
 
 
 def _chunks(x: Tensor, weight1: Tensor) -> list[slice]:

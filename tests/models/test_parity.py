@@ -63,10 +63,11 @@ def test_equals_released_code(name: str, impl: str) -> None:
 
 @pytest.mark.parametrize('name', GOLDEN_NAMES)
 def test_equals_released_code_by_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that the CPU operators do at sizes larger than these."""
+    """All that CPUs do at sizes larger than these, or on other processors."""
     monkeypatch.setattr(chunked_mlp, 'TRAINING_BYTES', 0)
     monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', 2**14)
     monkeypatch.setattr(chunked, 'TILE_BYTES', 2**17)
+    monkeypatch.setenv('MMFOCAL_CPU_LINEAR', 'onednn')
     check_golden(name, 'chunked')
 
 

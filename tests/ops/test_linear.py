@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The linear layer by oneDNN against PyTorch's own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmfocal.ops import linear as module
+from mmfocal.ops.linear import linear
+
+SHAPES = {'tokens': (2, 9, 5), 'one token': (5,), 'matrix': (70, 5), 'map': (2, 3, 4, 5)}
+
+
+@pytest.fixture
+def convolutions(monkeypatch: pytest.MonkeyPatch) -> list:
+    """Grows with each convolution."""
+    calls, original = [], F.conv2d
+    monkeypatch.setattr(F, 'conv2d', lambda *args: calls.append(args) or original(*args))
+    return calls
+
+
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip('PyTorch was built without oneDNN')
+    monkeypatch.setenv('MMFOCAL_CPU_LINEAR', 'onednn')
+
+
+def make(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Input, weight and bias of a layer with 5 inputs and 8 outputs."""
+    tensors = (torch.randn(size) for size in (shape, (8, 5), (8,)))
+    return [tensor.to(dtype).requires_grad_() for tensor in tensors]
+
+
+def run(function, tensors: list[Tensor]) -> list[Tensor]:
+    """Output and all gradients."""
+    out = function(*tensors)
+    seed = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape)
+    return [out.detach(), *torch.autograd.grad(out, tensors, seed.to(out.dtype))]
+
+
+@pytest.mark.parametrize('count', [2, 3], ids=['without bias', 'with bias'])
+@pytest.mark.parametrize('shape', SHAPES)
+def test_equals_linear(shape: str, count: int, convolutions: list, onednn: None) -> None:
+    tensors = make(SHAPES[shape])[:count]
+    ours = run(linear, tensors)
+    assert len(convolutions) == 1
+    truth = run(F.linear, [t.detach().double().requires_grad_() for t in tensors])
+    terms = 8 * tensors[0][..., 0].numel()  # a sum of n terms errs by n eps of them at most
+    for index, (value, exact) in enumerate(zip(ours, truth, strict=True)):
+        assert value.shape == exact.shape
+        bound = terms * torch.finfo(torch.float32).eps * max(1, exact.abs().max())
+        assert (value - exact).abs().max() <= bound, index
+
+
+def test_strided_input(convolutions: list, onednn: None) -> None:
+    x, weight, bias = make((5, 7, 3))
+    ours = linear(x.permute(1, 2, 0), weight, bias)
+    assert len(convolutions) == 1
+    torch.testing.assert_close(ours, F.linear(x.permute(1, 2, 0), weight, bias))
+
+
+def test_copies_nothing(onednn: None) -> None:
+    """Layouts are views: the output lies as the next layer wants it."""
+    x, weight, bias = make((2, 9, 5))
+    assert linear(x, weight, bias).is_contiguous()
+
+
+def test_second_derivative(onednn: None) -> None:
+    results = []
+    tensors = make((2, 9, 5))
+    for function in (linear, F.linear):
+        out = function(*tensors).square().sum()
+        grads = torch.autograd.grad(out, tensors, create_graph=True)
+        results.append(torch.autograd.grad(sum(g.square().sum() for g in grads), tensors))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_fp32_only(dtype: torch.dtype, convolutions: list, onednn: None) -> None:
+    tensors = make((2, 9, 5), dtype)
+    assert torch.equal(linear(*tensors), F.linear(*tensors))
+    assert not convolutions
+
+
+def test_where_it_stays_linear(convolutions: list, onednn: None) -> None:
+    tensors = make((2, 9, 5))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert linear(*tensors).dtype == torch.bfloat16
+    assert linear(*(t.to('meta') for t in tensors)).shape == (2, 9, 8)
+    assert linear(tensors[0][:0], *tensors[1:]).shape == (0, 9, 8)
+    with FlopCounterMode(display=False) as counter:
+        linear(*tensors)
+    assert counter.get_total_flops() == 2 * 2 * 9 * 5 * 8
+    compiled = torch.compile(linear, fullgraph=True, backend='eager')
+    torch.testing.assert_close(compiled(*tensors), F.linear(*tensors))
+    assert not convolutions
+
+
+def cpu_info(tmp_path: Path, vendor: str, family: int) -> Path:
+    path = tmp_path / 'cpuinfo'
+    path.write_text(
+        f'processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 1\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ('vendor', 'family', 'expected'),
+    [('AuthenticAMD', 26, 1), ('AuthenticAMD', 25, 0), ('GenuineIntel', 6, 0), (None, 0, 0)],
+)
+@pytest.mark.skipif(
+    not torch.backends.mkl.is_available() or not torch.backends.mkldnn.is_available(),
+    reason='PyTorch was built without MKL or oneDNN',
+)
+def test_automatic_choice(
+    vendor: str | None,
+    family: int,
+    expected: int,
+    tmp_path: Path,
+    convolutions: list,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    info = cpu_info(tmp_path, vendor, family) if vendor else tmp_path / 'absent'
+    monkeypatch.setattr(module, 'CPU_INFO', info)
+    module._onednn_is_faster.cache_clear()
+    linear(*make((2, 9, 5)))
+    module._onednn_is_faster.cache_clear()
+    assert len(convolutions) == expected
+
+
+def test_mkl_on_request(convolutions: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, '_onednn_is_faster', lambda: True)
+    monkeypatch.setenv('MMFOCAL_CPU_LINEAR', 'mkl')
+    linear(*make((2, 9, 5)))
+    assert not convolutions
+
+
+def test_unknown_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('MMFOCAL_CPU_LINEAR', 'blas')
+    with pytest.raises(ValueError, match=r"MMFOCAL_CPU_LINEAR must be one of auto.*got 'blas'"):
+        linear(*make((2, 9, 5)))
