@@ -148,8 +148,11 @@ def _as_graph(step: Step) -> Step:
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError as error:  # such as a step that waits for the GPU
+        raise ValueError(f'a CUDA graph cannot run here: {error}') from error
     return graph.replay
 
 

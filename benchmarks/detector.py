@@ -150,7 +150,7 @@ class StopWatch:
 
 
 def make_step(case: Case) -> Callable[[], dict[str, Any]]:
-    """One training step; returns seconds per part, and the images and pixels that it saw."""
+    """One training step; returns seconds per part, images, pixels of one, and workers."""
     torch.manual_seed(0)
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # it would list every weight
     cfg = load_config(case)
@@ -175,7 +175,8 @@ def make_step(case: Case) -> Callable[[], dict[str, Any]]:
         optimizer.zero_grad()
         watch.lap('optimizer')
         images = batch['inputs']
-        return watch.seconds | dict(images=len(images), pixels=images[0, 0].numel())
+        seen = dict(images=len(images), pixels=images[0, 0].numel())
+        return watch.seconds | seen | dict(workers=cfg.train_dataloader.num_workers)
 
     return step
 
@@ -199,7 +200,7 @@ def measure_steps(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
     for case in cases:
         images = sum(step['images'] for step in taken[case])
         row = dict(config=Path(case.config).stem, data=_data_name(case))
-        row |= dict(workers=case.workers, batch=images / args.rounds)
+        row |= dict(workers=taken[case][0]['workers'], batch=images / args.rounds)
         row['megapixels'] = sum(step['pixels'] for step in taken[case]) / args.rounds / 1e6
         row |= measure.time_columns(totals[case], totals.get(beside))
         row['yardstick'] = Path(beside.config).stem if beside else ''

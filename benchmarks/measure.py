@@ -10,6 +10,7 @@ import csv
 import math
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -30,8 +31,10 @@ from rich.table import Table
 from mmfocal.collect_env import collect
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-LEAST_SECONDS = 0.2  # of one timing: short steps are repeated
 MIB = 2**20
+SIDES = {'cpu': 2048, 'cuda': 8192}  # of the matrices that tell the rate of arithmetic
+COPIED = 64 * MIB  # floats that tell the rate of copying
+LEAST_SECONDS = 0.2  # of one timing: short steps are repeated
 LIBRARIES = ('torch', 'triton', 'mmpretrain', 'mmdet')
 
 Step = Callable[[], Any]
@@ -107,14 +110,13 @@ def seconds_of(step: Step, device: str, repeats: int = 1) -> float:
 
 def _why_not(error: Exception) -> str:
     """Why a candidate cannot run, if that is no mistake of ours; else an empty string."""
-    text = str(error)
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return 'out of memory'
-    if isinstance(error, ValueError) and 'cannot run here: ' in text:  # a back end's refusal
-        return text.partition('cannot run here: ')[2]
-    if type(error).__module__.startswith('torch._dynamo'):
-        return f'torch.compile: {text.splitlines()[0]}'
-    return ''
+    by_compiler = type(error).__module__.startswith(('torch._dynamo', 'torch._inductor'))
+    refusal = re.search(r'cannot run here: ([^"\n]+)', str(error))
+    if refusal and (by_compiler or isinstance(error, ValueError)):  # the compiler quotes it
+        return refusal[1]
+    return f'torch.compile: {str(error).splitlines()[0]}' if by_compiler else ''
 
 
 def start(
@@ -253,7 +255,7 @@ def matmul_rate(device: str, dtype: str) -> float:
 
     On CPUs products and convolutions come from two libraries, so the faster one counts.
     """
-    side = 8192 if device == 'cuda' else 2048
+    side = SIDES[device]
     a = torch.randn(side, side, device=device, dtype=DTYPES[dtype])
     out = torch.empty_like(a)
     seconds = _best_seconds(lambda: torch.mm(a, a, out=out), device)
@@ -268,7 +270,7 @@ def matmul_rate(device: str, dtype: str) -> float:
 @cache
 def copy_rate(device: str) -> float:
     """Bytes/s, read and written, of a large copy: what moving data can reach here."""
-    source = torch.ones(64 * MIB, device=device)  # 256 MiB
+    source = torch.ones(COPIED, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), device)
 

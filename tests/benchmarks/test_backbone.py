@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backbones beside Swin: rows, ratios, memory, pictures, refusals."""
+
+import math
+import sys
+from pathlib import Path
+
+import backbone
+import pytest
+
+from mmfocal import FocalTransformer
+from mmfocal.analysis.complexity import complexity
+from mmfocal.engine import read_config
+from mmfocal.ops.focal_attention import api
+
+TINY_RUN = '--sizes 64x64x1 --archs nano --rounds 1 --threads 1 --device cpu'
+
+
+def run(options: str, path: Path) -> None:
+    """Measure a nano backbone on one tiny image; rows go to ``path``."""
+    backbone.main([*TINY_RUN.split(), *options.split(), '--csv', str(path)])
+
+
+def test_rows(tmp_path, read_rows, capsys):
+    path = tmp_path / 'rows.csv'
+    run('--impls chunked sdpa --yardsticks swin_nano --rounds 3', path)
+    rows = read_rows(path)
+    models = [('swin_nano', ''), ('focal_nano', 'chunked'), ('focal_nano', 'sdpa')]
+    expected = [(mode, *model) for mode in ('infer', 'train') for model in models]
+    assert [(row['mode'], row['model'], row['impl']) for row in rows] == expected
+    for row in rows:
+        ms = [float(row[name]) for name in ('ms_min', 'ms', 'ms_max')]
+        assert 0 < ms[0] <= ms[1] <= ms[2]
+        assert math.isclose(float(row['images_per_s']), 1000 / ms[1], rel_tol=1e-4)
+        assert row['yardstick'] == 'swin_nano' and row['note'] == ''
+        assert (float(row['ratio']) == 1) == (row['model'] == 'swin_nano')
+        assert 0 < float(row['utilisation']) < 1 and float(row['first_s']) > 0
+        assert row['coarse'] == ('7-5-3-1' if row['impl'] else '')
+        assert row['memory_mib'] == '' and row['torch'] and row['threads'] == '1'
+    printed = capsys.readouterr().out
+    assert 'focal_nano' in printed and 'ratio' in printed
+
+
+def test_memory_picture_and_half_precision(tmp_path, read_rows):
+    path, picture = tmp_path / 'rows.csv', tmp_path / 'pictures' / 'growth.png'
+    options = f'--impls sdpa --modes train --dtypes bf16 --memory --yardsticks --plot {picture}'
+    run(options, path)
+    (row,) = read_rows(path)
+    assert 1 < float(row['memory_mib']) < 500
+    assert (row['dtype'], row['yardstick'], row['ratio'], row['memory_ratio']) == (
+        'bf16',
+        '',
+        '',
+        '',
+    )
+    assert picture.read_bytes()[:4] == b'\x89PNG'
+
+
+def test_what_refuses_is_left_out_with_its_reason(monkeypatch, tmp_path, read_rows):
+    backend = api.BACKENDS['chunked']._replace(refusals=lambda *call: ['it needs', 'another CPU'])
+    monkeypatch.setitem(api.BACKENDS, 'chunked', backend)
+    path = tmp_path / 'rows.csv'
+    run('--modes infer --impls chunked sdpa --yardsticks swin_nano', path)
+    swin, chunked, sdpa = read_rows(path)
+    assert chunked['note'] == 'it needs; another CPU'
+    assert chunked['ms'] == chunked['ratio'] == chunked['utilisation'] == ''
+    assert float(swin['ratio']) == 1 and float(sdpa['ratio']) > 0
+
+
+def test_what_cannot_be_compiled_does_not_run_uncompiled(tmp_path, read_rows):
+    path = tmp_path / 'rows.csv'
+    run('--modes infer --compile --impls chunked --yardsticks', path)
+    eager, compiled = read_rows(path)
+    assert (eager['runtime'], compiled['runtime']) == ('eager', 'compile')
+    assert float(eager['ms']) > 0
+    assert compiled['ms'] == '' and 'cannot be compiled' in compiled['note']
+
+
+@pytest.mark.slow
+def test_compile(tmp_path, read_rows):
+    path = tmp_path / 'rows.csv'
+    run('--modes infer --compile --impls sdpa --yardsticks', path)
+    _, compiled = read_rows(path)
+    assert float(compiled['first_s']) > 10 * float(compiled['ms']) / 1000
+
+
+def test_settings_follow_the_size():
+    args = backbone.parse_args(['--sizes', '224x224x1', '64x512x2', '--archs', 'base'])
+    how = dict(dtype='fp32', mode='infer', runtime='eager')
+    for size, coarse in zip(args.sizes, ((7, 5, 3, 1), (15, 13, 9, 7)), strict=True):
+        swin, focal = backbone.list_cases(args, size=size, **how)
+        assert (swin.model, focal.model, focal.coarse) == ('swin_tiny', 'focal_base', coarse)
+    args = backbone.parse_args(['--growth', '--coarse', '3', '3', '3', '3'])
+    assert (args.sizes[0], args.sizes[-1]) == ((224, 224, 1), (2048, 2048, 1))
+    _, focal = backbone.list_cases(args, size=args.sizes[0], **how)
+    assert focal.coarse == (3, 3, 3, 3)
+    model = backbone.build_model(focal)
+    assert isinstance(model, FocalTransformer)
+    assert [layer.blocks[0].geometry.expand_size for layer in model.layers] == [3, 3, 3, 3]
+
+
+def test_yardstick_of_the_same_size():
+    how = dict(impl='sdpa', dtype='', mode='', runtime='', size=(), coarse=(), device='')
+    small, large = (backbone.Case(f'focal_{arch}', **how) for arch in ('small', 'large'))
+    names = ['swin_tiny', 'swin_small', 'timm_swin_small']
+    assert backbone.yardstick_of(small, names) == 'swin_small'
+    assert backbone.yardstick_of(large, names) == 'swin_tiny'
+    assert backbone.yardstick_of(large, []) == ''
+
+
+def test_macs_agree_with_the_project(repo_root):
+    size = backbone.Size(64, 96, 1)
+    cfg = read_config(repo_root / 'configs/quickstart/focal_nano_cls.py')
+    (part,) = (
+        module
+        for module in complexity(cfg, size[:2]).by_module('matmul-120')
+        if module.name == 'backbone'
+    )
+    counted = backbone.macs_per_image('focal_nano', size, (7, 5, 3, 1))
+    # the classifier has one norm for four, which counts nothing
+    assert counted == part.flops
+
+
+def test_missing_libraries(monkeypatch):
+    size = backbone.Size(64, 64, 1)
+    monkeypatch.setitem(sys.modules, 'timm', None)
+    with pytest.raises(SystemExit, match=r'timm_swin_tiny needs timm.*pip install timm'):
+        backbone._timm_swin('tiny', size)
+    monkeypatch.setitem(sys.modules, 'mmpretrain.models', None)
+    with pytest.raises(SystemExit, match=r'Swin of mmpretrain.*--yardsticks'):
+        backbone._swin('tiny', size)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ('--impls flash', "invalid choice: 'flash'"),
+        ('--archs huge', "invalid choice: 'huge'"),
+        ('--sizes 224', 'HEIGHTxWIDTHxBATCH'),
+        ('--growth --sizes 224x224x1', 'not allowed with'),
+        ('--cuda-graphs --device cpu', '--cuda-graphs needs --device cuda'),
+    ],
+)
+def test_bad_options(options, message, capsys):
+    with pytest.raises(SystemExit):
+        backbone.parse_args(options.split())
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_is_measured_if_the_file_exists(tmp_path, capsys):
+    path = tmp_path / 'old.csv'
+    path.write_text('precious')
+    with pytest.raises(SystemExit):
+        run('', path)
+    assert f'{path} exists' in capsys.readouterr().err
+    assert path.read_text() == 'precious'
