@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Measure all that docs/performance.md says about CPUs, and write it there. Nothing else should run
-# on the machine; 16 GB of memory are needed. Arguments go to every measurement:
+# on the machine. Arguments go to every measurement:
 #
 #   bash benchmarks/cpu.sh                         refuses if there are results
 #   bash benchmarks/cpu.sh --force --threads 16
@@ -15,7 +15,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 make_data
 sizes=(--sizes 224x224x8 784x1344x1 --memory)
 measure cpu_backbone backbone.py "${sizes[@]}" --impls chunked sdpa reference
-# Swin's linear layers go through MKL: the like-for-like comparison
+# the linear layers of both by the same library
 MMFOCAL_CPU_LINEAR=mkl measure cpu_backbone_mkl backbone.py "${sizes[@]}" --impls chunked
 GLIBC_TUNABLES=glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592 \
     measure cpu_backbone_malloc backbone.py "${sizes[@]}" --impls chunked sdpa

@@ -253,7 +253,7 @@ def _best_seconds(step: Step, device: str) -> float:
 def matmul_rate(device: str, dtype: str) -> float:
     """FLOP/s of a large matrix product: what arithmetic can reach here.
 
-    On CPUs products and convolutions come from two libraries, so the faster one counts.
+    On CPUs products and 1x1 convolutions come from two libraries: the faster one counts.
     """
     side = SIDES[device]
     a = torch.randn(side, side, device=device, dtype=DTYPES[dtype])
