@@ -3,8 +3,8 @@
 
 PyTorch multiplies fp32 matrices with Intel's MKL, which runs on AMD's processors without AVX-512,
 and convolves with oneDNN, which uses what the processor has. Both give the exact product up to
-rounding. Two cores of a Zen 5 reached 383 to 458 GFLOP/s with oneDNN, 183 to 198 with MKL; on a
-Zen 4, whose vector units are half as wide, there was no difference.
+rounding. Two cores of a Zen 5 reached 383 to 458 GFLOP/s with oneDNN, 183 to 198 with MKL. Older
+processors, whose vector units are half as wide, were not compared.
 """
 
 import os
@@ -22,6 +22,8 @@ ENV_LINEAR = 'MMFOCAL_CPU_LINEAR'
 LINEAR_CHOICES = ('auto', 'mkl', 'onednn')
 CPU_INFO = Path('/proc/cpuinfo')
 ZEN_5 = 26  # family number of AMD's processors with vector units of 512 bits
+# PyTorch convolves inputs that are not larger, or with a single thread, without oneDNN.
+SMALL_INPUT = 20480
 
 
 @cache
@@ -33,24 +35,26 @@ def _onednn_is_faster() -> bool:
     return is_new_amd and torch.backends.mkl.is_available()
 
 
-def _use_onednn() -> bool:
+def _use_onednn(x: Tensor) -> bool:
     choice = os.environ.get(ENV_LINEAR) or 'auto'
     if choice not in LINEAR_CHOICES:
         raise ValueError(
             f'environment variable {ENV_LINEAR} must be one of {", ".join(LINEAR_CHOICES)}, '
             f'got {choice!r}'
         )
-    if choice == 'mkl' or not torch.backends.mkldnn.is_available():
+    if choice == 'mkl' or (choice == 'auto' and not _onednn_is_faster()):
         return False
-    return torch.backends.mkldnn.enabled and (choice == 'onednn' or _onednn_is_faster())
+    has_onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return has_onednn and torch.get_num_threads() > 1 and x.numel() > SMALL_INPUT
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``torch.nn.functional.linear``, on some CPUs faster.
 
     The environment variable ``MMFOCAL_CPU_LINEAR`` chooses for fp32 on a CPU, unless compiled,
-    exported or under autocast: ``'mkl'`` (whatever PyTorch's linear uses), ``'onednn'``, or
-    ``'auto'``, which is oneDNN on AMD processors from Zen 5 on.
+    exported or under autocast: ``'mkl'`` (whatever PyTorch's linear uses), ``'onednn'`` (with
+    several threads, for inputs that are not small), or ``'auto'``, which is oneDNN on AMD
+    processors from Zen 5 on.
 
     Args:
         x: ``(..., K)``.
@@ -64,9 +68,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ValueError: If the environment variable has another value.
     """
     tensors = [x, weight] if bias is None else [x, weight, bias]
-    is_plain = x.device.type == 'cpu' and not cpu.refusals(tensors) and x.numel() > 0
+    is_plain = x.device.type == 'cpu' and not cpu.refusals(tensors)
     is_fp32 = is_plain and all(tensor.dtype == torch.float32 for tensor in tensors)
-    if not is_fp32 or torch.is_autocast_enabled('cpu') or not _use_onednn():
+    if not is_fp32 or torch.is_autocast_enabled('cpu') or not _use_onednn(x):
         return F.linear(x, weight, bias)
     tokens = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, K, M, 1), channels last
     out = F.conv2d(tokens, weight[:, :, None, None], bias)
