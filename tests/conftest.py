@@ -11,6 +11,8 @@ import pytest
 import torch
 
 os.environ.setdefault('MPLBACKEND', 'Agg')  # before anything imports matplotlib
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'  # before anything imports Triton, or asks for it
 
 
 @pytest.fixture(autouse=True)
