@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from mmengine.utils.dl_utils import collect_env as collect_mmengine_env
 
+from mmfocal.ops.focal_attention.api import ENV_IMPL
+from mmfocal.ops.linear import ENV_LINEAR
 from mmfocal.version import __version__
 
 LIBRARIES = (
@@ -35,7 +37,7 @@ def collect() -> dict[str, str]:
     """
     env = {
         'mmfocal': f'{__version__} ({_git_state()})',
-        'MMFOCAL_ATTN_IMPL': os.environ.get('MMFOCAL_ATTN_IMPL', 'not set'),
+        **{name: os.environ.get(name, 'not set') for name in (ENV_IMPL, ENV_LINEAR)},
         'Python': platform.python_version(),
         'System': platform.platform(),
         'CPU': f'{_cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads',

@@ -21,10 +21,16 @@ def test_versions_are_those_installed() -> None:
     assert env['mmcv ops'].startswith('compiled by')
 
 
-def test_chosen_attention_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert collect_env.collect()['MMFOCAL_ATTN_IMPL'] == 'not set'
-    monkeypatch.setenv('MMFOCAL_ATTN_IMPL', 'sdpa')
-    assert collect_env.collect()['MMFOCAL_ATTN_IMPL'] == 'sdpa'
+@pytest.mark.parametrize(
+    ('name', 'value'), [('MMFOCAL_ATTN_IMPL', 'sdpa'), ('MMFOCAL_CPU_LINEAR', 'mkl')]
+)
+def test_chosen_back_ends_are_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.delenv(name, raising=False)
+    assert collect_env.collect()[name] == 'not set'
+    monkeypatch.setenv(name, value)
+    assert collect_env.collect()[name] == value
 
 
 def test_absent_and_broken_libraries_are_reported() -> None:
