@@ -28,6 +28,14 @@ if HAS_CUSTOM_OP:
     from . import function
 
 
+def _is_exporting() -> bool:
+    """Whether a call is traced for use elsewhere; strict export cannot be told from compiling."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    is_exporting = getattr(torch.compiler, 'is_exporting', None)  # since torch 2.7
+    return torch.jit.is_tracing() or (is_exporting is not None and is_exporting())
+
+
 def _device_refusals(qkv: Tensor) -> list[str]:
     """Reasons in the device, and in what it makes of the dtype."""
     if INTERPRETED:
@@ -71,9 +79,7 @@ def refusals(
     reasons = {
         'Triton is not installed': not INSTALLED,
         'it needs PyTorch 2.4 or later': not HAS_CUSTOM_OP,
-        'it cannot be exported or traced': (
-            torch.jit.is_tracing() or torch.compiler.is_exporting()
-        ),
+        'it cannot be exported or traced': _is_exporting(),
         f'it knows no {qkv.dtype}': qkv.dtype not in dtypes,
         'it takes qkv and coarse_kv of one dtype': any(x.dtype != qkv.dtype for x in coarse_kv),
         f'it takes windows up to {MAX_WINDOW_SIZE}, not {w}': w > MAX_WINDOW_SIZE,
