@@ -3,12 +3,17 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from mmfocal import FocalTransformer
+from mmfocal.ops.focal_attention import FocalGeometry
+from mmfocal.ops.focal_attention.impl import triton
+from tests.ops import test_triton
 from tests.ops.test_focal_attention import (
     CASES,
-    FAST_IMPLS,
+    call,
     check_rounds_as_well_as_reference,
+    make_inputs,
 )
 
 pytestmark = [
@@ -17,10 +22,96 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize('impl', [impl for impl in FAST_IMPLS if impl != 'chunked'])
+needs_triton = pytest.mark.skipif(not triton.INSTALLED, reason='needs Triton')
+MORE_CASES = CASES | {
+    'largest window': (FocalGeometry(16, 8, 3, 3, shift_size=8), (2, 3)),
+    'many windows': (FocalGeometry(7, 3, 15, 2), (14, 23)),
+}
+HALF_DTYPES = [torch.float16, torch.bfloat16]
+
+
 @pytest.mark.parametrize('case', CASES)
-def test_rounds_as_well_as_reference_fp32(case: str, impl: str) -> None:
-    check_rounds_as_well_as_reference(case, impl, 'cuda')
+def test_rounds_as_well_as_reference_fp32(case: str) -> None:
+    check_rounds_as_well_as_reference(case, 'sdpa', 'cuda')
+
+
+@needs_triton
+@pytest.mark.parametrize('deterministic', [False, True], ids=['atomic', 'deterministic'])
+@pytest.mark.parametrize('dim', [8, 32, 49, 128])
+@pytest.mark.parametrize('case', MORE_CASES)
+def test_triton_fp32(case: str, dim: int, deterministic: bool) -> None:
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    try:
+        test_triton.check(*MORE_CASES[case], dtype=torch.float32, images=2, dim=dim)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@needs_triton
+@pytest.mark.parametrize('dtype', HALF_DTYPES, ids=str)
+@pytest.mark.parametrize('dim', [8, 32, 49, 128])
+@pytest.mark.parametrize('case', MORE_CASES)
+def test_triton_half(case: str, dim: int, dtype: torch.dtype) -> None:
+    test_triton.check_half(*MORE_CASES[case], dtype, images=2, dim=dim)
+
+
+@needs_triton
+@pytest.mark.parametrize('dtype', HALF_DTYPES, ids=str)
+def test_triton_half_deterministic(dtype: torch.dtype) -> None:
+    """Twice the same, bit by bit, and the right thing."""
+
+    def gradients() -> list[Tensor]:
+        geometry, windows = CASES['detection']
+        inputs = make_inputs(geometry, windows, dim=32)
+        leaves = {
+            name: value.to('cuda', dtype if 'kv' in name else torch.float32).requires_grad_()
+            for name, value in inputs.items()
+        }
+        out = call(leaves, geometry, 'triton')
+        maps = [leaf for name, leaf in leaves.items() if 'kv' in name]
+        return [out, *torch.autograd.grad(out.float().square().sum(), maps)]
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert all(torch.equal(a, b) for a, b in zip(gradients(), gradients(), strict=True))
+        test_triton.check_half(*CASES['detection'], dtype, images=2, dim=32)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@needs_triton
+def test_automatic_choice_is_triton(caplog: pytest.LogCaptureFixture) -> None:
+    from mmfocal.ops.focal_attention import api
+
+    api._log_choice.cache_clear()
+    geometry, windows = CASES['detection']
+    inputs = {name: value.cuda().float() for name, value in make_inputs(geometry, windows).items()}
+    with caplog.at_level('INFO', logger='mmfocal'):
+        call(inputs, geometry, 'auto')
+    assert [r.getMessage() for r in caplog.records] == ["focal attention on cuda: using 'triton'"]
+
+
+@needs_triton
+@pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
+def test_triton_compiles(mode: str) -> None:
+    geometry, windows = CASES['detection']
+    inputs = {name: value.cuda().float() for name, value in make_inputs(geometry, windows).items()}
+    compiled = torch.compile(lambda x: call(x, geometry, 'triton'), fullgraph=True, mode=mode)
+    expected = call(inputs, geometry, 'triton')
+    for _ in range(3):  # with CUDA graphs: warm up, record, replay
+        torch.testing.assert_close(compiled(inputs), expected)
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two GPUs')
+def test_triton_on_another_gpu() -> None:
+    geometry, windows = CASES['shift']
+    inputs = {name: value.float() for name, value in make_inputs(geometry, windows).items()}
+    first, second = (
+        call({name: value.to(f'cuda:{i}') for name, value in inputs.items()}, geometry, 'triton')
+        for i in range(2)
+    )
+    torch.testing.assert_close(second.cpu(), first.cpu())
 
 
 def test_mixed_precision_step_keeps_parameters_finite() -> None:
