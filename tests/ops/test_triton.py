@@ -163,19 +163,17 @@ def test_empty_batch() -> None:
 
 
 def test_saves_neither_keys_nor_weights() -> None:
-    geometry, windows = FocalGeometry(7, 3, 3, 2), (1, 2)
-    leaves = {
-        k: v.to(DEVICE, SHARPEST).requires_grad_()
-        for k, v in make_inputs(geometry, windows).items()
-    }
+    geometry, windows = FocalGeometry(7, 3, 3, 2), (2, 3)
+    inputs = make_inputs(geometry, windows)
+    leaves = {k: v.to(DEVICE, SHARPEST).requires_grad_() for k, v in inputs.items()}
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
         out = call(leaves, geometry, 'triton')
-    maps = 2 * out.numel() + sum(value.numel() for value in leaves.values())
-    storages = {x.untyped_storage().data_ptr(): x.numel() for x in saved}
+    maps = out.numel() + sum(value.numel() for value in leaves.values())
     bias = 2 * 49 * (169 + 9)  # composed, once for all windows; its parts are saved as well
-    log_sums = 2 * 2 * 2 * 49
-    assert sum(storages.values()) <= maps + 5 * bias + log_sums < maps + 2 * 2 * bias * 2
+    logits = 2 * 6 * bias  # images, windows
+    storages = {x.untyped_storage().data_ptr(): x.numel() for x in saved}
+    assert sum(storages.values()) < maps + 5 * bias < logits
 
 
 def op_arguments(requires_grad: bool = True) -> tuple:
@@ -316,6 +314,9 @@ def compile_only(kernel, grid, like, *args, **constants):
     options = dict(num_warps=constants.pop('num_warps', 4), num_stages=1)
     constants.pop('num_stages', None)
     if hasattr(kernel, 'configs'):
+        kernel.nargs = dict(zip(kernel.arg_names, args))
+        largest = max(config.kwargs['BLOCK_K'] for config in kernel.prune_configs(constants))
+        assert largest == (32 if like.dtype == torch.float32 else 64)
         constants.update(kernel.configs[0].kwargs)
         kernel = kernel.fn
     names = kernel.arg_names
@@ -348,7 +349,7 @@ function.attend_backward(*call)
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
-@pytest.mark.parametrize(('dtype', 'head_dim'), [('float16', 32)])
+@pytest.mark.parametrize(('dtype', 'head_dim'), [('float16', 32), ('float32', 8)])
 def test_compiles_for_gpus(dtype: str, head_dim: int) -> None:
     """No GPU is needed to compile; the smallest configuration has to fit every GPU."""
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}

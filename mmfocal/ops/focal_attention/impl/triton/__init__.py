@@ -19,7 +19,8 @@ from torch import Tensor
 from ...geometry import FocalBias, FocalGeometry, merged_bias
 
 MAX_WINDOW_SIZE, MAX_HEAD_DIM = 16, 128
-INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+# As Triton reads it.
+INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in ('1', 'true', 'yes', 'on', 'y')
 INSTALLED = False
 with suppress(ImportError):
     INSTALLED = find_spec('triton') is not None

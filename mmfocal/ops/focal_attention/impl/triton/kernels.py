@@ -25,9 +25,10 @@ import torch
 import triton
 import triton.language as tl
 
-from ...geometry import MASKED as _MASKED
+from ... import geometry
+from . import INTERPRETED
 
-MASKED = tl.constexpr(_MASKED)
+MASKED = tl.constexpr(geometry.MASKED)
 
 # What a program keeps on the chip grows with BLOCK_K and num_stages; the first configuration is
 # the smallest one, and the one that serves where results must not depend on measurements.
@@ -37,17 +38,16 @@ CONFIGS = [
     triton.Config({'BLOCK_K': 64}, num_warps=4, num_stages=2),
     triton.Config({'BLOCK_K': 64}, num_warps=8, num_stages=2),
 ]
-INTERPRETED = triton.knobs.runtime.interpret
 # Autotuning distinguishes the dtypes of tensors by itself.
 KEY = ['BLOCK_D', 'BLOCK_Q']
 # Sizes change from image to image: no new kernel for sizes that happen to be 1 or multiples of 16.
 SIZES = ['nh', 'nw', 'num_windows', 'windows_per_strip', 'map_rows', 'map_cols']
 
 
-def _fitting(configs: list[triton.Config], args: dict, **constants) -> list[triton.Config]:
+def _fitting(configs: list[triton.Config], args: dict, **_) -> list[triton.Config]:
     """Configurations worth a trial: in float32 large blocks do not fit the registers."""
-    exact = {**args, **constants}['qkv_ptr'].dtype == torch.float32
-    return [config for config in configs if not exact or config.kwargs['BLOCK_K'] == 32]
+    largest = 32 if args['qkv_ptr'].dtype == torch.float32 else 64
+    return [config for config in configs if config.kwargs['BLOCK_K'] <= largest]
 
 
 def tuned(restore_value: list[str] | None = None):
