@@ -15,7 +15,3 @@ model = dict(
 default_hooks = _base_.frequent_hooks
 log_processor = dict(window_size=20, by_epoch=False)
 auto_scale_lr = dict(base_batch_size=_base_.train_dataloader.batch_size)
-# half as long, because a batch is larger
-max_iters = _base_.max_iters // 2
-param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=max_iters)]
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 2)

@@ -23,6 +23,5 @@ model = dict(
     ),
 )
 # half as long, because a step takes twice as long
-max_iters = _base_.max_iters // 2
-param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=max_iters)]
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 2)
+param_scheduler = _base_.half_as_long.param_scheduler
+train_cfg = _base_.half_as_long.train_cfg

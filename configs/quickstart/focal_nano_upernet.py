@@ -16,6 +16,5 @@ model = dict(
 default_hooks = _base_.frequent_hooks
 log_processor = dict(window_size=20)
 # half as long, because a batch is larger
-max_iters = _base_.max_iters // 2
-param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=max_iters)]
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 2)
+param_scheduler = _base_.half_as_long.param_scheduler
+train_cfg = _base_.half_as_long.train_cfg

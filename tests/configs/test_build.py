@@ -63,6 +63,7 @@ PARAMETERS = {
         focal_s_maskrcnn_3x=71_000_028,
         focal_b_maskrcnn_3x=109_658_096,
         focal_t_maskrcnn_overfit=48_717_732,
+        focal_nano_reppointsv2_overfit=3_661_172,
         focal_t_cascade_3x=86_552_934,
         focal_s_cascade_3x=108_835_230,
         focal_b_cascade_3x=147_493_298,
@@ -151,7 +152,7 @@ def count(name: str) -> int:
 def test_the_suite_sees_the_configs():
     found = Counter(str(Path(name).parent) for name in CONFIGS)
     assert found == {folder: len(rows) for folder, rows in PARAMETERS.items()}
-    assert len(CONFIGS) == 85
+    assert len(CONFIGS) == 86
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -311,8 +312,9 @@ def test_digits_are_never_mirrored(name):
     assert 'Flip' not in str(cfg.get('tta_pipeline'))
 
 
-def test_overfitting_sees_the_same_pictures_unchanged():
-    cfg = load('detection/focal_t_maskrcnn_overfit')
+@pytest.mark.parametrize('method', ['t_maskrcnn', 'nano_reppointsv2'])
+def test_overfitting_sees_the_same_pictures_unchanged(method):
+    cfg = load(f'detection/focal_{method}_overfit')
     train, test = (loader.dataset for loader in (cfg.train_dataloader, cfg.test_dataloader))
     for pipeline in (train.pipeline, test.pipeline):
         assert [step.type for step in pipeline] == [

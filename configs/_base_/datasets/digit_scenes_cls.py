@@ -10,6 +10,19 @@ pipeline = [
     dict(type='Resize', scale=(56, 56)),  # maps of 14 and 7 rows fill windows of 7
     dict(type='PackInputs'),
 ]
+# There is one picture of each scan. Without augmentation a model learns them by heart, ground and
+# colour, and nothing of digits. No flips, because digits are not symmetric.
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='RandomResizedCrop',
+        scale=56,
+        crop_ratio_range=(0.6, 1.0),
+        aspect_ratio_range=(0.8, 1.25),
+    ),
+    dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.5),
+    dict(type='PackInputs'),
+]
 tta_model = dict(type='AverageClsScoreTTA')
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -22,11 +35,11 @@ tta_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     num_workers=1,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
-        type='CustomDataset', data_root=data_root, data_prefix='train', pipeline=pipeline
+        type='CustomDataset', data_root=data_root, data_prefix='train', pipeline=train_pipeline
     ),
 )
 val_dataloader = dict(
