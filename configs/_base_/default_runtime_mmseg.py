@@ -15,10 +15,10 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 vis_backends = [dict(type='LocalVisBackend')]
-# Further log back ends, one line each:
-# vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
-# vis_backends = [dict(type='LocalVisBackend'), dict(type='WandbVisBackend')]
 visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+# Further log back ends, one line each:
+# visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='TensorboardVisBackend')])
+# visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='WandbVisBackend')])
 randomness = dict(seed=0)  # choice: runs repeat; seed=None draws one
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'

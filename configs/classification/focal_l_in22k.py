@@ -13,6 +13,8 @@ model = dict(
     backbone=dict(arch='large', with_cp=True),
     head=dict(in_channels=1536, num_classes=classes),
 )
+# choice: weight decay as in Swin's text; its released config has weight_decay=0.05
+optim_wrapper = dict(optimizer=dict(weight_decay=0.01))
 train_dataloader = dict(
     batch_size=128,  # 32 GPUs x 128 images
     dataset=dict(type='ImageNet21k', data_root='data/imagenet21k'),

@@ -7,6 +7,6 @@ _base_ = [
     '../_base_/default_runtime_mmdet.py',
 ]
 
-# drop path: the paper's 0.2 for all detectors (FocalNet's ATSS has 0.3)
+# choice: the paper's drop path for all detectors; FocalNet's ATSS has drop_path_rate=0.3
 model = dict(backbone=dict(drop_path_rate=0.2, out_indices=(1, 2, 3), **_base_.backbone))
 tta_model = dict(tta_cfg=dict(nms=dict(iou_threshold=0.6)))

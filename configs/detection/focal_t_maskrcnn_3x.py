@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 _base_ = [
     '../_base_/models/focal_t_maskrcnn.py',
-    # choice: Swin's crop policy, of which the paper names the resizing only
     '../_base_/datasets/coco_instance_ms_crop.py',
     '../_base_/schedules/coco_3x.py',
     '../_base_/default_runtime_mmdet.py',

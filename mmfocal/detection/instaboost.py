@@ -26,7 +26,7 @@ def mask_to_polygons(mask: np.ndarray, tolerance: float = 0) -> list[list[float]
     return [
         np.flip(outline, axis=1).clip(min=0).ravel().tolist()
         for outline in outlines
-        if len(outline) >= 3
+        if len(outline) > 3  # the first corner is also the last
     ]
 
 

@@ -43,7 +43,7 @@ RECIPES = dict(
     dyhead=Recipe(lr=5e-5),
     upernet=Recipe(lr=6e-5, decay=0.01, amp=False),
     in1k=Recipe(gpus=16, images=64, lr=1e-3, clip=5.0),
-    in22k=Recipe(gpus=32, images=128, lr=1e-3, clip=5.0),
+    in22k=Recipe(gpus=32, images=128, lr=1e-3, decay=0.01, clip=5.0),
 )
 R50 = Recipe(lr=0.01, decay=1e-4, clip=35, amp=False)
 

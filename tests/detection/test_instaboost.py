@@ -35,6 +35,10 @@ def test_polygons_outline_each_part():
 
 def test_lines_and_points_are_no_polygons():
     assert mask_to_polygons(np.zeros((5, 5), np.uint8)) == []
+    line = np.zeros((5, 20), np.uint8)
+    line[2, 3:17] = 1
+    assert len(mask_to_polygons(line)) == 1
+    assert mask_to_polygons(line, tolerance=2) == []  # there and back
 
 
 def test_instances_move_and_keep_their_labels(monkeypatch):

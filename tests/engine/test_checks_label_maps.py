@@ -102,6 +102,16 @@ def test_unreduced_labels_need_reduce_zero_label(root, loader):
     check_inputs(cfg)
 
 
+def test_reduced_labels_must_not_be_reduced_again(root):
+    save(root, 59, [[255, 149]])
+    with pytest.raises(ValueError) as error:
+        check_inputs(segmentation(root))
+    assert 'seg_map_path: reduce_zero_label=True, and ADE20KDataset counts' in str(error.value)
+    assert f'{root}/annotations/00.png' in str(error.value)
+    save(root, 0, [[150, 255]])  # 255 is nothing, and 150 shows that they are not reduced
+    check_inputs(segmentation(root))
+
+
 def test_transforms_must_agree_about_reduce_zero_label(root):
     views = dict(type='TestTimeAug', transforms=[[dict(type='LoadAnnotations')]])
     views['transforms'][0][0]['reduce_zero_label'] = False

@@ -8,6 +8,8 @@ size = dict(
     # choice: width 192, which the paper's parameter counts imply; its text says 196:
     # arch=dict(embed_dims=196, depths=(2, 2, 18, 2), num_heads=(7, 14, 28, 56))
     # and channels = [196, 392, 784, 1568]
+    # choice: heads of 32 channels, as in the other sizes; of 48:
+    # arch=dict(embed_dims=192, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))
     arch='large',
     init_cfg=dict(
         type='FocalPretrained',

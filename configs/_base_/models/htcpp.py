@@ -44,7 +44,8 @@ model = dict(
             for stage in _base_.model.train_cfg.rcnn
         ]
     ),
-    # soft-NMS as in CBNetV2's HTC++; the paper names the method only
+    # choice: soft-NMS as in CBNetV2's HTC++, since the paper names the method only; with a higher
+    # limit: score_thr=0.05
     test_cfg=dict(
         rcnn=dict(
             _delete_=True,

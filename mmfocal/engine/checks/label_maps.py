@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Are there label maps for all images, and do their values fit the classes?"""
+"""Are there label maps for all images, and do the values of a sample of them fit the classes?"""
 
 import inspect
 from collections.abc import Sequence
@@ -136,8 +136,18 @@ def _check_range(key: str, dataset: BaseDataset, paths: Sequence[str]) -> None:
         note=f'{count} classes, reduce_zero_label={reduces}: 0 is {zero}',
     )
     default = inspect.signature(type(dataset)).parameters.get('reduce_zero_label')
-    if default and default.default and not reduces and IGNORED not in found:
+    if not default or not default.default:
+        return
+    counts_from_1 = f'{type(dataset).__name__} counts classes from 1'
+    labels = f'the labels in {paths[0]} and others'
+    if not reduces and IGNORED not in found:
         raise ValueError(
-            f'{key}: reduce_zero_label=False, but {type(dataset).__name__} counts classes from 1, '
-            f'and the labels in {paths[0]} and others are not reduced: {IGNORED} never occurs'
+            f'{key}: reduce_zero_label=False, but {counts_from_1}, and {labels} are not reduced: '
+            f'{IGNORED} never occurs'
+        )
+    if reduces and IGNORED in found and count not in found:
+        raise ValueError(
+            f'{key}: reduce_zero_label=True, and {counts_from_1}, but {labels} seem reduced '
+            f'already: {IGNORED} occurs, {count} does not. Set reduce_zero_label=False in the '
+            'data set and in LoadAnnotations'
         )
