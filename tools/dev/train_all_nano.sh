@@ -1,11 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Train every method small on digit scenes, one after the other, and compare with docs/nano_results.md.
+# Train every detector small on digit scenes, one after the other, and compare with docs/nano_results.md.
 #
 #   bash tools/dev/train_all_nano.sh [METHOD ...]    # e.g. atss htcpp; all of them take over an hour
 #
-# As the paper's models start from an ImageNet classifier, the slowest to learn start from the backbone
-# that Mask R-CNN has trained here before.
 # What is finished is kept, what was interrupted goes on where it stopped. Exits with 1 if a metric is
 # below its limit in tools/dev/nano_thresholds.json.
 #   WORK_DIRS   where the runs, their table and their curves go (default: work_dirs/nano)
@@ -13,8 +11,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../dist_common.sh"
 
 root=${WORK_DIRS:-work_dirs/nano}
-methods=(retinanet maskrcnn maskrcnn_jitter cascade atss sparsercnn htcpp dyhead upernet cls)
-pretrained=(sparsercnn dyhead upernet cls)
+read -ra options <<<"${OPTIONS:+--cfg-options $OPTIONS}"
+methods=(retinanet maskrcnn maskrcnn_jitter cascade atss sparsercnn htcpp dyhead)
 if [[ $# -gt 0 ]]; then methods=("$@"); fi
 
 [[ -f data/digit_scenes/meta.json ]] || "$PYTHON" "$TOOLS/data/make_digit_scenes.py"
@@ -26,16 +24,6 @@ for method in "${methods[@]}"; do
         echo "already trained: $work_dir (remove it to train again)"
         continue
     fi
-    read -ra options <<<"${OPTIONS:-}"
-    if [[ " ${pretrained[*]} " == *" $method "* ]]; then
-        last=$root/focal_nano_maskrcnn/last_checkpoint
-        if [[ ! -f $last ]]; then
-            echo "error: $method starts from Mask R-CNN's backbone, but $last does not exist: train maskrcnn first" >&2
-            exit 1
-        fi
-        options+=(model.backbone.init_cfg.type=FocalPretrained model.backbone.init_cfg.checkpoint="$(<"$last")")
-    fi
-    options=(${options[@]:+--cfg-options "${options[@]}"})
     config=$ROOT/configs/quickstart/focal_nano_$method.py
     bash "$TOOLS/dist_train.sh" "$config" 1 --work-dir "$work_dir" --resume "${options[@]}"
     if [[ $method == *_jitter ]]; then # trained for several scales, so tested at several too
