@@ -7,7 +7,7 @@ configs whenever a table is made, its scores are read from the logs of runs.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import yaml
@@ -138,6 +138,11 @@ class Paper:
                 if row.config:
                     first.setdefault(row.config, row)
         return list(first.values())
+
+    @property
+    def method_names(self) -> dict[str, str]:
+        """Name of each config's method, by the config's name."""
+        return {PurePosixPath(row.config).stem: row.method.name for row in self.rows}
 
 
 def _check_keys(found: Iterable[str], known: Iterable[str], what: str) -> None:

@@ -24,7 +24,7 @@ through every iteration. Insets show short warm-ups. An epoch of 2x has each ima
 
 ![Learning rate over iterations](images/schedules.png)
 
-| schedule | models | total batch | iterations | peak | changes |
+| schedule | methods | total batch | iterations | peak | changes |
 |---|---|---|---|---|---|
 """
 
@@ -35,14 +35,14 @@ class Schedule:
 
     Attributes:
         title: Data set and length, such as ``COCO, 3x``.
-        models: Types of the models, sorted.
+        methods: What the configs train, sorted.
         batch: Total batch.
         steps: How the learning rate changes, in words.
         rates: Learning rate of every iteration.
     """
 
     title: str
-    models: tuple[str, ...]
+    methods: tuple[str, ...]
     batch: int
     steps: str
     rates: list[float]
@@ -110,29 +110,33 @@ def learning_rates(cfg: Config) -> list[float]:
     return rates
 
 
-def group_schedules(configs: Mapping[str, Config]) -> list[Schedule]:
+def group_schedules(configs: Mapping[str, Config], methods: Mapping[str, str]) -> list[Schedule]:
     """Put configs of the same schedule together.
 
     Args:
-        configs: Configs by name, such as ``detection/focal_t_atss_3x``.
+        configs: Configs by name, such as ``focal_t_atss_3x``.
+        methods: Name of each config's method, by the same names.
 
     Returns:
         Schedules, sorted by title.
     """
-    groups: dict[tuple, list[Config]] = {}
+    groups: dict[tuple, dict[str, Config]] = {}
     for name, cfg in configs.items():
         settings = (cfg.optim_wrapper.optimizer.lr, cfg.auto_scale_lr, cfg.param_scheduler)
-        groups.setdefault((_title(name, cfg), repr(settings)), []).append(cfg)
-    return [
-        Schedule(
-            title=title,
-            models=tuple(sorted({cfg.model.type for cfg in group})),
-            batch=group[0].auto_scale_lr.base_batch_size,
-            steps=', '.join(map(_describe, group[0].param_scheduler)),
-            rates=learning_rates(group[0]),
+        groups.setdefault((_title(name, cfg), repr(settings)), {})[name] = cfg
+    schedules = []
+    for (title, _), group in sorted(groups.items(), key=lambda item: item[0]):
+        first = next(iter(group.values()))
+        schedules.append(
+            Schedule(
+                title=title,
+                methods=tuple(sorted({methods[name] for name in group})),
+                batch=first.auto_scale_lr.base_batch_size,
+                steps=', '.join(map(_describe, first.param_scheduler)),
+                rates=learning_rates(first),
+            )
         )
-        for (title, _), group in sorted(groups.items(), key=lambda item: item[0])
-    ]
+    return schedules
 
 
 def _title(name: str, cfg: Config) -> str:
@@ -160,7 +164,7 @@ def schedules_page(schedules: list[Schedule]) -> str:
     """
     lines = [PAGE_HEAD]
     for part in schedules:
-        models = ', '.join(part.models)
+        methods = ', '.join(part.methods)
         numbers = f'{part.batch:,} | {len(part.rates):,} | {max(part.rates):.3g}'
-        lines.append(f'| {part.title} | {models} | {numbers} | {part.steps} |\n')
+        lines.append(f'| {part.title} | {methods} | {numbers} | {part.steps} |\n')
     return ''.join(lines)

@@ -95,14 +95,16 @@ def test_equal_schedules_share_a_row():
         'focal_s_a_3x': make_config(SCHEDULERS['steps']),
         'focal_t_b_3x': make_config(SCHEDULERS['cosine']),
     }
-    first, second = group_schedules(configs)
+    methods = dict(focal_t_a_3x='A', focal_s_a_3x='Another', focal_t_b_3x='B')
+    first, second = sorted(group_schedules(configs, methods), key=lambda part: part.methods)
+    assert (first.methods, second.methods) == (('A', 'Another'), ('B',))
     assert first.title == second.title == 'ImageNet-1K, 3x'
     assert {first.steps, second.steps} == {
         'LinearLR from 0 to 7 iterations, x 0.1 after 2 and 4 epochs',
         'LinearLR from 0 to 2 epochs, CosineAnnealingLR from 0 on',
     }
     page = schedules_page([first, second])
-    assert page.count('| ImageNet-1K, 3x | OneParameter | 256,234 | 30 | 0.1 |') == 1
+    assert page.count('| ImageNet-1K, 3x | A, Another | 256,234 | 30 | 0.1 |') == 1
 
 
 def test_an_epoch_of_unknown_length_is_refused():

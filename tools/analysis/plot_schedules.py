@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
+from mmfocal.analysis.paper_tables import read_paper
 from mmfocal.analysis.schedule import Schedule, group_schedules, schedules_page
 from mmfocal.engine import read_config
 
@@ -26,11 +27,11 @@ def read_configs() -> dict[str, Config]:
 
 def draw(axes: Axes, schedule: Schedule) -> None:
     """Draw a schedule, and its warm-up once more in an inset if it is short."""
-    models = textwrap.fill(', '.join(schedule.models), 52)
+    methods = textwrap.fill(', '.join(schedule.methods), 52)
     axes.plot(schedule.rates)
     axes.set(xlabel='iteration', ylabel='learning rate', ylim=(0, None))
     axes.set_title(schedule.title, fontsize=11, fontweight='bold')
-    axes.text(0.5, -0.32, models, fontsize=8, ha='center', va='top', transform=axes.transAxes)
+    axes.text(0.5, -0.32, methods, fontsize=8, ha='center', va='top', transform=axes.transAxes)
     axes.ticklabel_format(axis='y', scilimits=(0, 0))
     axes.xaxis.set_major_formatter(lambda value, _: f'{value / 1000:g}k')
     axes.grid(alpha=0.3)
@@ -47,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, default=ROOT / 'docs', help='folder to write (docs)')
     out = parser.parse_args().out
-    schedules = group_schedules(read_configs())
+    schedules = group_schedules(read_configs(), read_paper().method_names)
     rows = math.ceil(len(schedules) / COLUMNS)
     figure = Figure((3.6 * COLUMNS, 3.6 * rows), layout='constrained')
     for axes, schedule in zip(figure.subplots(rows, COLUMNS).flat, schedules, strict=False):
