@@ -9,6 +9,8 @@ which are averaged before they are pasted.
 Differs from mmdet 2.x:
 - Proposals are merged by the RPN's own rule, one NMS per pyramid level, so that a single
   unchanged view gives plain inference. mmdet 2.x ran one more NMS across levels.
+- Of HTC's masks only the last stage's count, as in mmdet 3's plain inference. mmdet 2.x averaged
+  those of all stages.
 - Views are mirrored back here. The hosts' ``merge_aug_masks`` would index tensors with a negative
   step, so no host function that mirrors is called.
 """
