@@ -22,8 +22,8 @@ TITLE = 'The paper beside this project'
 INTRODUCTION = (
     'Made by `python tools/analysis/paper_tables.py`: what the paper (arXiv 2107.00641) and the '
     'README of its code (microsoft/Focal-Transformer) print, in the columns named "paper", beside '
-    'this project, in the columns named "ours". Rows of other architectures are left out, but for '
-    'the Swin rows that have a config here.',
+    'this project, in the columns named "ours". Of other architectures, only '
+    "Swin's rows are repeated; this project has no numbers for those without a config.",
     'Parameters and FLOPs (multiply-accumulates) of this project are computed from its configs. '
     'Its scores are read from the logs of runs; "not run" says that there is none. A dash stands '
     'where nothing is printed or nothing applies.',

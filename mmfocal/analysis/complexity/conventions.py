@@ -51,7 +51,7 @@ CONVENTIONS = {
     'linear': Convention(
         _kinds('linear coarse_kv'),
         'convolutions and linear layers only',
-        "the Swin rows of the paper's detection tables",
+        "the Swin rows of the paper's RetinaNet and Mask R-CNN tables",
     ),
     'matmul-120': Convention(
         _kinds('linear coarse_kv attention'),
