@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from mmdet.models.losses import GIoULoss
 
 from mmfocal.detection import InclusiveGIoULoss, SeparateFocalLoss
 
@@ -31,6 +32,16 @@ def test_inclusive_giou_is_the_old_formula():
     torch.testing.assert_close(found, torch.tensor(expected))
     plain = [giou(a, b, extra=0.0) for a, b in zip(pred.tolist(), target.tolist())]
     assert abs(values[0] - plain[0]) > 0.1  # it is not today's GIoU
+
+
+def test_inclusive_giou_turns_inverted_boxes_right():
+    """Points start anywhere around their centre; mmdet's GIoU takes such a box for a large one."""
+    target = torch.tensor([[-0.5, -0.5, 0.5, 0.5]])
+    for loss, is_turned in ((InclusiveGIoULoss(), True), (GIoULoss(), False)):
+        pred = torch.tensor([[0.1, 0.1, 0.0, 0.0]], requires_grad=True)
+        loss(pred, target).backward()
+        step = -pred.grad[0]
+        assert ((step[:2] < 0) & (step[2:] > 0)).all().item() is is_turned
 
 
 def test_inclusive_giou_counts_positive_boxes_alone():

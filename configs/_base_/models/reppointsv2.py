@@ -36,7 +36,8 @@ model = dict(
         point_base_scale=4,
         norm_cfg=norm_cfg,
         loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0, loss_weight=1.0),
-        # choice: GIoU as it was then, with boxes one unit larger; today's: type='GIoULoss'
+        # choice: GIoU as it was then, with boxes one unit larger; today's, which
+        # teaches inverted boxes nothing: type='GIoULoss'
         loss_bbox_init=dict(type='InclusiveGIoULoss', loss_weight=1.0),
         loss_bbox_refine=dict(type='InclusiveGIoULoss', loss_weight=2.0),
         loss_heatmap=dict(type='GaussianFocalLoss', alpha=2.0, gamma=4.0, loss_weight=0.25),
