@@ -17,6 +17,3 @@ model = dict(
         point_feat_channels=channels,
     ),
 )
-# No norm stands before the ReLUs behind the gathered features. At this learning rate, fifteen times
-# that of the full configs, most of their units would fall silent within a few steps.
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'bbox_head.reppoints_': dict(lr_mult=0.1)}))
