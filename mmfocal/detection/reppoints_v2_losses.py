@@ -13,8 +13,8 @@ class InclusiveGIoULoss(GIoULoss):
     """GIoU of boxes that reach one unit further right and down, as in mmdet 1.x.
 
     There, corners were pixel indices and a width was ``x2 - x1 + 1``. RepPoints V2 was tuned with
-    this on boxes in units of four strides. It also turns inverted boxes, which the first points may
-    span, the right way round; ``GIoULoss``, today's form, takes one for a box of positive area.
+    this on boxes in units of four strides. It also turns inverted boxes the right way round, which
+    the first points may span; ``GIoULoss``, today's form, takes them for boxes of positive area.
     """
 
     def forward(self, pred: Tensor, target: Tensor, *args, **kwargs) -> Tensor:

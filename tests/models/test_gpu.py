@@ -80,18 +80,6 @@ def test_triton_half_deterministic(dtype: torch.dtype) -> None:
 
 
 @needs_triton
-def test_automatic_choice_is_triton(caplog: pytest.LogCaptureFixture) -> None:
-    from mmfocal.ops.focal_attention import api
-
-    api._log_choice.cache_clear()
-    geometry, windows = CASES['detection']
-    inputs = {name: value.cuda().float() for name, value in make_inputs(geometry, windows).items()}
-    with caplog.at_level('INFO', logger='mmfocal'):
-        call(inputs, geometry, 'auto')
-    assert [r.getMessage() for r in caplog.records] == ["focal attention on cuda: using 'triton'"]
-
-
-@needs_triton
 @pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
 def test_triton_compiles(mode: str) -> None:
     geometry, windows = CASES['detection']

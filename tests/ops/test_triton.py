@@ -11,7 +11,7 @@ import torch
 import torch._dynamo.testing
 from torch import Tensor
 
-from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, api
+from mmfocal.ops.focal_attention import FocalBias, FocalGeometry
 from mmfocal.ops.focal_attention.geometry import merged_bias
 from mmfocal.ops.focal_attention.impl import triton as backend
 from tests.ops.test_focal_attention import call, make_inputs, run
@@ -280,24 +280,6 @@ def test_needs_a_gpu_and_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, 'INSTALLED', False)
     with pytest.raises(ValueError, match=r'GPUs only, not on cpu .*; Triton is not installed'):
         call(make_inputs(geometry, (1, 1)), geometry, 'triton')
-
-
-def test_automatic_choice_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not on CPUs either where kernels would be interpreted."""
-    taken = []
-    spy = api.BACKENDS['triton']._replace(
-        forward=lambda qkv, *_: taken.append(qkv.device.type), refusals=lambda *_: []
-    )
-    monkeypatch.setitem(api.BACKENDS, 'triton', spy)
-    geometry = FocalGeometry(2)
-    inputs = make_inputs(geometry, (1, 1))
-    call(inputs, geometry, 'auto')
-    assert taken == []
-    with torch._subclasses.FakeTensorMode() as mode:
-        fake = {k: torch.empty(v.shape, device='cuda') for k, v in inputs.items()}
-        assert all(isinstance(x, torch._subclasses.FakeTensor) for x in fake.values()), mode
-        call(fake, geometry, 'auto')
-    assert taken == ['cuda']
 
 
 # Compiles what a call would start, without starting it; prints the shared memory of each kernel.

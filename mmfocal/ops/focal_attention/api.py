@@ -20,19 +20,10 @@ ENV_IMPL = 'MMFOCAL_ATTN_IMPL'
 
 
 class Backend(NamedTuple):
-    """A back end: what computes, and why it would refuse a call (an empty list: it would not).
-
-    ``'auto'`` takes it on these types of devices only; None stands for all.
-    """
+    """A back end: what computes, and why it would refuse a call (an empty list: it would not)."""
 
     forward: Callable[..., Tensor]
     refusals: Callable[..., list[str]]
-    auto_devices: tuple[str, ...] | None = None
-
-    def suits(self, device_type: str, *call) -> bool:
-        """Whether ``'auto'`` may take it for a call."""
-        considered = self.auto_devices is None or device_type in self.auto_devices
-        return considered and not self.refusals(*call)
 
 
 def _never(*args) -> list[str]:
@@ -43,10 +34,11 @@ BACKENDS = {
     'reference': Backend(reference.focal_attention, _never),
     'sdpa': Backend(sdpa.focal_attention, _never),
     'chunked': Backend(chunked.focal_attention, chunked.refusals),
-    'triton': Backend(triton.focal_attention, triton.refusals, auto_devices=('cuda',)),
+    'triton': Backend(triton.focal_attention, triton.refusals),
 }
-# What 'auto' tries, fastest first; the last one never refuses.
-AUTO_ORDER = ('triton', 'chunked', 'sdpa')
+# What 'auto' tries, fastest first; the last one never refuses. 'triton' is to be the first of them
+# once it has run on a GPU.
+AUTO_ORDER = ('chunked', 'sdpa')
 IMPLS = ('auto', *BACKENDS)
 
 
@@ -73,7 +65,7 @@ def _choose(impl: str, *call) -> Callable[..., Tensor]:
             raise ValueError(f'attn_impl={impl!r} cannot run here: {"; ".join(reasons)}')
         return BACKENDS[impl].forward
     device_type = call[0].device.type
-    name = next(name for name in AUTO_ORDER if BACKENDS[name].suits(device_type, *call))
+    name = next(name for name in AUTO_ORDER if not BACKENDS[name].refusals(*call))
     if not torch.compiler.is_compiling() and device_type != 'meta':
         _log_choice(name, device_type)
     return BACKENDS[name].forward
