@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """ATSS without a backbone (restated: mmdet has it only within a whole config)."""
 
+_base_ = 'preprocessor.py'
+
 model = dict(
     type='ATSS',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
     neck=dict(
         type='FPN',
         in_channels=[192, 384, 768],

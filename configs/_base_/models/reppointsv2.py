@@ -4,16 +4,11 @@
 The released settings of Swin's RepPoints V2, to which the published 45M parameters belong.
 """
 
+_base_ = 'preprocessor.py'
+
 norm_cfg = dict(type='GN', num_groups=32)
 model = dict(
     type='RepPointsV2Detector',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
     neck=dict(
         type='BiFPN',
         in_channels=[192, 384, 768],

@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sparse R-CNN with 300 proposals and six stages, without a backbone."""
 
+_base_ = 'preprocessor.py'
+
 num_stages = 6
 num_proposals = 300
 model = dict(
     type='SparseRCNN',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
     neck=dict(
         type='FPN',
         in_channels=[96, 192, 384, 768],
