@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...geometry import FocalBias, FocalGeometry, merged_bias
+from . import function
 
 MAX_WINDOW_SIZE, MAX_HEAD_DIM = 16, 128
 # As Triton reads it.
@@ -24,9 +25,6 @@ INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in ('1', 'true', 'y
 INSTALLED = False
 with suppress(ImportError):
     INSTALLED = find_spec('triton') is not None
-HAS_CUSTOM_OP = hasattr(torch.library, 'custom_op')  # since torch 2.4
-if HAS_CUSTOM_OP:
-    from . import function
 
 
 def _is_exporting() -> bool:
@@ -79,7 +77,6 @@ def refusals(
     w, head_dim = geometry.window_size, qkv.shape[-1] // 3 // bias.own.shape[1]
     reasons = {
         'Triton is not installed': not INSTALLED,
-        'it needs PyTorch 2.4 or later': not HAS_CUSTOM_OP,
         'it cannot be exported or traced': _is_exporting(),
         f'it knows no {qkv.dtype}': qkv.dtype not in dtypes,
         'it takes qkv and coarse_kv of one dtype': any(x.dtype != qkv.dtype for x in coarse_kv),
