@@ -26,16 +26,20 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmfocal.ops import chunked_block, cpu
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attention
-from mmfocal.ops.focal_attention.api import check_impl
+from mmfocal.ops.focal_attention.api import check_impl, resolve_impl
 from mmfocal.ops.linear import linear
 
 from .layers import (
     DropPath,
     Linear,
     Mlp,
+    is_plain,
+    is_untouched,
     make_pool_layer,
     missing,
+    mlp_parameters,
     norm_mlp,
     pad_to_multiple,
     pool_cells,
@@ -166,6 +170,11 @@ class FocalAttention(nn.Module):
         return self.proj_drop(self.proj(out))
 
 
+def _roll_back(x: Tensor, geometry: FocalGeometry) -> Tensor:
+    """Undo the shift of ``(B, H, W, C)``."""
+    return torch.roll(x, (geometry.shift_size,) * 2, (1, 2)) if geometry.shift_size else x
+
+
 class FocalBlock(nn.Module):
     """Focal attention and MLP, each with LayerNorm before and a residual around it.
 
@@ -210,28 +219,73 @@ class FocalBlock(nn.Module):
             self.gamma_1 = nn.Parameter(torch.full((dim,), float(layer_scale_init)))
             self.gamma_2 = nn.Parameter(torch.full((dim,), float(layer_scale_init)))
 
+    def _geometry_of(self, x: Tensor) -> FocalGeometry:
+        """A map that is not larger than a window is not shifted."""
+        is_small = min(x.shape[1:3]) <= self.geometry.window_size
+        return self.unshifted_geometry if is_small else self.geometry
+
+    def _roll_and_pool(self, x: Tensor, geometry: FocalGeometry) -> tuple[Tensor, list[Tensor]]:
+        """Padded map ``(B, H, W, C)`` as it is attended, and its coarse maps."""
+        if geometry.shift_size:
+            x = torch.roll(x, (-geometry.shift_size,) * 2, dims=(1, 2))
+        windows = [size // geometry.window_size for size in x.shape[1:3]]
+        return x, [
+            pool_cells(x, pool, geometry.cell_size(k), tuple(2**k * n for n in windows))
+            for k, pool in enumerate(self.pool_layers)
+        ]
+
     def _attend(self, x: Tensor) -> Tensor:
         """Pad, roll, pool, attend, and undo: ``(B, H, W, C)`` -> ``(B, H, W, C)``."""
         _, height, width, _ = x.shape
-        geometry, w = self.geometry, self.geometry.window_size
-        if min(height, width) <= w:
-            geometry = self.unshifted_geometry
+        geometry, w = self._geometry_of(x), self.geometry.window_size
         x = F.pad(x, (0, 0, 0, missing(width, w), 0, missing(height, w)))
-        if geometry.shift_size:
-            x = torch.roll(x, (-geometry.shift_size,) * 2, dims=(1, 2))
-        coarse = [
-            pool_cells(
-                x, pool, geometry.cell_size(k), tuple(2**k * (n // w) for n in x.shape[1:3])
-            )
-            for k, pool in enumerate(self.pool_layers)
-        ]
-        x = self.attn(x, coarse, geometry)
-        if geometry.shift_size:
-            x = torch.roll(x, (geometry.shift_size,) * 2, dims=(1, 2))
-        return x[:, :height, :width]
+        x = self.attn(*self._roll_and_pool(x, geometry), geometry)
+        return _roll_back(x, geometry)[:, :height, :width]
+
+    def _is_lean(self, x: Tensor) -> bool:
+        """Whether the block computes what :mod:`mmfocal.ops.chunked_block` does, which is faster.
+
+        It is without gradients, on CPUs, unless a hook or another back end is to be called.
+        """
+        if torch.is_grad_enabled() or cpu.refusals([x, *self.parameters()]) or x.numel() == 0:
+            return False
+        attn = self.attn
+        layers = (self.norm1, attn.proj, attn.proj_drop, self.norm2, self.mlp, self.drop_path)
+        return (
+            resolve_impl(attn.impl) in ('auto', 'chunked')
+            and not torch.is_autocast_enabled('cpu')
+            and not (attn.training and attn.attn_drop)
+            and is_untouched(attn)
+            and is_untouched(attn.qkv)
+            and is_plain(*layers)
+        )
+
+    def _forward_lean(self, x: Tensor) -> Tensor:
+        """See :meth:`_is_lean`."""
+        geometry, attn = self._geometry_of(x), self.attn
+        norm = (self.norm1.weight, self.norm1.bias, self.norm1.eps)
+        attended = chunked_block.attend(
+            *self._roll_and_pool(
+                chunked_block.padded_norm(x, *norm, geometry.window_size), geometry
+            ),
+            chunked_block.Projection(attn.qkv.weight, attn.qkv.bias),
+            attn.bias,
+            geometry,
+            attn.scale,
+        )
+        return chunked_block.add_branches(
+            x,
+            _roll_back(attended, geometry),
+            chunked_block.Projection(attn.proj.weight, attn.proj.bias),
+            mlp_parameters(self.norm2, self.mlp),
+            self.norm2.eps,
+            (self.gamma_1, self.gamma_2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C)`` -> ``(B, H, W, C)``."""
+        if self._is_lean(x):
+            return self._forward_lean(x)
         attended = self._attend(self.norm1(x))
         if self.gamma_1 is not None:
             attended = self.gamma_1 * attended

@@ -62,33 +62,47 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether the module is what :class:`Mlp` or a block made, and calling it does no more."""
-    if isinstance(module, nn.Dropout):
-        is_known = module.p == 0 or not module.training
-    elif isinstance(module, nn.GELU):
-        is_known = module.approximate == 'none'
-    elif type(module) in (nn.LayerNorm, Linear):
-        is_known = module.bias is not None
-    else:
-        is_known = type(module) is Mlp
+def is_untouched(module: nn.Module) -> bool:
+    """Whether calling the module does what its class says and no more."""
     hooks = (
         module._forward_pre_hooks,
         module._forward_hooks,
         module._backward_pre_hooks,
         module._backward_hooks,
     )
-    return is_known and not any(hooks) and 'forward' not in vars(module)
+    return not any(hooks) and 'forward' not in vars(module)
+
+
+def is_plain(*modules: nn.Module) -> bool:
+    """Whether calling these parts of a block, and theirs, computes what their parameters say."""
+    return not _has_any_global_hook() and all(map(_is_plain, modules))
+
+
+def _is_plain(module: nn.Module) -> bool:
+    if isinstance(module, (nn.Dropout, DropPath)):
+        rate = module.p if isinstance(module, nn.Dropout) else module.drop_prob
+        is_known = rate == 0 or not module.training
+    elif isinstance(module, nn.GELU):
+        is_known = module.approximate == 'none'
+    elif type(module) in (nn.LayerNorm, Linear):
+        is_known = module.bias is not None
+    else:
+        is_known = type(module) is Mlp and is_plain(*module.children())
+    return is_known and is_untouched(module)
+
+
+def mlp_parameters(norm: nn.LayerNorm, mlp: Mlp) -> chunked_mlp.MlpParameters:
+    """What :mod:`mmfocal.ops.chunked_mlp` is given."""
+    layers = (norm, mlp.fc1, mlp.fc2)
+    return chunked_mlp.MlpParameters(
+        *(parameter for layer in layers for parameter in (layer.weight, layer.bias))
+    )
 
 
 def norm_mlp(norm: nn.LayerNorm, mlp: Mlp, x: Tensor) -> Tensor:
     """``mlp(norm(x))``; on a CPU by chunks of tokens, unless a hook or dropout would notice."""
-    plain = not cpu.refusals([x]) and not _has_any_global_hook()
-    if plain and all(map(_is_plain, (norm, *mlp.modules()))):
-        layers = (norm, mlp.fc1, mlp.fc2)
-        parameters = chunked_mlp.MlpParameters(
-            *(parameter for layer in layers for parameter in (layer.weight, layer.bias))
-        )
+    if not cpu.refusals([x]) and is_plain(norm, mlp):
+        parameters = mlp_parameters(norm, mlp)
         if chunked_mlp.pays(x, parameters):
             return chunked_mlp.norm_mlp(x, parameters, norm.eps)
     return mlp(norm(x))

@@ -46,7 +46,7 @@ def pays(x: Tensor, parameters: MlpParameters) -> bool:
     return hidden >= TRAINING_BYTES
 
 
-def _mlp(eps: float, x: Tensor, *parameters: Tensor) -> Tensor:
+def mlp(eps: float, x: Tensor, *parameters: Tensor) -> Tensor:
     p = MlpParameters(*parameters)
     x = F.layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps)
     return linear(F.gelu(linear(x, p.weight1, p.bias1)), p.weight2, p.bias2)
@@ -80,9 +80,9 @@ class _ChunkedMlp(torch.autograd.Function):
         ctx.save_for_backward(x, *parameters)
         ctx.eps, ctx.autocast = eps, _current_autocast()
         with ctx.autocast:
-            out = _mlp(eps, x[:0], *parameters).new_empty(x.shape)
+            out = mlp(eps, x[:0], *parameters).new_empty(x.shape)
             for chunk in _chunks(x, parameters[2]):
-                out[chunk] = _mlp(eps, x[chunk], *parameters)
+                out[chunk] = mlp(eps, x[chunk], *parameters)
         return out
 
     @staticmethod
@@ -90,7 +90,7 @@ class _ChunkedMlp(torch.autograd.Function):
         inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():  # create_graph=True: the whole map at once
             with ctx.autocast:
-                out = _mlp(ctx.eps, *inputs)
+                out = mlp(ctx.eps, *inputs)
             return None, *_gradients(out, inputs, needed, d_out, create_graph=True)
 
         totals = [torch.zeros_like(value) if need else None for value, need in zip(inputs, needed)]
@@ -100,7 +100,7 @@ class _ChunkedMlp(torch.autograd.Function):
             for leaf, need in zip(leaves, needed):
                 leaf.requires_grad_(need)
             with torch.enable_grad(), ctx.autocast:
-                out = _mlp(ctx.eps, *leaves)
+                out = mlp(ctx.eps, *leaves)
             grads = _gradients(out, leaves, needed, d_out[chunk])
             for index in (i for i, need in enumerate(needed) if need):
                 total = totals[index][chunk] if index == 0 else totals[index]

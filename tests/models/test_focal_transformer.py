@@ -80,7 +80,7 @@ def test_hosts_find_it_under_the_same_name(host: str) -> None:
 
 
 def test_the_chosen_back_end_is_in_the_run_log() -> None:
-    api._log_choice.cache_clear()
+    api.log_choice.cache_clear()
     logger = MMLogger.get_instance('some_run', logger_name='some_run')
     handler = logging.StreamHandler(stream := io.StringIO())
     logger.addHandler(handler)

@@ -49,16 +49,23 @@ def check_impl(impl: str, name: str = 'attn_impl') -> None:
 
 
 @cache
-def _log_choice(name: str, device_type: str) -> None:
+def log_choice(name: str, device_type: str) -> None:
+    """Say once which back end runs."""
     logger.info('focal attention on %s: using %r', device_type, name)
 
 
-def _choose(impl: str, *call) -> Callable[..., Tensor]:
-    """An explicit choice that cannot run is an error; only ``'auto'`` falls back."""
+def resolve_impl(impl: str) -> str:
+    """A checked choice: ``'auto'`` is what the environment variable says, if anything."""
     if impl == 'auto' and os.environ.get(ENV_IMPL):
         impl = os.environ[ENV_IMPL]
         check_impl(impl, f'environment variable {ENV_IMPL}')
     check_impl(impl)
+    return impl
+
+
+def _choose(impl: str, *call) -> Callable[..., Tensor]:
+    """An explicit choice that cannot run is an error; only ``'auto'`` falls back."""
+    impl = resolve_impl(impl)
     if impl != 'auto':
         reasons = BACKENDS[impl].refusals(*call)
         if reasons:
@@ -67,7 +74,7 @@ def _choose(impl: str, *call) -> Callable[..., Tensor]:
     device_type = call[0].device.type
     name = next(name for name in AUTO_ORDER if not BACKENDS[name].refusals(*call))
     if not torch.compiler.is_compiling() and device_type != 'meta':
-        _log_choice(name, device_type)
+        log_choice(name, device_type)
     return BACKENDS[name].forward
 
 
@@ -105,13 +112,6 @@ def _check_shapes(
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f'{name} must have shape {shape}, got {tuple(tensor.shape)}')
-
-
-def _cast_bias(bias: FocalBias, dtype: torch.dtype) -> FocalBias:
-    neighbors = None if bias.neighbors is None else bias.neighbors.to(dtype)
-    return FocalBias(
-        bias.own.to(dtype), neighbors, tuple(table.to(dtype) for table in bias.coarse)
-    )
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager:
@@ -152,7 +152,7 @@ def focal_attention(
         ValueError: If shapes contradict the geometry, or a back end named explicitly cannot run.
     """
     _check_shapes(qkv, coarse_kv, bias, geometry)
-    bias = _cast_bias(bias, compute_dtype(qkv.dtype))
+    bias = bias.to(compute_dtype(qkv.dtype))
     call = (qkv, tuple(coarse_kv), bias, geometry, scale, dropout_p)
     forward = _choose(impl, *call)
     with _without_autocast(qkv.device.type):

@@ -47,6 +47,12 @@ class FocalBias(NamedTuple):
     neighbors: Tensor | None = None
     coarse: tuple[Tensor, ...] = ()
 
+    def to(self, dtype: torch.dtype) -> 'FocalBias':
+        """The tables in another dtype."""
+        neighbors = None if self.neighbors is None else self.neighbors.to(dtype)
+        coarse = tuple(table.to(dtype) for table in self.coarse)
+        return FocalBias(self.own.to(dtype), neighbors, coarse)
+
 
 class Move(NamedTuple):
     """A neighbour group: the window moved by rows and columns, and which tokens of it count."""
