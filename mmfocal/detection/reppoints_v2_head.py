@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
+from mmcv.cnn import ConvModule, build_norm_layer
 from mmcv.ops import CornerPool, DeformConv2d
 from mmdet.models.dense_heads import RepPointsHead
 from mmdet.models.losses import QualityFocalLoss
@@ -153,6 +153,8 @@ class RepPointsV2Head(RepPointsHead):
         loss_offset: Loss of corner offsets.
         loss_foreground: Loss of the foreground branch.
         corner_channels: Channels that corner pooling works on.
+        point_norm_cfg: Norm behind the deformable convolutions. The released head has none; with
+            large learning rates most of its units die.
         **kwargs: As for ``RepPointsHead``, but for ``use_grid_points``, ``center_init``,
             ``transform_method`` and ``init_cfg``, which are not free.
     """
@@ -167,9 +169,10 @@ class RepPointsV2Head(RepPointsHead):
         loss_offset: ConfigType,
         loss_foreground: ConfigType,
         corner_channels: int = 64,
+        point_norm_cfg: OptConfigType = None,
         **kwargs,
     ) -> None:
-        self.corner_channels = corner_channels
+        self.corner_channels, self.point_norm_cfg = corner_channels, point_norm_cfg
         super().__init__(
             num_classes,
             in_channels,
@@ -217,6 +220,12 @@ class RepPointsV2Head(RepPointsHead):
             )
             for _ in range(2)
         )
+        self.reppoints_cls_norm, self.reppoints_pts_refine_norm = (
+            build_norm_layer(self.point_norm_cfg, self.point_feat_channels)[1]
+            if self.point_norm_cfg
+            else nn.Identity()
+            for _ in range(2)
+        )
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, ...]:
         """Predict on one level.
@@ -246,8 +255,10 @@ class RepPointsV2Head(RepPointsHead):
         cls_feat, reg_feat = (
             torch.cat([feat, scores, offsets], dim=1) for feat in (cls_feat, reg_feat)
         )
-        classes = self.reppoints_cls_out(self._gather(self.reppoints_cls_conv, cls_feat, init))
+        hidden = self.reppoints_cls_norm(self._gather(self.reppoints_cls_conv, cls_feat, init))
+        classes = self.reppoints_cls_out(self.relu(hidden))
         hidden = self._gather(self.reppoints_pts_refine_conv, reg_feat, init)
+        hidden = self.relu(self.reppoints_pts_refine_norm(hidden))
         refined = self.reppoints_pts_refine_out(hidden).float() + init.detach()
         outs = (classes, init, refined, scores, offsets, self.foreground_out(shared))
         return tuple(out.float() for out in outs)
@@ -256,7 +267,7 @@ class RepPointsV2Head(RepPointsHead):
         """Convolve what lies at the points; they learn a little from it."""
         points = (1 - self.gradient_mul) * points.detach() + self.gradient_mul * points
         # fp32, because mmcv's operator knows no bfloat16, and float16 would round positions
-        return self.relu(conv(x.float(), points - self.dcn_base_offset.type_as(points)))
+        return conv(x.float(), points - self.dcn_base_offset.type_as(points))
 
     def points2bbox(self, pts: Tensor, y_first: bool = True) -> Tensor:
         """Take the first two points as corners.

@@ -529,6 +529,25 @@ def test_points_learn_little_from_what_they_gather():
         ]
 
     torch.testing.assert_close(gradient(0.1), 0.1 * gradient(1.0))
-    corner = F.conv2d(F.pad(wide, (1, 1, 1, 1)), head.reppoints_cls_conv.weight).relu()
+    corner = F.conv2d(F.pad(wide, (1, 1, 1, 1)), head.reppoints_cls_conv.weight)
     regular = head.dcn_base_offset.float().expand(1, -1, 6, 8)  # a plain convolution's points
     torch.testing.assert_close(head._gather(head.reppoints_cls_conv, wide, regular), corner)
+
+
+@torch.no_grad()
+def test_norm_behind_the_deformable_convolutions() -> None:
+    """With it their scale tells nothing; without, everything."""
+    x = torch.randn(1, 16, 6, 8)
+    for norm_cfg, is_same in ((dict(type='GN', num_groups=4), True), (None, False)):
+        head = build(point_norm_cfg=norm_cfg)
+        head.reppoints_cls_out.reset_parameters()
+        before = head.forward_single(x)
+        for conv in (head.reppoints_cls_conv, head.reppoints_pts_refine_conv):
+            torch.nn.init.normal_(conv.weight, std=1.0)
+        first = head.forward_single(x)
+        for conv in (head.reppoints_cls_conv, head.reppoints_pts_refine_conv):
+            conv.weight.mul_(100)
+        scaled = head.forward_single(x)
+        assert not torch.allclose(first[0], before[0])
+        assert torch.allclose(first[0], scaled[0], rtol=1e-3, atol=1e-3) == is_same
+        assert torch.allclose(first[2], scaled[2], rtol=1e-3, atol=1e-3) == is_same
