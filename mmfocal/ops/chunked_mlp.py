@@ -19,10 +19,11 @@ from .linear import linear
 # Hidden values that are computed at a time: few enough for a level 3 cache, and enough tokens, at
 # any width of the paper's, to multiply at full speed.
 CHUNK_BYTES = 8 * 2**20
-# The smallest hidden layer to compute twice in training. With all stages of Focal-T so, on two
-# cores, a step of eight 224x224 images (37 MiB in the first stage) took 9 to 22 % longer; one of a
-# 784x1344 image (96 and 48 MiB in the first two) -2 to 10 %, in 1.6 GB of memory instead of 2.5.
-TRAINING_BYTES = 40 * 2**20
+# The smallest hidden layer, of one image, to compute twice in training: that of large images, where
+# memory is short and fewer of them are no remedy. Of Focal-T's stages at 784x1344 (96, 48, 24 and
+# 12 MiB) these are three, which saves 0.9 GB of 2.6; at 224x224 it is none, where recomputation in
+# all stages would take 9 to 22 % of a step's time.
+TRAINING_BYTES = 20 * 2**20
 
 
 class MlpParameters(NamedTuple):
@@ -42,7 +43,7 @@ def pays(x: Tensor, parameters: MlpParameters) -> bool:
         return False
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in (x, *parameters)):
         return True
-    hidden = x.shape[:-1].numel() * len(parameters.weight1) * x.element_size()
+    hidden = x.shape[1:-1].numel() * len(parameters.weight1) * x.element_size()
     return hidden >= TRAINING_BYTES
 
 

@@ -200,7 +200,7 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     layers, x = make_layers(), make_input()
     parameters = MlpParameters(*layers.parameters())
-    hidden = 2 * 5 * 7 * HIDDEN * 8
+    hidden = 5 * 7 * HIDDEN * 8  # of one image
     monkeypatch.setattr(chunked_mlp, 'TRAINING_BYTES', hidden)
     assert pays(x, parameters)
     monkeypatch.setattr(chunked_mlp, 'TRAINING_BYTES', hidden + 1)
