@@ -38,11 +38,11 @@ from .layers import (
     is_plain,
     is_untouched,
     make_pool_layer,
-    missing,
     mlp_parameters,
     norm_mlp,
     pad_to_multiple,
     pool_cells,
+    resize_map,
 )
 
 POOL_METHODS = ('fc', 'conv', 'mean', 'max', 'none')
@@ -78,8 +78,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, H, W)`` -> ``(B, ceil(H / stride), ceil(W / stride), C_out)``."""
-        x = pad_to_multiple(self.pre_norm(x), self.stride)
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        x = pad_to_multiple(self.pre_norm(x).permute(0, 2, 3, 1), self.stride)
+        return self.norm(self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 class FocalAttention(nn.Module):
@@ -237,10 +237,10 @@ class FocalBlock(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         """Pad, roll, pool, attend, and undo: ``(B, H, W, C)`` -> ``(B, H, W, C)``."""
         _, height, width, _ = x.shape
-        geometry, w = self._geometry_of(x), self.geometry.window_size
-        x = F.pad(x, (0, 0, 0, missing(width, w), 0, missing(height, w)))
+        geometry = self._geometry_of(x)
+        x = pad_to_multiple(x, geometry.window_size)
         x = self.attn(*self._roll_and_pool(x, geometry), geometry)
-        return _roll_back(x, geometry)[:, :height, :width]
+        return resize_map(_roll_back(x, geometry), height, width)
 
     def _is_lean(self, x: Tensor) -> bool:
         """Whether the block computes what :mod:`mmfocal.ops.chunked_block` does, which is faster.

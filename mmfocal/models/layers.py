@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of the backbone that know nothing of attention; shapes as in ``focal_transformer``."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -9,18 +10,19 @@ from mmfocal.ops import chunked_mlp, cpu
 from mmfocal.ops.linear import linear
 
 
-def missing(size: int, divisor: int) -> int:
-    """What ``size`` lacks to the next multiple of ``divisor``.
-
-    Not ``-size % divisor``: the sum of a symbolic size and this simplifies to a multiple.
-    """
-    return (size + divisor - 1) // divisor * divisor - size
+def resize_map(x: Tensor, height: int, width: int) -> Tensor:
+    """Zero-pad or crop ``(B, H, W, C)`` on the bottom and right."""
+    rows, cols = height - x.shape[1], width - x.shape[2]
+    # Compiled, no view: whether that is contiguous would depend on the size, and the code with it.
+    if torch.compiler.is_compiling() or rows > 0 or cols > 0:
+        return F.pad(x, (0, 0, 0, cols, 0, rows))
+    return x[:, :height, :width]
 
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
-    """Zero-pad ``(B, C, H, W)`` on the bottom and right to multiples of ``divisor``."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, missing(width, divisor), 0, missing(height, divisor)))
+    """Zero-pad ``(B, H, W, C)`` on the bottom and right to multiples of ``divisor``."""
+    # not size + -size % divisor, which does not simplify to a multiple if the size is a symbol
+    return resize_map(x, *((n + divisor - 1) // divisor * divisor for n in x.shape[1:3]))
 
 
 class DropPath(nn.Module):

@@ -19,10 +19,10 @@ from .linear import linear
 # Hidden values that are computed at a time: few enough for a level 3 cache, and enough tokens, at
 # any width of the paper's, to multiply at full speed.
 CHUNK_BYTES = 8 * 2**20
-# The smallest hidden layer, of one image, to compute twice in training: that of large images, where
-# memory is short and fewer of them are no remedy. Of Focal-T's stages at 784x1344 (96, 48, 24 and
-# 12 MiB) these are three, which saves 0.9 GB of 2.6; at 224x224 it is none, where recomputation in
-# all stages would take 9 to 22 % of a step's time.
+# The smallest hidden layer, of one image, to compute twice in training: that of large images,
+# where memory is short and fewer of them are no remedy. Of Focal-T's stages at 784x1344 (96, 48,
+# 24 and 12 MiB) these are three, which saves 0.9 GB of 2.6; at 224x224 it is none, where
+# recomputation in all stages would take 9 to 22 % of a step's time.
 TRAINING_BYTES = 20 * 2**20
 
 

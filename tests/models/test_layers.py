@@ -9,8 +9,17 @@ from mmengine.analysis import get_model_complexity_info
 from torch import nn
 from torch.nn.utils import parametrize
 
-from mmfocal.models.layers import Mlp, make_pool_layer, norm_mlp, pool_cells
+from mmfocal.models.focal_transformer import FocalBlock
+from mmfocal.models.layers import (
+    Mlp,
+    make_pool_layer,
+    norm_mlp,
+    pad_to_multiple,
+    pool_cells,
+    resize_map,
+)
 from mmfocal.ops import chunked_mlp
+from mmfocal.ops.focal_attention import FocalGeometry
 from tests.models.test_focal_transformer import nano
 
 
@@ -172,3 +181,25 @@ def test_fc_pool_is_a_linear_layer_over_positions(
     ):
         bound = terms * torch.finfo(torch.float64).eps * plain.abs().max()
         assert (ours - plain).abs().max() <= bound
+
+
+@torch.no_grad()
+def test_padding_copies_what_it_must() -> None:
+    x = torch.arange(2.0 * 3 * 4).view(1, 2, 3, 4)
+    assert pad_to_multiple(x, 1).data_ptr() == x.data_ptr()
+    padded = pad_to_multiple(x, 2)
+    assert padded.shape == (1, 2, 4, 4) and padded[:, :, 3:].abs().max() == 0
+    cropped = resize_map(padded, 2, 3)
+    assert torch.equal(cropped, x) and cropped.data_ptr() == padded.data_ptr()
+
+
+def test_one_graph_serves_padded_and_unpadded_maps() -> None:
+    """Maps of several windows; a single row or column of them is a case of its own."""
+    graphs, block = [], FocalBlock(8, 2, FocalGeometry(3, 1, 3, 2), impl='sdpa')
+    compiled = torch.compile(
+        block, fullgraph=True, dynamic=True, backend=lambda graph, _: graphs.append(graph) or graph
+    )
+    for size in [(10, 14), (9, 14), (12, 16), (12, 15), (7, 8)]:
+        x = torch.randn(1, *size, 8)
+        torch.testing.assert_close(compiled(x), block(x))
+    assert len(graphs) == 1
