@@ -1,4 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Needs a backbone that has learned something, as the paper's has from ImageNet.
+
+From random weights it tells no digits apart in 1,300 iterations. That of the small Mask R-CNN will do:
+``model.backbone.init_cfg.type=FocalPretrained model.backbone.init_cfg.checkpoint=FILE``.
+"""
+
 _base_ = [
     '../_base_/models/upernet.py',
     '../_base_/backbones/focal_nano.py',
@@ -10,11 +16,11 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(size=(160, 160)),
     backbone=_base_.backbone,
-    decode_head=dict(in_channels=[32, 64, 128, 256], channels=64, num_classes=11),
-    auxiliary_head=dict(in_channels=128, channels=64, num_classes=11),
+    decode_head=dict(in_channels=[32, 64, 128, 256], channels=64, num_classes=10),
+    auxiliary_head=dict(in_channels=128, channels=64, num_classes=10),
+)
+optim_wrapper = dict(
+    optimizer=dict(lr=1.5e-3), paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.25)))
 )
 default_hooks = _base_.frequent_hooks
 log_processor = dict(window_size=20)
-# half as long, because a batch is larger
-param_scheduler = _base_.half_as_long.param_scheduler
-train_cfg = _base_.half_as_long.train_cfg

@@ -121,7 +121,7 @@ PARAMETERS = {
         focal_nano_sparsercnn=3_764_054,
         focal_nano_htcpp=5_585_230,
         focal_nano_dyhead=2_854_128,
-        focal_nano_upernet=3_085_338,
+        focal_nano_upernet=3_085_208,
         swin_nano_maskrcnn=3_462_605,
     ),
 }

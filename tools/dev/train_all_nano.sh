@@ -4,15 +4,15 @@
 #
 #   bash tools/dev/train_all_nano.sh [METHOD ...]    # e.g. atss htcpp; all of them take over an hour
 #
-# What is finished is kept, what was interrupted goes on where it stopped. Exits with 1 if a metric is
-# below its limit in tools/dev/nano_thresholds.json.
+# What is finished is kept, what was interrupted goes on where it stopped. Some start from the backbone
+# of maskrcnn, which must be trained before. Exits with 1 if a metric is below its limit in
+# tools/dev/nano_thresholds.json.
 #   WORK_DIRS   where the runs, their table and their curves go (default: work_dirs/nano)
 #   OPTIONS     settings to override, e.g. "train_cfg.max_iters=100 randomness.seed=1"
 source "$(dirname "${BASH_SOURCE[0]}")/../dist_common.sh"
 
 root=${WORK_DIRS:-work_dirs/nano}
-read -ra options <<<"${OPTIONS:+--cfg-options $OPTIONS}"
-methods=(retinanet maskrcnn maskrcnn_jitter cascade atss sparsercnn htcpp dyhead)
+methods=(retinanet maskrcnn maskrcnn_jitter cascade atss reppointsv2 sparsercnn htcpp dyhead upernet)
 if [[ $# -gt 0 ]]; then methods=("$@"); fi
 
 [[ -f data/digit_scenes/meta.json ]] || "$PYTHON" "$TOOLS/data/make_digit_scenes.py"
@@ -25,10 +25,21 @@ for method in "${methods[@]}"; do
         continue
     fi
     config=$ROOT/configs/quickstart/focal_nano_$method.py
-    bash "$TOOLS/dist_train.sh" "$config" 1 --work-dir "$work_dir" --resume "${options[@]}"
+    read -ra settings <<<"${OPTIONS:-}"
+    if [[ $method == upernet ]]; then
+        pretrained=$root/focal_nano_maskrcnn/last_checkpoint
+        if [[ ! -f $pretrained ]]; then
+            echo "error: $method starts from the backbone of maskrcnn, but there is no $pretrained; train it first" >&2
+            exit 1
+        fi
+        init_cfg=model.backbone.init_cfg
+        settings+=("$init_cfg.type=FocalPretrained" "$init_cfg.checkpoint=$(<"$pretrained")")
+    fi
+    if [[ ${#settings[@]} -gt 0 ]]; then settings=(--cfg-options "${settings[@]}"); fi
+    bash "$TOOLS/dist_train.sh" "$config" 1 --work-dir "$work_dir" --resume "${settings[@]}"
     if [[ $method == *_jitter ]]; then # trained for several scales, so tested at several too
         bash "$TOOLS/dist_test.sh" "$config" "$(<"$work_dir/last_checkpoint")" 1 \
-            --work-dir "$work_dir" --tta "${options[@]}"
+            --work-dir "$work_dir" --tta "${settings[@]}"
     fi
     "$PYTHON" "$TOOLS/analysis/report_run.py" "$work_dir"
 done

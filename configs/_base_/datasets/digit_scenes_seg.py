@@ -2,24 +2,21 @@
 """Digit scenes as label maps; no flips, because digits are not symmetric."""
 
 data_root = 'data/digit_scenes/'
-# Background is class 0 here, so that its IoU shows whether digits are found at all; digits alone:
-# reduce_zero_label=True (data set and LoadAnnotations), without 'background', num_classes=10
+# Background is label 0 and ignored, as "other" is in ADE20K. To make it a class: no
+# reduce_zero_label (data sets and LoadAnnotations), 'background' before 'zero', num_classes=11
 metainfo = dict(
-    classes=(
-        *('background', 'zero', 'one', 'two', 'three', 'four'),
-        *('five', 'six', 'seven', 'eight', 'nine'),
-    )
+    classes=('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 )
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
     dict(type='Resize', scale=(160, 160), keep_ratio=True),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(160, 160), keep_ratio=True),
-    dict(type='LoadAnnotations'),  # at its own size, hence after Resize
+    dict(type='LoadAnnotations', reduce_zero_label=True),  # at its own size, hence after Resize
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [
@@ -28,7 +25,7 @@ tta_pipeline = [
         type='TestTimeAug',
         transforms=[
             [dict(type='Resize', scale=(size, size), keep_ratio=True) for size in (128, 160, 192)],
-            [dict(type='LoadAnnotations')],
+            [dict(type='LoadAnnotations', reduce_zero_label=True)],
             [dict(type='PackSegInputs')],
         ],
     ),
@@ -41,6 +38,7 @@ train_dataloader = dict(
     dataset=dict(
         type='BaseSegDataset',
         metainfo=metainfo,
+        reduce_zero_label=True,
         data_root=data_root,
         data_prefix=dict(img_path='train', seg_map_path='annotations/train'),
         img_suffix='.png',
@@ -55,6 +53,7 @@ val_dataloader = dict(
     dataset=dict(
         type='BaseSegDataset',
         metainfo=metainfo,
+        reduce_zero_label=True,
         data_root=data_root,
         data_prefix=dict(img_path='val', seg_map_path='annotations/val'),
         img_suffix='.png',
