@@ -32,7 +32,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + ann_file)
 test_evaluator = val_evaluator
 
-model = dict(bbox_head=dict(num_classes=80))
+model = dict(bbox_head=dict(num_classes=80, point_norm_cfg=None))  # the head as released
 auto_scale_lr = dict(base_batch_size=1)
 param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=max_iters)]
 train_cfg = dict(max_iters=max_iters, val_interval=200)

@@ -103,18 +103,17 @@ class Grid(NamedTuple):
 
     Attributes:
         points: ``(P, 4)``, level by level.
-        level_sizes: Number of points of each level.
         valid: ``(N, P)``, false where an image was padded to the size of the batch.
+        num_valid: Number of valid points of each image on each level.
     """
 
     points: Tensor
-    level_sizes: list[int]
     valid: Tensor
+    num_valid: list[list[int]]
 
     def select(self, image: int) -> tuple[Tensor, list[int]]:
         """Valid points ``(P,)`` of an image and the number of them on each level."""
-        valid = self.valid[image]
-        return valid, [int(level.sum()) for level in valid.split(self.level_sizes)]
+        return self.valid[image], self.num_valid[image]
 
 
 class BoxTargets(NamedTuple):
@@ -345,11 +344,15 @@ class RepPointsV2Head(RepPointsHead):
     def _make_grid(self, maps: list[Tensor], batch_img_metas: list[dict]) -> Grid:
         sizes, device = [x.shape[-2:] for x in maps], maps[0].device
         points = self.prior_generator.grid_priors(sizes, device=device, with_stride=True)
-        valid = [
-            torch.cat(self.prior_generator.valid_flags(sizes, meta['pad_shape'], device))
-            for meta in batch_img_metas
-        ]
-        return Grid(torch.cat(points), [len(level) for level in points], torch.stack(valid))
+        valid = torch.stack(
+            [
+                torch.cat(self.prior_generator.valid_flags(sizes, meta['pad_shape'], device))
+                for meta in batch_img_metas
+            ]
+        )
+        levels = valid.split([len(level) for level in points], dim=1)
+        num_valid = torch.stack([level.sum(1) for level in levels], dim=1)
+        return Grid(torch.cat(points), valid, num_valid.tolist())  # the GPU is waited for once
 
     def get_targets(
         self,
