@@ -351,8 +351,9 @@ class RepPointsV2Head(RepPointsHead):
             ]
         )
         levels = valid.split([len(level) for level in points], dim=1)
+        # in one tensor, so that a GPU is waited for once
         num_valid = torch.stack([level.sum(1) for level in levels], dim=1)
-        return Grid(torch.cat(points), valid, num_valid.tolist())  # the GPU is waited for once
+        return Grid(torch.cat(points), valid, num_valid.tolist())
 
     def get_targets(
         self,

@@ -28,21 +28,21 @@ from torch.utils.checkpoint import checkpoint
 
 from mmfocal.ops import chunked_block, cpu
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attention
-from mmfocal.ops.focal_attention.api import check_impl, resolve_impl
+from mmfocal.ops.focal_attention.api import check_impl, log_choice, resolve_impl
 from mmfocal.ops.linear import linear
 
 from .layers import (
     DropPath,
     Linear,
     Mlp,
-    is_plain,
-    is_untouched,
+    has_no_hooks,
+    is_replaceable,
     make_pool_layer,
     mlp_parameters,
     norm_mlp,
+    pad_or_crop,
     pad_to_multiple,
     pool_cells,
-    resize_map,
 )
 
 POOL_METHODS = ('fc', 'conv', 'mean', 'max', 'none')
@@ -240,28 +240,34 @@ class FocalBlock(nn.Module):
         geometry = self._geometry_of(x)
         x = pad_to_multiple(x, geometry.window_size)
         x = self.attn(*self._roll_and_pool(x, geometry), geometry)
-        return resize_map(_roll_back(x, geometry), height, width)
+        return pad_or_crop(_roll_back(x, geometry), height, width)
 
     def _is_lean(self, x: Tensor) -> bool:
-        """Whether the block computes what :mod:`mmfocal.ops.chunked_block` does, which is faster.
+        """Whether :mod:`mmfocal.ops.chunked_block` computes what the block does, and faster.
 
-        It is without gradients, on CPUs, unless a hook or another back end is to be called.
+        So it is on CPUs without gradients, unless it would leave something out: hooks, replaced
+        layers, dropout, another back end, or the types that autocast chooses.
         """
-        if torch.is_grad_enabled() or cpu.refusals([x, *self.parameters()]) or x.numel() == 0:
+        if cpu.refusals([x]) or x.numel() == 0 or torch.is_autocast_enabled('cpu'):
             return False
-        attn = self.attn
-        layers = (self.norm1, attn.proj, attn.proj_drop, self.norm2, self.mlp, self.drop_path)
+        attn, tensors = self.attn, [x, *self.parameters()]
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            return False
         return (
             resolve_impl(attn.impl) in ('auto', 'chunked')
-            and not torch.is_autocast_enabled('cpu')
             and not (attn.training and attn.attn_drop)
-            and is_untouched(attn)
-            and is_untouched(attn.qkv)
-            and is_plain(*layers)
+            and (type(attn), type(attn.qkv)) == (FocalAttention, Linear)
+            and all(map(has_no_hooks, (attn, attn.qkv, *self.pool_layers)))
+            and is_replaceable(
+                *(self.norm1, attn.proj, attn.proj_drop, self.drop_path, self.norm2, self.mlp)
+            )
+            and not cpu.refusals(tensors)
         )
 
     def _forward_lean(self, x: Tensor) -> Tensor:
         """See :meth:`_is_lean`."""
+        if resolve_impl(self.attn.impl) == 'auto':
+            log_choice('chunked', 'cpu')
         geometry, attn = self._geometry_of(x), self.attn
         norm = (self.norm1.weight, self.norm1.bias, self.norm1.eps)
         attended = chunked_block.attend(

@@ -10,11 +10,13 @@ from mmfocal.ops import chunked_mlp, cpu
 from mmfocal.ops.linear import linear
 
 
-def resize_map(x: Tensor, height: int, width: int) -> Tensor:
+def pad_or_crop(x: Tensor, height: int, width: int) -> Tensor:
     """Zero-pad or crop ``(B, H, W, C)`` on the bottom and right."""
     rows, cols = height - x.shape[1], width - x.shape[2]
     # Compiled, no view: whether that is contiguous would depend on the size, and the code with it.
-    if torch.compiler.is_compiling() or rows > 0 or cols > 0:
+    # Traced, no choice: it would hold for all sizes.
+    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if is_recorded or rows > 0 or cols > 0:
         return F.pad(x, (0, 0, 0, cols, 0, rows))
     return x[:, :height, :width]
 
@@ -22,7 +24,7 @@ def resize_map(x: Tensor, height: int, width: int) -> Tensor:
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Zero-pad ``(B, H, W, C)`` on the bottom and right to multiples of ``divisor``."""
     # not size + -size % divisor, which does not simplify to a multiple if the size is a symbol
-    return resize_map(x, *((n + divisor - 1) // divisor * divisor for n in x.shape[1:3]))
+    return pad_or_crop(x, *((n + divisor - 1) // divisor * divisor for n in x.shape[1:3]))
 
 
 class DropPath(nn.Module):
@@ -64,8 +66,8 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
-def is_untouched(module: nn.Module) -> bool:
-    """Whether calling the module does what its class says and no more."""
+def has_no_hooks(module: nn.Module) -> bool:
+    """Whether calling the module runs the ``forward`` of its class and no more."""
     hooks = (
         module._forward_pre_hooks,
         module._forward_hooks,
@@ -75,12 +77,12 @@ def is_untouched(module: nn.Module) -> bool:
     return not any(hooks) and 'forward' not in vars(module)
 
 
-def is_plain(*modules: nn.Module) -> bool:
+def is_replaceable(*modules: nn.Module) -> bool:
     """Whether calling these parts of a block, and theirs, computes what their parameters say."""
-    return not _has_any_global_hook() and all(map(_is_plain, modules))
+    return not _has_any_global_hook() and all(map(_is_known, modules))
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _is_known(module: nn.Module) -> bool:
     if isinstance(module, (nn.Dropout, DropPath)):
         rate = module.p if isinstance(module, nn.Dropout) else module.drop_prob
         is_known = rate == 0 or not module.training
@@ -89,8 +91,8 @@ def _is_plain(module: nn.Module) -> bool:
     elif type(module) in (nn.LayerNorm, Linear):
         is_known = module.bias is not None
     else:
-        is_known = type(module) is Mlp and is_plain(*module.children())
-    return is_known and is_untouched(module)
+        is_known = type(module) is Mlp and is_replaceable(*module.children())
+    return is_known and has_no_hooks(module)
 
 
 def mlp_parameters(norm: nn.LayerNorm, mlp: Mlp) -> chunked_mlp.MlpParameters:
@@ -103,7 +105,7 @@ def mlp_parameters(norm: nn.LayerNorm, mlp: Mlp) -> chunked_mlp.MlpParameters:
 
 def norm_mlp(norm: nn.LayerNorm, mlp: Mlp, x: Tensor) -> Tensor:
     """``mlp(norm(x))``; on a CPU by chunks of tokens, unless a hook or dropout would notice."""
-    if not cpu.refusals([x]) and is_plain(norm, mlp):
+    if not cpu.refusals([x]) and is_replaceable(norm, mlp):
         parameters = mlp_parameters(norm, mlp)
         if chunked_mlp.pays(x, parameters):
             return chunked_mlp.norm_mlp(x, parameters, norm.eps)

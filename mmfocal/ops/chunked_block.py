@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A focal block for inference on CPUs: every layer a few tokens or heads at a time.
 
-Between LayerNorm and the sum with the residual no map is made that autograd would need: queries,
-keys and values exist for as many heads as fit ``QKV_BYTES``, hidden layers for a chunk of tokens,
-and what has the size of the map is scratch memory or the result.
+Queries, keys and values exist for as many heads as fit ``QKV_BYTES``, hidden layers for a chunk of
+tokens. What has the size of the map is scratch memory or the result, but for copies of maps that
+are rolled or cropped.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
@@ -14,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import chunked_mlp, cpu
-from .chunked_mlp import MlpParameters
-from .focal_attention.api import log_choice
+from . import cpu
+from .chunked_mlp import MlpParameters, mlp, token_chunks
 from .focal_attention.geometry import FocalBias, FocalGeometry, compute_dtype, merged_bias
 from .focal_attention.impl.chunked import ChunkedAttention
 from .linear import linear
@@ -43,20 +43,14 @@ class Projection(NamedTuple):
         )
 
 
-def _token_chunks(x: Tensor, width: int) -> list[slice]:
-    """Chunks of rows of ``(M, K)``, so that ``width`` numbers of each fill a cache."""
-    return cpu.spans(len(x), chunked_mlp.CHUNK_BYTES // (width * x.element_size()))
-
-
 def padded_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, window_size: int) -> Tensor:
     """LayerNorm of ``(B, H, W, C)``, padded with zeros to window multiples; scratch memory."""
     batch, height, width, dim = x.shape
-    size = [(n + window_size - 1) // window_size * window_size for n in (height, width)]
+    size = [math.ceil(n / window_size) * window_size for n in (height, width)]
     normed = cpu.scratch('normed map', (batch, *size, dim), x)
     normed[:, height:] = 0
     normed[:, :height, width:] = 0
-    rows = cpu.spans(height, chunked_mlp.CHUNK_BYTES // (width * dim * x.element_size()))
-    for image, row in product(range(batch), rows):
+    for image, row in product(range(batch), token_chunks(x[0], width * dim)):
         normed[image, row, :width] = F.layer_norm(x[image, row], (dim,), weight, bias, eps)
     return normed
 
@@ -65,7 +59,7 @@ def _project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A linear layer of ``(..., K)``; scratch memory."""
     out = cpu.scratch('queries, keys and values', (*x.shape[:-1], len(weight)), x)
     tokens, projected = x.flatten(0, -2), out.flatten(0, -2)
-    for chunk in _token_chunks(projected, len(weight)):
+    for chunk in token_chunks(tokens, len(weight)):
         projected[chunk] = linear(tokens[chunk], weight, bias)
     return out
 
@@ -100,7 +94,6 @@ def attend(
     Returns:
         ``(B, H, W, C)``, heads merged; scratch memory.
     """
-    log_choice('chunked', 'cpu')
     merged = merged_bias(bias.to(compute_dtype(x.dtype)), geometry)
     num_heads = len(merged)
     out = cpu.scratch('attended map', x.shape, x)
@@ -118,7 +111,7 @@ def add_branches(
     x: Tensor,
     attended: Tensor,
     proj: Projection,
-    mlp: MlpParameters,
+    parameters: MlpParameters,
     eps: float,
     gammas: tuple[Tensor | None, Tensor | None],
 ) -> Tensor:
@@ -128,7 +121,7 @@ def add_branches(
         x: ``(B, H, W, C)``.
         attended: ``(B, H', W', C)``, perhaps padded.
         proj: Linear layer behind the attention.
-        mlp: The MLP and the LayerNorm before it.
+        parameters: Of the MLP and the LayerNorm before it.
         eps: What LayerNorm adds to the variance.
         gammas: Scales ``(C)`` of the two branches.
 
@@ -139,11 +132,11 @@ def add_branches(
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     tokens, result = x.flatten(0, 2), out.flatten(0, 2)
     attended = attended[:, :height, :width].flatten(0, 2)
-    for chunk in _token_chunks(tokens, len(mlp.weight1)):
+    for chunk in token_chunks(tokens, len(parameters.weight1)):
         branch = linear(attended[chunk], *proj)
         branch = branch if gammas[0] is None else branch * gammas[0]
         middle = branch.add_(tokens[chunk])
-        branch = chunked_mlp.mlp(eps, middle, *mlp)
+        branch = mlp(eps, middle, *parameters)
         branch = branch if gammas[1] is None else branch * gammas[1]
         torch.add(middle, branch, out=result[chunk])
     return out

@@ -38,7 +38,10 @@ class MlpParameters(NamedTuple):
 
 
 def pays(x: Tensor, parameters: MlpParameters) -> bool:
-    """Whether :func:`norm_mlp` can run here, and is worth its recomputation if it trains."""
+    """Whether :func:`norm_mlp` can run here, and is worth its recomputation if it trains.
+
+    The first dimension of x counts images.
+    """
     if cpu.refusals([x, *parameters]) or x.numel() == 0:
         return False
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in (x, *parameters)):
@@ -48,13 +51,15 @@ def pays(x: Tensor, parameters: MlpParameters) -> bool:
 
 
 def mlp(eps: float, x: Tensor, *parameters: Tensor) -> Tensor:
+    """What :func:`norm_mlp` computes, all at once; x is ``(..., C)``."""
     p = MlpParameters(*parameters)
     x = F.layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps)
     return linear(F.gelu(linear(x, p.weight1, p.bias1)), p.weight2, p.bias2)
 
 
-def _chunks(x: Tensor, weight1: Tensor) -> list[slice]:
-    return cpu.spans(len(x), CHUNK_BYTES // (len(weight1) * x.element_size()))
+def token_chunks(x: Tensor, width: int) -> list[slice]:
+    """Chunks of ``(M, C)`` for which a layer of this width takes up to ``CHUNK_BYTES``."""
+    return cpu.spans(len(x), CHUNK_BYTES // (width * x.element_size()))
 
 
 def _current_autocast() -> torch.autocast:
@@ -82,7 +87,7 @@ class _ChunkedMlp(torch.autograd.Function):
         ctx.eps, ctx.autocast = eps, _current_autocast()
         with ctx.autocast:
             out = mlp(eps, x[:0], *parameters).new_empty(x.shape)
-            for chunk in _chunks(x, parameters[2]):
+            for chunk in token_chunks(x, len(parameters[2])):
                 out[chunk] = mlp(eps, x[chunk], *parameters)
         return out
 
@@ -96,7 +101,7 @@ class _ChunkedMlp(torch.autograd.Function):
 
         totals = [torch.zeros_like(value) if need else None for value, need in zip(inputs, needed)]
         x, *parameters = (value.detach() for value in inputs)
-        for chunk in _chunks(x, parameters[2]):
+        for chunk in token_chunks(x, len(parameters[2])):
             leaves = [x[chunk], *parameters]
             for leaf, need in zip(leaves, needed):
                 leaf.requires_grad_(need)

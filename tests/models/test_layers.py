@@ -9,14 +9,14 @@ from mmengine.analysis import get_model_complexity_info
 from torch import nn
 from torch.nn.utils import parametrize
 
-from mmfocal.models.focal_transformer import FocalBlock
+from mmfocal.models.focal_transformer import FocalBlock, PatchEmbed
 from mmfocal.models.layers import (
     Mlp,
     make_pool_layer,
     norm_mlp,
+    pad_or_crop,
     pad_to_multiple,
     pool_cells,
-    resize_map,
 )
 from mmfocal.ops import chunked_mlp
 from mmfocal.ops.focal_attention import FocalGeometry
@@ -189,7 +189,7 @@ def test_padding_copies_what_it_must() -> None:
     assert pad_to_multiple(x, 1).data_ptr() == x.data_ptr()
     padded = pad_to_multiple(x, 2)
     assert padded.shape == (1, 2, 4, 4) and padded[:, :, 3:].abs().max() == 0
-    cropped = resize_map(padded, 2, 3)
+    cropped = pad_or_crop(padded, 2, 3)
     assert torch.equal(cropped, x) and cropped.data_ptr() == padded.data_ptr()
 
 
@@ -203,3 +203,10 @@ def test_one_graph_serves_padded_and_unpadded_maps() -> None:
         x = torch.randn(1, *size, 8)
         torch.testing.assert_close(compiled(x), block(x))
     assert len(graphs) == 1
+
+
+def test_a_trace_serves_other_sizes() -> None:
+    embed = PatchEmbed(3, 4, stride=4)
+    traced = torch.jit.trace(embed, torch.randn(1, 3, 16, 16))
+    x = torch.randn(1, 3, 18, 17)
+    torch.testing.assert_close(traced(x), embed(x))

@@ -71,13 +71,23 @@ def test_equals_the_layers(
 
 
 @pytest.mark.parametrize(
-    'qkv_bytes', [1, 3 * 15 * 33 * DIM * 8 * 2 // 3, 2**30], ids=['head', 'two heads', 'all']
+    'qkv_bytes', [1, 3 * 21 * 35 * DIM * 8 * 2 // 3, 2**30], ids=['head', 'two heads', 'all']
 )
 @pytest.mark.parametrize('chunk_bytes', [1, 5 * 4 * DIM * 8, 2**30], ids=['token', 'five', 'all'])
-def test_any_chunks(qkv_bytes: int, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_chunks(
+    qkv_bytes: int, chunk_bytes: int, lean_calls: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(chunked_block, 'QKV_BYTES', qkv_bytes)
     monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', chunk_bytes)
     check(make_block(), make_map((2, 15, 33)))
+    assert len(lean_calls) == 1
+
+
+def test_heads_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked_block, 'QKV_BYTES', 3 * 21 * 35 * DIM * 8 * 2 // 3)
+    x = torch.empty(2, 21, 35, DIM, dtype=torch.float64)
+    heads = {(part.start, part.stop) for _, part in chunked_block._images_and_heads(x, HEADS)}
+    assert heads == {(0, 1), (1, 3)}
 
 
 @torch.no_grad()
@@ -97,23 +107,45 @@ def test_half_precision(dtype: torch.dtype, lean_calls: list) -> None:
 
 
 @torch.no_grad()
-def test_input_and_former_outputs_stay() -> None:
+def test_input_and_former_outputs_stay(lean_calls: list) -> None:
     block, x = make_block(), make_map((2, 15, 33))
     before, first = x.clone(), block(x)
     kept = first.clone()
     block(2 * x)
     assert torch.equal(x, before) and torch.equal(first, kept)
+    assert len(lean_calls) == 2
 
 
 @torch.no_grad()
-def test_transposed_input() -> None:
+def test_transposed_input(lean_calls: list) -> None:
     block, x = make_block(), make_map((2, 15, 33))
     transposed = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     assert torch.equal(block(transposed), block(x))
+    assert len(lean_calls) == 2
+
+
+def test_frozen_blocks(lean_calls: list) -> None:
+    block, x = make_block().requires_grad_(False), make_map((2, 15, 33))
+    with torch.no_grad():
+        expected = block(x)
+    assert torch.equal(block(x), expected) and len(lean_calls) == 2
+    block(x.requires_grad_())
+    assert len(lean_calls) == 2
+
+
+def test_training_after_inference_mode(lean_calls: list) -> None:
+    block, x = make_block(), make_map((2, 15, 33))
+    with torch.inference_mode():
+        first = block(x)
+    block(x).sum().backward()
+    with torch.no_grad():
+        assert torch.equal(block(x), first)
+    assert len(lean_calls) == 2
+    assert block(x[:0]).shape == (0, 15, 33, DIM)
 
 
 @torch.no_grad()
-def test_threads() -> None:
+def test_threads(lean_calls: list) -> None:
     block, maps = make_block(), [scale * make_map((2, 15, 33)) for scale in range(1, 5)]
     alone = [block(x) for x in maps]
     together = [None] * len(maps)
@@ -130,6 +162,7 @@ def test_threads() -> None:
         thread.join()
     for ours, truth in zip(together, alone, strict=True):
         torch.testing.assert_close(ours, truth)
+    assert len(lean_calls) == 6 * len(maps)
 
 
 LAYERS = ('norm1', 'attn', 'attn.qkv', 'attn.proj', 'attn.proj_drop', 'drop_path', 'norm2', 'mlp')
@@ -144,6 +177,17 @@ def test_hooks_are_called(name: str) -> None:
     assert seen
 
 
+@torch.no_grad()
+def test_what_a_hook_keeps_stays() -> None:
+    """No hook is given scratch memory."""
+    block, x, kept = make_block(), make_map((2, 15, 33)), []
+    block.pool_layers[0].register_forward_pre_hook(lambda module, args: kept.append(args[0]))
+    block(x)
+    before = kept[0].clone()
+    block(2 * x)
+    assert torch.equal(kept[0], before)
+
+
 def with_sdpa(block: FocalBlock) -> None:
     block.attn.impl = 'sdpa'
 
@@ -152,12 +196,33 @@ def with_attention_dropout(block: FocalBlock) -> None:
     block.train().attn.attn_drop = 0.5
 
 
+def with_another_qkv(block: FocalBlock) -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    block.attn.qkv = Doubled(DIM, 3 * DIM).double()
+
+
+def with_another_attention(block: FocalBlock) -> None:
+    block.attn.__class__ = type('Another', (type(block.attn),), {})
+
+
 def with_drop_path(block: FocalBlock) -> None:
     block.train().drop_path.drop_prob = 0.5
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('change', [with_sdpa, with_attention_dropout, with_drop_path])
+@pytest.mark.parametrize(
+    'change',
+    [
+        with_sdpa,
+        with_attention_dropout,
+        with_another_qkv,
+        with_another_attention,
+        with_drop_path,
+    ],
+)
 def test_what_is_left_to_the_layers(change: Callable, lean_calls: list) -> None:
     block = make_block()
     change(block)

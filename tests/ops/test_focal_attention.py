@@ -285,7 +285,7 @@ def test_explicit_choice_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> No
 def test_auto_logs_its_choice_once(caplog: pytest.LogCaptureFixture) -> None:
     geometry, windows = CASES['window only']
     inputs = make_inputs(geometry, windows)
-    api._log_choice.cache_clear()
+    api.log_choice.cache_clear()
     with caplog.at_level('INFO', logger='mmfocal'):
         call(inputs, geometry, 'auto')
         call(inputs, geometry, 'auto')

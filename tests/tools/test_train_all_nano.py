@@ -80,15 +80,15 @@ def test_upernet_starts_from_mask_rcnn(workspace, environment):
     settings = dict(cwd=workspace, env={**environment, 'OPTIONS': SHORT, 'WORK_DIRS': 'runs'})
     refused = command(*script, 'upernet', **settings)
     assert refused.returncode == 1 and 'Iter(' not in refused.stdout
-    last = 'runs/focal_nano_maskrcnn/last_checkpoint'
-    assert (
-        f'upernet starts from the backbone of maskrcnn, but there is no {last}' in refused.stdout
-    )
-    checkpoint = (workspace / last).with_name('trained.pth')
+    source = 'runs/focal_nano_maskrcnn'
+    complaint = f'starts from the backbone of maskrcnn, but {source} holds no finished run'
+    assert complaint in refused.stdout
+    checkpoint = workspace / source / 'trained.pth'
     checkpoint.parent.mkdir(parents=True)
     model = build(load('quickstart/focal_nano_maskrcnn'))
     torch.save(dict(state_dict=model.state_dict()), checkpoint)
-    (workspace / last).write_text(str(checkpoint))
+    checkpoint.with_name('last_checkpoint').write_text(str(checkpoint))
+    checkpoint.with_name('results.md').touch()
     done = command(*script, 'upernet', **settings)
     assert re.search(rf'{checkpoint}: loaded \d+, resized 0', done.stdout), done.stdout[-4000:]
     assert 'focal_nano_upernet: mIoU is' in done.stdout

@@ -4,8 +4,8 @@
 #
 #   bash tools/dev/train_all_nano.sh [METHOD ...]    # e.g. atss htcpp; all of them take over an hour
 #
-# What is finished is kept, what was interrupted goes on where it stopped. Some start from the backbone
-# of maskrcnn, which must be trained before. Exits with 1 if a metric is below its limit in
+# What is finished is kept, what was interrupted goes on where it stopped. upernet starts from
+# the backbone of maskrcnn, which must be trained before. Exits with 1 if a metric is below its limit in
 # tools/dev/nano_thresholds.json.
 #   WORK_DIRS   where the runs, their table and their curves go (default: work_dirs/nano)
 #   OPTIONS     settings to override, e.g. "train_cfg.max_iters=100 randomness.seed=1"
@@ -27,13 +27,13 @@ for method in "${methods[@]}"; do
     config=$ROOT/configs/quickstart/focal_nano_$method.py
     read -ra settings <<<"${OPTIONS:-}"
     if [[ $method == upernet ]]; then
-        pretrained=$root/focal_nano_maskrcnn/last_checkpoint
-        if [[ ! -f $pretrained ]]; then
-            echo "error: $method starts from the backbone of maskrcnn, but there is no $pretrained; train it first" >&2
+        pretrained=$root/focal_nano_maskrcnn
+        if [[ ! -f $pretrained/results.md ]]; then
+            echo "error: $method starts from the backbone of maskrcnn, but $pretrained holds no finished run; train it first" >&2
             exit 1
         fi
         init_cfg=model.backbone.init_cfg
-        settings+=("$init_cfg.type=FocalPretrained" "$init_cfg.checkpoint=$(<"$pretrained")")
+        settings+=("$init_cfg.type=FocalPretrained" "$init_cfg.checkpoint=$(<"$pretrained/last_checkpoint")")
     fi
     if [[ ${#settings[@]} -gt 0 ]]; then settings=(--cfg-options "${settings[@]}"); fi
     bash "$TOOLS/dist_train.sh" "$config" 1 --work-dir "$work_dir" --resume "${settings[@]}"

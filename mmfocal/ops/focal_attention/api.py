@@ -50,7 +50,7 @@ def check_impl(impl: str, name: str = 'attn_impl') -> None:
 
 @cache
 def log_choice(name: str, device_type: str) -> None:
-    """Say once which back end runs."""
+    """Say once which back end runs where nothing else was asked for."""
     logger.info('focal attention on %s: using %r', device_type, name)
 
 
