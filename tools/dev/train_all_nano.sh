@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Train every detector small on digit scenes, one after the other, and compare with docs/nano_results.md.
+# Train every method small on digit scenes, one after the other, and compare with docs/nano_results.md.
 #
 #   bash tools/dev/train_all_nano.sh [METHOD ...]    # e.g. atss htcpp; all of them take over an hour
 #
