@@ -57,13 +57,15 @@ def test_memory_picture_and_half_precision(tmp_path, read_rows):
 
 
 def test_what_refuses_is_left_out_with_its_reason(monkeypatch, tmp_path, read_rows):
-    backend = api.BACKENDS['chunked']._replace(refusals=lambda *call: ['it needs', 'another CPU'])
-    monkeypatch.setitem(api.BACKENDS, 'chunked', backend)
+    backend = api.BACKENDS['reference']._replace(
+        refusals=lambda *call: ['it needs', 'another CPU']
+    )
+    monkeypatch.setitem(api.BACKENDS, 'reference', backend)
     path = tmp_path / 'rows.csv'
-    run('--modes infer --impls chunked sdpa --yardsticks swin_nano', path)
-    swin, chunked, sdpa = read_rows(path)
-    assert chunked['note'] == 'it needs; another CPU'
-    assert chunked['ms'] == chunked['ratio'] == chunked['utilisation'] == ''
+    run('--modes infer --impls reference sdpa --yardsticks swin_nano', path)
+    swin, reference, sdpa = read_rows(path)
+    assert reference['note'] == 'it needs; another CPU'
+    assert reference['ms'] == reference['ratio'] == reference['utilisation'] == ''
     assert float(swin['ratio']) == 1 and float(sdpa['ratio']) > 0
 
 

@@ -69,7 +69,7 @@ def make_batch(cfg: Config) -> dict:
         meta, shape = dict(img_shape=SIZE, ori_shape=SIZE), SIZE
         samples = [SegDataSample(metainfo=meta) for _ in range(2)]
         for sample in samples:
-            sample.gt_sem_seg = PixelData(data=torch.randint(0, 11, (1, *SIZE)))
+            sample.gt_sem_seg = PixelData(data=torch.randint(0, 10, (1, *SIZE)))
     images = torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8)
     return dict(inputs=list(images), data_samples=samples)
 
