@@ -75,14 +75,17 @@ def test_it_trains_tests_reports_keeps_and_judges(workspace, environment):
     assert 'Iter(' not in second.stdout
 
 
-def test_upernet_starts_from_mask_rcnn(workspace, environment):
+def test_some_start_from_mask_rcnn(workspace, environment):
     script = ['bash', ROOT / 'tools/dev/train_all_nano.sh']
     settings = dict(cwd=workspace, env={**environment, 'OPTIONS': SHORT, 'WORK_DIRS': 'runs'})
-    refused = command(*script, 'upernet', **settings)
-    assert refused.returncode == 1 and 'Iter(' not in refused.stdout
     source = 'runs/focal_nano_maskrcnn'
-    complaint = f'starts from the backbone of maskrcnn, but {source} holds no finished run'
-    assert complaint in refused.stdout
+    for method in ('sparsercnn', 'dyhead', 'upernet'):
+        refused = command(*script, method, **settings)
+        assert refused.returncode == 1 and 'Iter(' not in refused.stdout
+        complaint = (
+            f'{method} starts from the backbone of maskrcnn, but {source} holds no finished'
+        )
+        assert complaint in refused.stdout
     checkpoint = workspace / source / 'trained.pth'
     checkpoint.parent.mkdir(parents=True)
     model = build(load('quickstart/focal_nano_maskrcnn'))

@@ -4,7 +4,7 @@
 #
 #   bash tools/dev/train_all_nano.sh [METHOD ...]    # e.g. atss htcpp; all of them take over an hour
 #
-# What is finished is kept, what was interrupted goes on where it stopped. upernet starts from
+# What is finished is kept, what was interrupted goes on where it stopped. Some start from
 # the backbone of maskrcnn, which must be trained before. Exits with 1 if a metric is below its limit in
 # tools/dev/nano_thresholds.json.
 #   WORK_DIRS   where the runs, their table and their curves go (default: work_dirs/nano)
@@ -26,7 +26,7 @@ for method in "${methods[@]}"; do
     fi
     config=$ROOT/configs/quickstart/focal_nano_$method.py
     read -ra settings <<<"${OPTIONS:-}"
-    if [[ $method == upernet ]]; then
+    if [[ $method =~ ^(sparsercnn|dyhead|upernet)$ ]]; then
         pretrained=$root/focal_nano_maskrcnn
         if [[ ! -f $pretrained/results.md ]]; then
             echo "error: $method starts from the backbone of maskrcnn, but $pretrained holds no finished run; train it first" >&2
