@@ -251,10 +251,9 @@ class FocalBlock(nn.Module):
         if cpu.refusals([x]) or x.numel() == 0 or torch.is_autocast_enabled('cpu'):
             return False
         attn, tensors = self.attn, [x, *self.parameters()]
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-            return False
         return (
-            resolve_impl(attn.impl) in ('auto', 'chunked')
+            not cpu.records_gradients(tensors)
+            and resolve_impl(attn.impl) in ('auto', 'chunked')
             and not (attn.training and attn.attn_drop)
             and (type(attn), type(attn.qkv)) == (FocalAttention, Linear)
             and all(map(has_no_hooks, (attn, attn.qkv, *self.pool_layers)))

@@ -44,7 +44,7 @@ def pays(x: Tensor, parameters: MlpParameters) -> bool:
     """
     if cpu.refusals([x, *parameters]) or x.numel() == 0:
         return False
-    if not torch.is_grad_enabled() or not any(t.requires_grad for t in (x, *parameters)):
+    if not cpu.records_gradients([x, *parameters]):
         return True
     hidden = x.shape[1:-1].numel() * len(parameters.weight1) * x.element_size()
     return hidden >= TRAINING_BYTES

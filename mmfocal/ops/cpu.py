@@ -70,6 +70,11 @@ def refusals(tensors: Iterable[Tensor]) -> list[str]:
     return [reason for reason, applies in reasons.items() if applies]
 
 
+def records_gradients(tensors: Iterable[Tensor]) -> bool:
+    """Whether autograd will follow what is computed from these tensors."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
 def refuse_second_derivative(name: str, instead: str) -> None:
     """Raise if called by a backward pass that is itself to be differentiated.
 

@@ -89,9 +89,6 @@ def test_a_missing_stuff_map(refusal, workspace):
     assert message.endswith('stuffthingmaps/train/000005.png')
 
 
-LOADERS = ('train_dataloader.dataset.pipeline.1', 'val_dataloader.dataset.pipeline.2')
-
-
 def test_ade20k_with_unreduced_labels(refusal, workspace):
     labels = workspace / 'data/digit_scenes/annotations/val/000002.png'
     cv2.imwrite(str(labels), np.full((160, 160), 150, np.uint8))
@@ -100,7 +97,8 @@ def test_ade20k_with_unreduced_labels(refusal, workspace):
         for split in ('train', 'val')
         for setting in ('type=ADE20KDataset', 'metainfo=None', 'reduce_zero_label=False')
     ]
-    options += [f'{name}.reduce_zero_label=False' for name in LOADERS]
+    loaders = ('train_dataloader.dataset.pipeline.1', 'val_dataloader.dataset.pipeline.2')
+    options += [f'{loader}.reduce_zero_label=False' for loader in loaders]
     heads = [f'model.{head}_head.num_classes=150' for head in ('decode', 'auxiliary')]
     message = refusal(UPERNET, '--cfg-options', *options, *heads)
     # the training set by what it lacks, the validation set by what it has
