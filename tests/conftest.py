@@ -2,9 +2,10 @@
 """What every test relies on."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import mmengine.config.utils
 import pytest
@@ -21,6 +22,18 @@ def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('MMFOCAL_ATTN_IMPL', raising=False)
     monkeypatch.delenv('MMFOCAL_CPU_LINEAR', raising=False)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, str], list]:
+    """Makes a list that grows with each call of a module's function, which still runs."""
+
+    def count(module: ModuleType, name: str) -> list:
+        calls, original = [], getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: calls.append(args) or original(*args))
+        return calls
+
+    return count
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -24,13 +24,9 @@ from tests.models.test_focal_transformer import nano
 
 
 @pytest.fixture
-def chunked_calls(monkeypatch: pytest.MonkeyPatch) -> list:
+def chunked_calls(count_calls: Callable) -> list:
     """Grows with each call of the chunked MLP."""
-    calls, original = [], chunked_mlp.norm_mlp
-    monkeypatch.setattr(
-        chunked_mlp, 'norm_mlp', lambda *args: calls.append(args) or original(*args)
-    )
-    return calls
+    return count_calls(chunked_mlp, 'norm_mlp')
 
 
 class Block(nn.Module):

@@ -41,13 +41,9 @@ def make_map(size: tuple[int, int, int], dtype: torch.dtype = torch.float64) -> 
 
 
 @pytest.fixture
-def lean_calls(monkeypatch: pytest.MonkeyPatch) -> list:
+def lean_calls(count_calls: Callable) -> list:
     """Grows with each block that runs lean."""
-    calls, original = [], chunked_block.attend
-    monkeypatch.setattr(
-        chunked_block, 'attend', lambda *args: calls.append(args) or original(*args)
-    )
-    return calls
+    return count_calls(chunked_block, 'attend')
 
 
 def check(block: FocalBlock, x: Tensor) -> None:
