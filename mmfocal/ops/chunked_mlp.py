@@ -50,11 +50,16 @@ def pays(x: Tensor, parameters: MlpParameters) -> bool:
     return hidden >= TRAINING_BYTES
 
 
+def _hidden(eps: float, x: Tensor, p: MlpParameters) -> Tensor:
+    """``(..., C)`` -> ``(..., hidden)``."""
+    x = F.layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps)
+    return F.gelu(linear(x, p.weight1, p.bias1))
+
+
 def mlp(eps: float, x: Tensor, *parameters: Tensor) -> Tensor:
     """What :func:`norm_mlp` computes, all at once; x is ``(..., C)``."""
     p = MlpParameters(*parameters)
-    x = F.layer_norm(x, x.shape[-1:], p.norm_weight, p.norm_bias, eps)
-    return linear(F.gelu(linear(x, p.weight1, p.bias1)), p.weight2, p.bias2)
+    return linear(_hidden(eps, x, p), p.weight2, p.bias2)
 
 
 def token_chunks(x: Tensor, width: int) -> list[slice]:
@@ -80,6 +85,31 @@ def _gradients(
     return [next(grads) if need else None for need in needed]
 
 
+def _chunk_gradients(
+    ctx, x: Tensor, parameters: Sequence[Tensor], d_out: Tensor
+) -> list[Tensor | None]:
+    """Gradients of a chunk and of the parameters; None for what needs none.
+
+    Only the hidden layer is computed again: the output is not needed, so the second linear layer
+    is differentiated by hand.
+    """
+    needed = ctx.needs_input_grad[1:]
+    inputs = [x, *parameters]
+    for leaf, need in zip(inputs, needed):
+        leaf.requires_grad_(need)
+    p = MlpParameters(*parameters)
+    with ctx.autocast:
+        with torch.enable_grad():
+            hidden = _hidden(ctx.eps, x, p)
+        d_weight2 = d_out.mT @ hidden if needed[-2] else None
+        d_bias2 = d_out.sum(0) if needed[-1] else None
+        d_hidden = linear(d_out, p.weight2.mT) if hidden.requires_grad else None
+    before = [None] * len(inputs[:-2])
+    if d_hidden is not None:
+        before = _gradients(hidden, inputs[:-2], needed[:-2], d_hidden)
+    return [*before, d_weight2, d_bias2]
+
+
 class _ChunkedMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, eps: float, x: Tensor, *parameters: Tensor) -> Tensor:
@@ -102,15 +132,11 @@ class _ChunkedMlp(torch.autograd.Function):
         totals = [torch.zeros_like(value) if need else None for value, need in zip(inputs, needed)]
         x, *parameters = (value.detach() for value in inputs)
         for chunk in token_chunks(x, len(parameters[2])):
-            leaves = [x[chunk], *parameters]
-            for leaf, need in zip(leaves, needed):
-                leaf.requires_grad_(need)
-            with torch.enable_grad(), ctx.autocast:
-                out = mlp(ctx.eps, *leaves)
-            grads = _gradients(out, leaves, needed, d_out[chunk])
-            for index in (i for i, need in enumerate(needed) if need):
-                total = totals[index][chunk] if index == 0 else totals[index]
-                total += grads[index]
+            grads = _chunk_gradients(ctx, x[chunk], parameters, d_out[chunk])
+            for index, grad in enumerate(grads):
+                if grad is not None:
+                    total = totals[index][chunk] if index == 0 else totals[index]
+                    total += grad
         return None, *totals
 
 

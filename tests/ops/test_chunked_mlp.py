@@ -2,6 +2,7 @@
 """The chunked MLP against PyTorch's own layers."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -210,3 +211,12 @@ def test_pays(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not pays(x[:0], parameters)
         assert not pays(x.to('meta'), parameters)
     assert pays(x, MlpParameters(*(p.detach() for p in parameters)))
+
+
+def test_backward_computes_no_output(count_calls: Callable) -> None:
+    layers, x = make_layers(), make_input().requires_grad_()
+    out = call(layers, x)
+    outputs = count_calls(chunked_mlp, 'mlp')
+    hidden = count_calls(chunked_mlp, '_hidden')
+    out.sum().backward()
+    assert (len(outputs), len(hidden)) == (0, 1)

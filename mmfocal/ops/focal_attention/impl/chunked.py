@@ -12,7 +12,6 @@ See ``geometry`` for the shape legend; ``n`` counts the windows of a tile, each 
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -30,8 +29,8 @@ from ..geometry import (
     seam_mask,
 )
 
-# Logits that are computed at a time: enough to hide the calls, few enough for a level 2 cache.
-TILE_BYTES = 2 * 2**20
+# Logits that are computed at a time: enough to hide the calls, few enough for the caches.
+TILE_BYTES = 4 * 2**20
 
 
 def refusals(
@@ -63,10 +62,32 @@ class KeyGroup(NamedTuple):
     margin: int
     keys: slice
 
+    def spans(self, x: Tensor, dim: int) -> Tensor:
+        """View a dimension as ``(windows, size)``; the latter stands before the last dimension."""
+        return x.unfold(dim, self.size, self.step).transpose(-1, -2)
+
     def regions(self, padded: Tensor) -> Tensor:
         """View ``(2, B, h, H', W', d)`` as ``(2, B, h, nH, nW, size, size, d)``."""
-        regions = padded.unfold(3, self.size, self.step).unfold(4, self.size, self.step)
-        return regions.permute(0, 1, 2, 3, 4, 6, 7, 5)
+        return self.spans(self.spans(padded, 3), 4)
+
+    def add_regions(self, padded: Tensor, values: Tensor, rows: slice, cols: slice) -> None:
+        """Add ``(2, B, h, rows, cols, size, size, d)`` to regions of a padded map, which overlap.
+
+        First columns are added up, then rows, each time those windows at once that share nothing.
+        """
+        apart = math.ceil(self.size / self.step)
+        *planes, num_rows, num_cols, _, _, d = values.shape
+        width = (num_cols - 1) * self.step + self.size
+        sums = cpu.scratch('sums of columns', (*planes, num_rows, self.size, width, d), padded)
+        sums = sums.zero_().transpose(4, 5)
+        target = self.spans(sums, 4)
+        for col in range(min(apart, num_cols)):
+            some = (..., slice(col, None, apart), *(slice(None),) * 3)
+            target[some].add_(values[some])
+        target = self.spans(padded, 3)[:, :, :, rows].narrow(4, cols.start * self.step, width)
+        for row in range(min(apart, num_rows)):
+            some = (..., slice(row, None, apart), *(slice(None),) * 3)
+            target[some].add_(sums[some])
 
     def interior(self, padded: Tensor) -> Tensor:
         """View of a padded map without its margin."""
@@ -229,18 +250,16 @@ class ChunkedAttention:
         *windows, _, _, d = self.maps.q[tile].shape
         keys = self._take('keys', 2, *windows, self.num_keys, d)
         for group, source in zip(self.groups, regions):
-            group.select(keys).copy_(source[:, :, :, tile.rows, tile.cols])
+            # Keys and values apart: each thread then copies the windows that it will multiply.
+            for target, part in zip(group.select(keys), source):
+                target.copy_(part[:, :, tile.rows, tile.cols])
         return keys.flatten(1, 4)
 
-    def add_keys(self, regions: list[Tensor], keys: Tensor, tile: Tile) -> None:
+    def add_keys(self, maps: list[Tensor], keys: Tensor, tile: Tile) -> None:
         """Add ``(2, n, K, d)`` to where ``load_keys`` found it: its transpose."""
         keys = keys.unflatten(1, self.maps.q[tile].shape[:4])
-        for group, target in zip(self.groups, regions):
-            target, values = target[:, :, :, tile.rows, tile.cols], group.select(keys)
-            apart = math.ceil(group.size / group.step)  # windows so far apart share no key
-            for row, col in product(*(range(min(apart, n)) for n in target.shape[3:5])):
-                some = (slice(None),) * 3 + (slice(row, None, apart), slice(col, None, apart))
-                target[some].add_(values[some])
+        for group, padded in zip(self.groups, maps):
+            group.add_regions(padded, group.select(keys), tile.rows, tile.cols)
 
     def weights(self, q: Tensor, k: Tensor, tile: Tile) -> Tensor:
         """Attention weights of a tile: ``(n, w*w, K)``."""
@@ -292,41 +311,35 @@ class ChunkedAttention:
             d_maps = self.padded_maps('gradients of maps', images, heads)
             for d_map in d_maps:
                 d_map.zero_()
-            d_regions = self.regions(d_maps)
             for tile in tiles:
-                self._backward_tile(tile, regions, d_out, d_q, d_regions, d_bias)
+                d_keys = self._backward_tile(tile, regions, d_out, d_q, d_bias)
+                self.add_keys(d_maps, d_keys, tile)
             unwrap(d_maps[0], self.groups[0].margin)
             for group, target, d_map in zip(self.groups, d_kv, d_maps):
                 target[:, images, heads].copy_(group.interior(d_map))
 
     def _backward_tile(
-        self,
-        tile: Tile,
-        regions: list[Tensor],
-        d_out: Tensor,
-        d_q: Tensor,
-        d_regions: list[Tensor],
-        d_bias: Tensor,
-    ) -> None:
+        self, tile: Tile, regions: list[Tensor], d_out: Tensor, d_q: Tensor, d_bias: Tensor
+    ) -> Tensor:
+        """Gradient of the keys and values, ``(2, n, K, d)``; those of queries and bias go in."""
         q = self.load_windows('q', self.maps.q, tile)
         k, v = keys = self.load_keys(regions, tile)
         weights = self.weights(q, k, tile)
         d_attended = self.load_windows('gradient of out', d_out, tile)
 
-        d_k, d_v = d_keys = self._take('gradients of keys', *keys.shape)
-        torch.bmm(weights.mT, d_attended, out=d_v)
         d_weights = self._take('gradient of logits', *weights.shape)
         torch.bmm(d_attended, v.mT, out=d_weights)
+        torch.bmm(weights.mT, d_attended, out=v)  # what is not needed any more makes room
         d_logits = torch.ops.aten._softmax_backward_data.out(  # may write over its input
             d_weights, weights, -1, weights.dtype, grad_input=d_weights
         )
-        d_k.baddbmm_(d_logits.mT, q, beta=0, alpha=self.scale)
-        d_queries = torch.bmm(d_logits, k, out=self._take('out', *q.shape)).mul_(self.scale)
+        d_queries = d_attended.baddbmm_(d_logits, k, beta=0, alpha=self.scale)
+        k.baddbmm_(d_logits.mT, q, beta=0, alpha=self.scale)
 
         target = d_q[tile]
         target.copy_(d_queries.view(target.shape))
-        self.add_keys(d_regions, d_keys, tile)
         d_bias[tile.heads] += d_logits.view(*target.shape[:4], *d_logits.shape[1:]).sum((0, 2, 3))
+        return keys
 
 
 class _ChunkedFunction(torch.autograd.Function):
