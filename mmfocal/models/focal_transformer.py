@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from mmfocal.ops import chunked_block, cpu
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attention
 from mmfocal.ops.focal_attention.api import check_impl, log_choice, resolve_impl
+from mmfocal.ops.focal_attention.bias_cache import BiasCache
 from mmfocal.ops.linear import linear
 
 from .layers import (
@@ -126,6 +127,7 @@ class FocalAttention(nn.Module):
             nn.Parameter(torch.empty(num_heads, (w + geometry.region_size(level) - 1) ** 2))
             for level in geometry.coarse_levels
         )
+        self.bias_cache = BiasCache()
         self.reset_tables()
 
     @property
@@ -144,6 +146,11 @@ class FocalAttention(nn.Module):
         for table in self.bias.coarse:
             nn.init.trunc_normal_(table, std=0.02)
 
+    def train(self, mode: bool = True) -> 'FocalAttention':
+        """As in PyTorch. EMA hooks swap weights through ``.data`` and call this afterwards."""
+        self.bias_cache.clear()
+        return super().train(mode)
+
     def forward(self, x: Tensor, coarse: Sequence[Tensor], geometry: FocalGeometry) -> Tensor:
         """Attend.
 
@@ -161,7 +168,7 @@ class FocalAttention(nn.Module):
         out = focal_attention(
             self.qkv(x),
             tuple(linear(level, kv_weight, kv_bias) for level in coarse),
-            self.bias,
+            self.bias_cache(self.bias, geometry),
             geometry,
             scale=self.scale,
             dropout_p=self.attn_drop if self.training else 0.0,
@@ -274,7 +281,7 @@ class FocalBlock(nn.Module):
                 chunked_block.padded_norm(x, *norm, geometry.window_size), geometry
             ),
             chunked_block.Projection(attn.qkv.weight, attn.qkv.bias),
-            attn.bias,
+            attn.bias_cache(attn.bias, geometry),
             geometry,
             attn.scale,
         )

@@ -50,15 +50,15 @@ def spans(total: int, limit: int) -> list[slice]:
     return [slice(i * total // count, (i + 1) * total // count) for i in range(count)]
 
 
-def refusals(tensors: Iterable[Tensor]) -> list[str]:
-    """Reasons why an operator that writes to memory of its own cannot take these tensors."""
+def eager_refusals(tensors: Iterable[Tensor]) -> list[str]:
+    """Reasons why what keeps memory of its own cannot take these tensors.
+
+    They must be plain ones, and what is done with them must happen at once.
+    """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return ['it cannot be compiled, exported or traced']
-    tensors = list(tensors)
-    devices = {x.device.type for x in tensors} - {'cpu'}
     strange = {type(x).__name__ for x in tensors} - {'Tensor', 'Parameter'}
     reasons = {
-        f'it runs on CPUs only, not on {", ".join(sorted(devices))}': devices,
         f'it takes plain tensors only, not {", ".join(sorted(strange))}': strange,
         'it knows no function transforms (torch.func)': (
             torch._C._are_functorch_transforms_active()
@@ -68,6 +68,16 @@ def refusals(tensors: Iterable[Tensor]) -> list[str]:
         ),
     }
     return [reason for reason, applies in reasons.items() if applies]
+
+
+def refusals(tensors: Iterable[Tensor]) -> list[str]:
+    """Reasons why an operator for CPUs cannot take these tensors."""
+    tensors = list(tensors)
+    devices = {x.device.type for x in tensors} - {'cpu'}
+    reasons = eager_refusals(tensors)
+    if devices:
+        reasons.append(f'it runs on CPUs only, not on {", ".join(sorted(devices))}')
+    return reasons
 
 
 def records_gradients(tensors: Iterable[Tensor]) -> bool:

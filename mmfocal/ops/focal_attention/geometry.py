@@ -41,17 +41,25 @@ class FocalBias(NamedTuple):
         own: ``((2w-1)^2, h)``, by relative position within the window.
         neighbors: ``(1, h, w*w, 4(w^2-(w-e)^2))``, one value per query and key; None if e = 0.
         coarse: per coarse level ``(h, (w+F-1)^2)``, by relative position in the ``F x F`` region.
+        merged: ``merged_bias`` of these tables if it is known.
     """
 
     own: Tensor
     neighbors: Tensor | None = None
     coarse: tuple[Tensor, ...] = ()
+    merged: Tensor | None = None
+
+    @property
+    def tables(self) -> list[Tensor]:
+        """All tables that exist."""
+        return [self.own, *([] if self.neighbors is None else [self.neighbors]), *self.coarse]
 
     def to(self, dtype: torch.dtype) -> 'FocalBias':
         """The tables in another dtype."""
         neighbors = None if self.neighbors is None else self.neighbors.to(dtype)
         coarse = tuple(table.to(dtype) for table in self.coarse)
-        return FocalBias(self.own.to(dtype), neighbors, coarse)
+        merged = None if self.merged is None else self.merged.to(dtype)
+        return FocalBias(self.own.to(dtype), neighbors, coarse, merged)
 
 
 class Move(NamedTuple):
@@ -213,6 +221,8 @@ def merged_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
     Returns:
         ``(h, w*w, K)`` with ``K = R*R + sum F*F``, differentiable in every table.
     """
+    if bias.merged is not None:
+        return bias.merged
     parts = [own_bias(bias.own, geometry.window_size)]
     if bias.neighbors is not None:
         keys = torch.cat([parts[0], bias.neighbors[0]], dim=-1)

@@ -42,8 +42,7 @@ def refusals(
     dropout_p: float,
 ) -> list[str]:
     """Reasons why this back end cannot run a call."""
-    tables = [bias.own, *bias.coarse, *([] if bias.neighbors is None else [bias.neighbors])]
-    reasons = cpu.refusals([qkv, *coarse_kv, *tables])
+    reasons = cpu.refusals([qkv, *coarse_kv, *bias.tables])
     return [*reasons, 'it drops no attention weights'] if dropout_p > 0 else reasons
 
 
