@@ -151,6 +151,14 @@ class FocalAttention(nn.Module):
         self.bias_cache.clear()
         return super().train(mode)
 
+    def composed_bias(self) -> FocalBias:
+        """The tables; in evaluation with their composition, which is kept until they change.
+
+        Not so in training, even without gradients: the weights of momentum encoders are written
+        through ``.data`` in every iteration.
+        """
+        return self.bias if self.training else self.bias_cache(self.bias, self.geometry)
+
     def forward(self, x: Tensor, coarse: Sequence[Tensor], geometry: FocalGeometry) -> Tensor:
         """Attend.
 
@@ -168,7 +176,7 @@ class FocalAttention(nn.Module):
         out = focal_attention(
             self.qkv(x),
             tuple(linear(level, kv_weight, kv_bias) for level in coarse),
-            self.bias_cache(self.bias, geometry),
+            self.composed_bias(),
             geometry,
             scale=self.scale,
             dropout_p=self.attn_drop if self.training else 0.0,
@@ -281,7 +289,7 @@ class FocalBlock(nn.Module):
                 chunked_block.padded_norm(x, *norm, geometry.window_size), geometry
             ),
             chunked_block.Projection(attn.qkv.weight, attn.qkv.bias),
-            attn.bias_cache(attn.bias, geometry),
+            attn.composed_bias(),
             geometry,
             attn.scale,
         )

@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
 class _Memory(threading.local):
-    """Flat scratch tensors of one thread, by name, device and dtype."""
+    """Scratch memory of one thread, by name, device and dtype: flat, and as it was last taken."""
 
     def __init__(self) -> None:
         self.blocks: dict[tuple, Tensor] = {}
+        self.views: dict[tuple, Tensor] = {}
 
 
 _memory = _Memory()
@@ -36,12 +37,16 @@ def scratch(name: str, shape: Sequence[int], like: Tensor) -> Tensor:
     Returns:
         A contiguous tensor without gradient.
     """
-    size, key = math.prod(shape), (name, like.device, like.dtype)
-    if key not in _memory.blocks or _memory.blocks[key].numel() < size:
-        _memory.blocks.pop(key, None)  # not to hold both at once
-        with torch.inference_mode(False):  # training could not use an inference tensor
-            _memory.blocks[key] = torch.empty(size, dtype=like.dtype, device=like.device)
-    return _memory.blocks[key][:size].view(*shape)
+    key, blocks, views = (name, like.device, like.dtype), _memory.blocks, _memory.views
+    if key in views and views[key].shape == tuple(shape):
+        return views[key]
+    size = math.prod(shape)
+    with torch.inference_mode(False):  # training could not use an inference tensor
+        if key not in blocks or blocks[key].numel() < size:
+            views.pop(key, None), blocks.pop(key, None)  # not to hold both at once
+            blocks[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+        views[key] = blocks[key][:size].view(*shape)
+    return views[key]
 
 
 def spans(total: int, limit: int) -> list[slice]:
@@ -50,12 +55,17 @@ def spans(total: int, limit: int) -> list[slice]:
     return [slice(i * total // count, (i + 1) * total // count) for i in range(count)]
 
 
+def _is_recorded() -> bool:
+    """Whether a graph is made of what is computed, to run later."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def eager_refusals(tensors: Iterable[Tensor]) -> list[str]:
     """Reasons why what keeps memory of its own cannot take these tensors.
 
     They must be plain ones, and what is done with them must happen at once.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if _is_recorded():
         return ['it cannot be compiled, exported or traced']
     strange = {type(x).__name__ for x in tensors} - {'Tensor', 'Parameter'}
     reasons = {
@@ -73,8 +83,8 @@ def eager_refusals(tensors: Iterable[Tensor]) -> list[str]:
 def refusals(tensors: Iterable[Tensor]) -> list[str]:
     """Reasons why an operator for CPUs cannot take these tensors."""
     tensors = list(tensors)
-    devices = {x.device.type for x in tensors} - {'cpu'}
     reasons = eager_refusals(tensors)
+    devices = set() if _is_recorded() else {x.device.type for x in tensors} - {'cpu'}
     if devices:
         reasons.append(f'it runs on CPUs only, not on {", ".join(sorted(devices))}')
     return reasons

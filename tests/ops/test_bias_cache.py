@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Composed tables are kept in evaluation, and never when they have changed."""
 
+import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +11,8 @@ from torch import Tensor
 
 from mmfocal.models import FocalTransformer
 from mmfocal.models.focal_transformer import FocalAttention
-from mmfocal.ops.focal_attention import FocalGeometry, bias_cache
+from mmfocal.ops.focal_attention import FocalGeometry, geometry
+from mmfocal.ops.focal_attention.bias_cache import BiasCache
 
 GEOMETRY = FocalGeometry(3, 1, 3, 2)
 IMAGES = torch.randn(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))
@@ -17,8 +20,8 @@ IMAGES = torch.randn(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture
 def compositions(count_calls: Callable) -> list:
-    """Grows with each composition that is made to be kept."""
-    return count_calls(bias_cache, 'merged_bias')
+    """Grows with each composition, whoever asks for it."""
+    return count_calls(geometry, 'own_bias')
 
 
 def make_layer() -> FocalAttention:
@@ -67,6 +70,11 @@ CHANGES = {
     'swapped by a hook': lambda layer: (layer.bias.own.data.add_(1.0), layer.eval()),
     'other numbers': lambda layer: layer.double().float().half().float(),
     'other storage': lambda layer: setattr(layer.bias.own, 'data', layer.bias.own + 1.0),
+    'momentum': lambda layer: layer.train().bias.own.data.add_(1.0),
+    'momentum again': lambda layer: (
+        attend(layer.train()),
+        layer.bias.own.data.add_(1.0),
+    ),
 }
 
 
@@ -81,6 +89,31 @@ def test_changes_are_noticed(change: Callable) -> None:
     assert torch.equal(after, fresh(layer))
 
 
+@torch.no_grad()
+def test_parameters_of_one_call() -> None:
+    """Each in memory that the last ones may have had."""
+    layer = make_layer()
+    x = torch.randn(1, 6, 9, 8)
+    call = (x, [x[:, ::3, ::3]], GEOMETRY)
+    for shift in range(4):
+        state = {name: value + shift for name, value in layer.state_dict().items()}
+        ours = torch.func.functional_call(layer, state, call)
+        kept = layer.bias_cache
+        layer.bias_cache = BiasCache()
+        assert torch.equal(ours, torch.func.functional_call(layer, state, call))
+        layer.bias_cache = kept
+        del state
+
+
+def test_copies_keep_nothing() -> None:
+    layer = make_layer()
+    with torch.no_grad():
+        attend(layer)
+    assert layer.bias_cache._kept is not None
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert copied.bias_cache._kept is None
+
+
 def test_half_precision_is_composed_in_fp32() -> None:
     layer = make_layer().half()
     with torch.no_grad():
@@ -92,7 +125,8 @@ def test_half_precision_is_composed_in_fp32() -> None:
 def test_tables_that_train(compositions: list) -> None:
     layer = make_layer()
     attend(layer).sum().backward()
-    assert not compositions
+    attend(layer)
+    assert len(compositions) == 2
     assert all(table.grad is not None for table in layer.bias.tables)
 
 
@@ -107,7 +141,7 @@ def test_kept_tables_serve_training_of_others(compositions: list) -> None:
 
 
 @torch.no_grad()
-def test_graphs_hold_the_composition(compositions: list) -> None:
+def test_graphs_hold_the_composition() -> None:
     """What is compiled or exported goes on reading the tables."""
     layer = make_layer()
     compiled = torch.compile(layer, backend='eager', fullgraph=True)
@@ -115,6 +149,5 @@ def test_graphs_hold_the_composition(compositions: list) -> None:
     first = compiled(x, [x[:, ::3, ::3]], GEOMETRY)
     layer.bias.own.add_(1.0)
     second = compiled(x, [x[:, ::3, ::3]], GEOMETRY)
-    assert not compositions
     assert not torch.equal(first, second)
     torch.testing.assert_close(second, attend(layer, x))

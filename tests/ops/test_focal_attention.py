@@ -334,6 +334,15 @@ def test_missing_coarse_map() -> None:
         focal_attention(inputs['qkv'], (), bias, geometry, scale=1.0)
 
 
+def test_composition_of_another_geometry() -> None:
+    geometry, windows = CASES['detection']
+    inputs = make_inputs(geometry, windows)
+    merged = inputs['qkv'].new_zeros(2, 49, geometry.num_keys - 1)
+    bias = FocalBias(inputs['own'], inputs['neighbors'], (inputs['coarse.0'],), merged)
+    with pytest.raises(ValueError, match=r'bias.merged must have shape \(2, 49, \d+\)'):
+        focal_attention(inputs['qkv'], (inputs['coarse_kv.0'],), bias, geometry, scale=1.0)
+
+
 def test_needs_torch_only() -> None:
     """The op imports and runs where triton, mmengine and every mm* host are absent."""
     code = (

@@ -109,6 +109,8 @@ def _check_shapes(
             table,
             (num_heads, (w + geometry.region_size(k) - 1) ** 2),
         )
+    if bias.merged is not None:
+        expected['bias.merged'] = (bias.merged, (num_heads, w * w, geometry.num_keys))
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f'{name} must have shape {shape}, got {tuple(tensor.shape)}')

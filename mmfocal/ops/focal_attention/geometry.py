@@ -41,7 +41,8 @@ class FocalBias(NamedTuple):
         own: ``((2w-1)^2, h)``, by relative position within the window.
         neighbors: ``(1, h, w*w, 4(w^2-(w-e)^2))``, one value per query and key; None if e = 0.
         coarse: per coarse level ``(h, (w+F-1)^2)``, by relative position in the ``F x F`` region.
-        merged: ``merged_bias`` of these tables if it is known.
+        merged: ``merged_bias`` of these tables if it is known, ``(h, w*w, K)``; they get no
+            gradient then. The reference back end composes for itself.
     """
 
     own: Tensor
@@ -161,6 +162,11 @@ class FocalGeometry:
     def coarse_levels(self) -> range:
         return range(self.focal_level - 1)
 
+    @property
+    def num_keys(self) -> int:
+        """Merged keys K of one window: ``R*R`` and ``F*F`` of each coarse level."""
+        return self.fine_size**2 + sum(self.region_size(k) ** 2 for k in self.coarse_levels)
+
     def cell_size(self, level: int) -> int:
         """Side in tokens of what is pooled to one token of a coarse level."""
         return self.window_size // 2**level
@@ -216,7 +222,7 @@ def coarse_bias(table: Tensor, window_size: int, region_size: int) -> Tensor:
 
 
 def merged_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
-    """Compose all tables for the merged key set of ``key_index``.
+    """Compose all tables for the merged key set of ``key_index``, unless that is done.
 
     Returns:
         ``(h, w*w, K)`` with ``K = R*R + sum F*F``, differentiable in every table.

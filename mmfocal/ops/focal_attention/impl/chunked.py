@@ -29,7 +29,7 @@ from ..geometry import (
     seam_mask,
 )
 
-# Logits that are computed at a time: enough to hide the calls, few enough for the caches.
+# Logits that are computed at a time: enough to hide the calls, few enough for a level 3 cache.
 TILE_BYTES = 4 * 2**20
 
 
@@ -44,6 +44,12 @@ def refusals(
     """Reasons why this back end cannot run a call."""
     reasons = cpu.refusals([qkv, *coarse_kv, *bias.tables])
     return [*reasons, 'it drops no attention weights'] if dropout_p > 0 else reasons
+
+
+def _add_apart(target: Tensor, values: Tensor, apart: int) -> None:
+    """Add to windows, the dimension -4, of which those that are ``apart`` share nothing."""
+    for start in range(min(apart, values.shape[-4])):
+        target[..., start::apart, :, :, :].add_(values[..., start::apart, :, :, :])
 
 
 class KeyGroup(NamedTuple):
@@ -61,13 +67,13 @@ class KeyGroup(NamedTuple):
     margin: int
     keys: slice
 
-    def spans(self, x: Tensor, dim: int) -> Tensor:
+    def slide(self, x: Tensor, dim: int) -> Tensor:
         """View a dimension as ``(windows, size)``; the latter stands before the last dimension."""
         return x.unfold(dim, self.size, self.step).transpose(-1, -2)
 
     def regions(self, padded: Tensor) -> Tensor:
         """View ``(2, B, h, H', W', d)`` as ``(2, B, h, nH, nW, size, size, d)``."""
-        return self.spans(self.spans(padded, 3), 4)
+        return self.slide(self.slide(padded, 3), 4)
 
     def add_regions(self, padded: Tensor, values: Tensor, rows: slice, cols: slice) -> None:
         """Add ``(2, B, h, rows, cols, size, size, d)`` to regions of a padded map, which overlap.
@@ -79,14 +85,10 @@ class KeyGroup(NamedTuple):
         width = (num_cols - 1) * self.step + self.size
         sums = cpu.scratch('sums of columns', (*planes, num_rows, self.size, width, d), padded)
         sums = sums.zero_().transpose(4, 5)
-        target = self.spans(sums, 4)
-        for col in range(min(apart, num_cols)):
-            some = (..., slice(col, None, apart), *(slice(None),) * 3)
-            target[some].add_(values[some])
-        target = self.spans(padded, 3)[:, :, :, rows].narrow(4, cols.start * self.step, width)
-        for row in range(min(apart, num_rows)):
-            some = (..., slice(row, None, apart), *(slice(None),) * 3)
-            target[some].add_(sums[some])
+        target = self.slide(sums, 4)
+        _add_apart(target, values, apart)
+        target = self.slide(padded, 3)[:, :, :, rows].narrow(4, cols.start * self.step, width)
+        _add_apart(target, sums, apart)
 
     def interior(self, padded: Tensor) -> Tensor:
         """View of a padded map without its margin."""
@@ -160,6 +162,11 @@ class Tile(NamedTuple):
     heads: slice
     rows: slice
     cols: slice
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many there are of each."""
+        return tuple(part.stop - part.start for part in self)
 
 
 class ChunkedAttention:
@@ -246,8 +253,7 @@ class ChunkedAttention:
 
     def load_keys(self, regions: list[Tensor], tile: Tile) -> Tensor:
         """Keys and values of a tile: ``(2, n, K, d)``."""
-        *windows, _, _, d = self.maps.q[tile].shape
-        keys = self._take('keys', 2, *windows, self.num_keys, d)
+        keys = self._take('keys', 2, *tile.shape, self.num_keys, self.maps.q.shape[-1])
         for group, source in zip(self.groups, regions):
             # Keys and values apart: each thread then copies the windows that it will multiply.
             for target, part in zip(group.select(keys), source):
@@ -256,15 +262,14 @@ class ChunkedAttention:
 
     def add_keys(self, maps: list[Tensor], keys: Tensor, tile: Tile) -> None:
         """Add ``(2, n, K, d)`` to where ``load_keys`` found it: its transpose."""
-        keys = keys.unflatten(1, self.maps.q[tile].shape[:4])
+        keys = keys.unflatten(1, tile.shape)
         for group, padded in zip(self.groups, maps):
             group.add_regions(padded, group.select(keys), tile.rows, tile.cols)
 
     def weights(self, q: Tensor, k: Tensor, tile: Tile) -> Tensor:
         """Attention weights of a tile: ``(n, w*w, K)``."""
-        shape = self.maps.q[tile].shape[:4]
-        logits = self._take('logits', *shape, self.area, self.num_keys)
-        bias = self.bias[tile.heads, None, None].expand(*shape, -1, -1)
+        logits = self._take('logits', *tile.shape, self.area, self.num_keys)
+        bias = self.bias[tile.heads, None, None].expand(*tile.shape, -1, -1)
         if self.mask is None:
             logits.copy_(bias)
         else:
@@ -320,7 +325,11 @@ class ChunkedAttention:
     def _backward_tile(
         self, tile: Tile, regions: list[Tensor], d_out: Tensor, d_q: Tensor, d_bias: Tensor
     ) -> Tensor:
-        """Gradient of the keys and values, ``(2, n, K, d)``; those of queries and bias go in."""
+        """Fill the gradient of the queries, add to that of the bias.
+
+        Returns:
+            Gradient of keys and values, ``(2, n, K, d)``; scratch memory.
+        """
         q = self.load_windows('q', self.maps.q, tile)
         k, v = keys = self.load_keys(regions, tile)
         weights = self.weights(q, k, tile)
@@ -337,7 +346,8 @@ class ChunkedAttention:
 
         target = d_q[tile]
         target.copy_(d_queries.view(target.shape))
-        d_bias[tile.heads] += d_logits.view(*target.shape[:4], *d_logits.shape[1:]).sum((0, 2, 3))
+        d_logits = d_logits.view(*tile.shape, *d_logits.shape[1:])
+        d_bias[tile.heads].add_(d_logits.sum((0, 2, 3)))
         return keys
 
 
