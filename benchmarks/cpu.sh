@@ -20,6 +20,8 @@ MMFOCAL_CPU_LINEAR=mkl measure cpu_backbone_mkl backbone.py "${sizes[@]}" --impl
 GLIBC_TUNABLES=glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592 \
     measure cpu_backbone_malloc backbone.py "${sizes[@]}" --impls chunked
 measure cpu_impls backbone.py "${sizes[@]}" --impls chunked sdpa reference
+# auto: chunked as it is, sdpa where it is compiled
+measure cpu_compile backbone.py --sizes 224x224x8 784x1344x1 --modes infer --impls auto --compile
 measure cpu_archs backbone.py --sizes 224x224x8 --memory "${archs[@]}"
 # the parameters of one model at all sizes; training at 2048 pixels takes more memory than most have
 measure cpu_growth backbone.py --growth --coarse 15 13 9 7 --modes infer --memory --plot "$picture"
