@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
@@ -35,7 +36,7 @@ def scratch(name: str, shape: Sequence[int], like: Tensor) -> Tensor:
         like: Its device and dtype.
 
     Returns:
-        A contiguous tensor without gradient.
+        A contiguous tensor without gradient; perhaps the one that the last call returned.
     """
     key, blocks, views = (name, like.device, like.dtype), _memory.blocks, _memory.views
     if key in views and views[key].shape == tuple(shape):
@@ -43,7 +44,8 @@ def scratch(name: str, shape: Sequence[int], like: Tensor) -> Tensor:
     size = math.prod(shape)
     with torch.inference_mode(False):  # training could not use an inference tensor
         if key not in blocks or blocks[key].numel() < size:
-            views.pop(key, None), blocks.pop(key, None)  # not to hold both at once
+            for old in (views, blocks):  # not to hold both at once
+                old.pop(key, None)
             blocks[key] = torch.empty(size, dtype=like.dtype, device=like.device)
         views[key] = blocks[key][:size].view(*shape)
     return views[key]
@@ -73,6 +75,7 @@ def eager_refusals(tensors: Iterable[Tensor]) -> list[str]:
         'it knows no function transforms (torch.func)': (
             torch._C._are_functorch_transforms_active()
         ),
+        'it knows no forward-mode differentiation': forward_ad._current_level >= 0,
         'it hides its steps from dispatch modes, such as FLOP counters': (
             _get_current_dispatch_mode() is not None
         ),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mmfocal.models import FocalTransformer
 from mmfocal.models.focal_transformer import FocalAttention
@@ -70,8 +71,7 @@ CHANGES = {
     'swapped by a hook': lambda layer: (layer.bias.own.data.add_(1.0), layer.eval()),
     'other numbers': lambda layer: layer.double().float().half().float(),
     'other storage': lambda layer: setattr(layer.bias.own, 'data', layer.bias.own + 1.0),
-    'momentum': lambda layer: layer.train().bias.own.data.add_(1.0),
-    'momentum again': lambda layer: (
+    'momentum in training': lambda layer: (
         attend(layer.train()),
         layer.bias.own.data.add_(1.0),
     ),
@@ -103,6 +103,31 @@ def test_parameters_of_one_call() -> None:
         assert torch.equal(ours, torch.func.functional_call(layer, state, call))
         layer.bias_cache = kept
         del state
+
+
+@torch.no_grad()
+def test_views_of_one_table() -> None:
+    """They begin at the same address, but are read otherwise."""
+    layer = make_layer()
+    x = torch.randn(1, 6, 9, 8)
+    name, own = 'relative_position_bias_table', layer.bias.own.clone()
+    tied = own[:, :1].expand(-1, 2)
+    outs = [
+        torch.func.functional_call(layer, {name: table}, (x, [x[:, ::3, ::3]], GEOMETRY))
+        for table in (own, tied)
+    ]
+    assert not torch.equal(*outs)
+
+
+@torch.no_grad()
+def test_forward_mode_differentiation() -> None:
+    layer = make_layer()
+    attend(layer)
+    with forward_ad.dual_level():
+        own = forward_ad.make_dual(layer.bias.own.detach(), torch.ones_like(layer.bias.own))
+        bias = layer.bias._replace(own=own)
+        merged = geometry.merged_bias(layer.bias_cache(bias, GEOMETRY), GEOMETRY)
+        assert forward_ad.unpack_dual(merged).tangent.sum() > 0
 
 
 def test_copies_keep_nothing() -> None:

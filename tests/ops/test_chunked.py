@@ -196,7 +196,10 @@ def test_scratch_memory_is_kept_and_grows() -> None:
     assert cpu.scratch('test', (3, 2), like).data_ptr() == small.data_ptr()
     assert cpu.scratch('test', (2, 3), like.double()).dtype == torch.float64
     assert cpu.scratch('another test', (2, 3), like).data_ptr() != small.data_ptr()
-    assert cpu.scratch('test', (20, 3), like).shape == (20, 3)
+    grown = cpu.scratch('test', (20, 3), like)
+    assert grown.shape == (20, 3)
+    assert cpu.scratch('test', (20, 3), like).data_ptr() == grown.data_ptr()
+    assert cpu.scratch('test', (2, 3), like).data_ptr() == grown.data_ptr()
 
 
 def test_bfloat16_autocast() -> None:

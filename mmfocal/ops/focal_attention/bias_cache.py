@@ -11,30 +11,30 @@ from mmfocal.ops import cpu
 from .geometry import FocalBias, FocalGeometry, compute_dtype, merged_bias
 
 
+def _identity(x: Tensor) -> tuple:
+    """Where a table lies, how often it was written, and on which stream it is read."""
+    stream = torch.cuda.current_stream(x.device) if x.is_cuda else None
+    return x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, x._version, stream
+
+
 class _Composition(NamedTuple):
-    """What was composed of which tables; these share memory with the layer's, which keeps it."""
+    """What was composed of which tables, and aliases of these: they keep their memory taken."""
 
-    tables: list[Tensor]
-    versions: list[int]
+    identities: list[tuple]
+    aliases: list[Tensor]
     merged: Tensor
-
-    def is_of(self, tables: list[Tensor]) -> bool:
-        """Whether the tables are these, and nothing was written to them since."""
-        return self.versions == [x._version for x in tables] and all(
-            (old.data_ptr(), old.dtype) == (new.data_ptr(), new.dtype)
-            for old, new in zip(self.tables, tables)
-        )
 
 
 def _can_be_kept(tables: list[Tensor]) -> bool:
     """Not what autograd follows, nor what a graph records (compiled, traced, of CUDA).
 
-    Nor of tensors that are not what they seem, such as fake ones, or whose writes are not counted.
+    Nor of tensors that are not what they seem, such as fake ones, or whose writes are not counted:
+    of inference tensors and of memory that processes share.
     """
     return not (
         cpu.eager_refusals(tables)
         or cpu.records_gradients(tables)
-        or any(x.is_inference() for x in tables)
+        or any(x.is_inference() or (not x.is_cuda and x.is_shared()) for x in tables)
         or (tables[0].is_cuda and torch.cuda.is_current_stream_capturing())
     )
 
@@ -42,8 +42,8 @@ def _can_be_kept(tables: list[Tensor]) -> bool:
 class BiasCache:
     """The composition of one layer's tables, in evaluation.
 
-    Writes are noticed as far as PyTorch counts them. It does not count those to ``table.data``:
-    call ``clear`` after them. Copies and pickles are empty.
+    Writes are noticed as far as PyTorch counts them. It does not count those to ``table.data`` or
+    through NumPy: call ``clear`` after them. Copies and pickles are empty.
     """
 
     def __init__(self) -> None:
@@ -65,9 +65,10 @@ class BiasCache:
         if not _can_be_kept(tables):
             return bias
         kept = self._kept  # once: another thread may replace it
-        if kept is None or not kept.is_of(tables):
+        identities = [_identity(x) for x in tables]  # first: others may write meanwhile
+        if kept is None or kept.identities != identities:
             with torch.inference_mode(False), torch.no_grad():  # training must be able to save it
-                merged = merged_bias(bias.to(compute_dtype(bias.own.dtype)), geometry)
                 aliases = [x.detach() for x in tables]
-            kept = self._kept = _Composition(aliases, [x._version for x in tables], merged)
+                merged = merged_bias(bias.to(compute_dtype(bias.own.dtype)), geometry)
+            kept = self._kept = _Composition(identities, aliases, merged)
         return bias._replace(merged=kept.merged)
