@@ -24,7 +24,6 @@ from ..geometry import (
     FocalBias,
     FocalGeometry,
     coarse_validity,
-    compute_dtype,
     merged_bias,
     seam_mask,
 )
@@ -399,5 +398,5 @@ def focal_attention(
     dropout_p: float,
 ) -> Tensor:
     """See :func:`mmfocal.ops.focal_attention.focal_attention`."""
-    merged = merged_bias(bias, geometry).to(compute_dtype(qkv.dtype))
+    merged = merged_bias(bias, geometry)
     return _ChunkedFunction.apply(qkv, merged, geometry, scale, *coarse_kv)
