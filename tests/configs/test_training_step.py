@@ -16,11 +16,11 @@ from mmengine.structures import PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 from torch import nn
-from torch.multiprocessing import spawn
 
 from mmfocal.engine import adapt_to_machine, machine
 from mmfocal.engine.machine import dicts_in
 from tests.config_suite import CONFIGS, SMALL, build, has_masks, load
+from tests.processes import run_in_two_processes
 
 SIZE = (128, 160)
 CLASSIFIER_SIZE = (224, 224)  # which Swin's windows need
@@ -173,11 +173,9 @@ def _equal_on_all_ranks(model: nn.Module) -> None:
         assert param.grad.equal(other), f'{name}: gradients differ between the processes'
 
 
-def _train_together(rank: int, folder: str, names: list[str]) -> None:
-    """Body of a process: two steps of each method, the second of which fails after unused ones."""
-    torch.set_num_threads(1)
+def _train_together(rank: int, names: list[str]) -> None:
+    """Two steps of each method, the second of which fails after unused parameters."""
     machine.get_device = lambda: 'cpu'
-    dist.init_process_group('gloo', f'file://{folder}/meeting', rank=rank, world_size=2)
     for name in names:
         cfg = small_task(name)
         torch.manual_seed(0)
@@ -192,10 +190,9 @@ def _train_together(rank: int, folder: str, names: list[str]) -> None:
             both = [torch.zeros(()) for _ in range(2)]
             dist.all_gather(both, losses['loss'].detach())
             assert both[0] != both[1], f'{name}: both processes saw the same images'
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_use_every_parameter(tmp_path: Path):
     """Without ``find_unused_parameters``."""
-    spawn(_train_together, (str(tmp_path), METHODS), nprocs=2)
+    run_in_two_processes(_train_together, tmp_path, METHODS)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmfocal.analysis.complexity import complexity
 from mmfocal.detection import RepPointsV2Detector
+from tests.processes import run_in_two_processes
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 NANO = 'quickstart/focal_nano_reppointsv2.py'
@@ -113,10 +114,8 @@ def test_the_loss_falls():
     assert losses[-1] < 0.9 * losses[0], losses
 
 
-def train_in_one_process(rank: int, folder: str) -> None:
+def train_in_one_process(rank: int, folder: Path) -> None:
     """The first process sees an object, the second one none."""
-    store = f'file://{folder}/store'
-    torch.distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=2)
     torch.manual_seed(0)
     model = build(load(NANO)).train()
     data = batch()
@@ -127,13 +126,12 @@ def train_in_one_process(rank: int, folder: str) -> None:
         losses = wrapped(**data, mode='loss')
         sum(losses.values()).backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
-    torch.save(gradients, f'{folder}/{rank}.pth')
-    torch.distributed.destroy_process_group()
+    torch.save(gradients, folder / f'{rank}.pth')
 
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
-    torch.multiprocessing.spawn(train_in_one_process, (str(tmp_path),), nprocs=2)
+    run_in_two_processes(train_in_one_process, tmp_path, tmp_path)
     first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1))
     assert all(gradient.any() for gradient in first.values())
     assert [name for name in first if not first[name].equal(second[name])] == []

@@ -24,6 +24,7 @@ def quickstart(repo_root: Path, work_dirs: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_quickstart_learns_and_is_reused(repo_root: Path, tmp_path: Path) -> None:
     if not (repo_root / '.venv/.mmfocal-ready').exists():
         pytest.skip('would set up a second environment: run tools/run_tests.sh')
