@@ -146,18 +146,9 @@ class FocalAttention(nn.Module):
         for table in self.bias.coarse:
             nn.init.trunc_normal_(table, std=0.02)
 
-    def train(self, mode: bool = True) -> 'FocalAttention':
-        """As in PyTorch. Loops call it after EMA hooks swap weights, through ``.data``."""
-        self.bias_cache.clear()
-        return super().train(mode)
-
     def composed_bias(self) -> FocalBias:
-        """The tables; in evaluation with their composition, which is kept until they change.
-
-        Not so in training, even without gradients: momentum encoders are written through
-        ``.data`` in every iteration, and mostly stay in training mode.
-        """
-        return self.bias if self.training else self.bias_cache(self.bias, self.geometry)
+        """The tables, with their composition where it is kept until they change."""
+        return self.bias_cache(self.bias, self.geometry)
 
     def forward(self, x: Tensor, coarse: Sequence[Tensor], geometry: FocalGeometry) -> Tensor:
         """Attend.

@@ -21,11 +21,14 @@ neighbour keys together become one ``R x R`` square: this is what ``merged_bias`
 describe.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from mmfocal.ops import cpu
 
 # Added to the logit of a key that must not count (the released code's value; not -inf).
 MASKED = -100.0
@@ -55,12 +58,15 @@ class FocalBias(NamedTuple):
         """All tables that exist."""
         return [self.own, *([] if self.neighbors is None else [self.neighbors]), *self.coarse]
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> 'FocalBias':
+        """Change every tensor that exists."""
+        neighbors = None if self.neighbors is None else change(self.neighbors)
+        merged = None if self.merged is None else change(self.merged)
+        return FocalBias(change(self.own), neighbors, tuple(map(change, self.coarse)), merged)
+
     def to(self, dtype: torch.dtype) -> 'FocalBias':
         """The tables in another dtype."""
-        neighbors = None if self.neighbors is None else self.neighbors.to(dtype)
-        coarse = tuple(table.to(dtype) for table in self.coarse)
-        merged = None if self.merged is None else self.merged.to(dtype)
-        return FocalBias(self.own.to(dtype), neighbors, coarse, merged)
+        return self.map(lambda table: table.to(dtype))
 
 
 class Move(NamedTuple):
@@ -181,15 +187,12 @@ _INDEX_CACHE: dict[tuple, Tensor] = {}
 
 def _index_tensor(values: tuple[int, ...], device: torch.device) -> Tensor:
     """A constant index, kept in eager mode: its copy to a GPU would wait for the device."""
-    if torch.compiler.is_compiling():
+    if cpu.eager_refusals(()):  # function transforms and fake tensors want one of their own
         return torch.tensor(values, device=device)
     key = (values, device)
     if key not in _INDEX_CACHE:
         with torch.inference_mode(False):  # an inference tensor could not be saved for backward
-            index = torch.tensor(values, device=device)
-        if type(index) is not Tensor:  # made under a fake-tensor or functional mode: do not keep
-            return index
-        _INDEX_CACHE[key] = index
+            _INDEX_CACHE[key] = torch.tensor(values, device=device)
     return _INDEX_CACHE[key]
 
 
