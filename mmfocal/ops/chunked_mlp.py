@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import cpu
+from .focal_attention.geometry import compute_dtype
 from .linear import linear
 
 # Hidden values that are computed at a time: few enough for a level 3 cache, and enough tokens, at
@@ -129,15 +130,25 @@ class _ChunkedMlp(torch.autograd.Function):
                 out = mlp(ctx.eps, *inputs)
             return None, *_gradients(out, inputs, needed, d_out, create_graph=True)
 
-        totals = [torch.zeros_like(value) if need else None for value, need in zip(inputs, needed)]
         x, *parameters = (value.detach() for value in inputs)
+        d_x = torch.empty_like(x) if needed[0] else None
+        # In half precision the sum of many chunks would be rounded as many times.
+        totals = [
+            torch.zeros_like(value, dtype=compute_dtype(value.dtype)) if need else None
+            for value, need in zip(parameters, needed[1:])
+        ]
         for chunk in token_chunks(x, len(parameters[2])):
-            grads = _chunk_gradients(ctx, x[chunk], parameters, d_out[chunk])
-            for index, grad in enumerate(grads):
+            d_chunk, *grads = _chunk_gradients(ctx, x[chunk], parameters, d_out[chunk])
+            if needed[0]:
+                d_x[chunk] = d_chunk
+            for total, grad in zip(totals, grads):
                 if grad is not None:
-                    total = totals[index][chunk] if index == 0 else totals[index]
                     total += grad
-        return None, *totals
+        d_parameters = (
+            None if total is None else total.to(value.dtype)
+            for total, value in zip(totals, parameters)
+        )
+        return None, d_x, *d_parameters
 
 
 def norm_mlp(x: Tensor, parameters: MlpParameters, eps: float) -> Tensor:

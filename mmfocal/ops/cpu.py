@@ -17,11 +17,10 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
 class _Memory(threading.local):
-    """Scratch memory of one thread, by name, device and dtype: flat, and as it was last taken."""
+    """Scratch memory of one thread, by name, device and dtype."""
 
     def __init__(self) -> None:
         self.blocks: dict[tuple, Tensor] = {}
-        self.views: dict[tuple, Tensor] = {}
 
 
 _memory = _Memory()
@@ -36,19 +35,15 @@ def scratch(name: str, shape: Sequence[int], like: Tensor) -> Tensor:
         like: Its device and dtype.
 
     Returns:
-        A contiguous tensor without gradient; perhaps the one that the last call returned.
+        A contiguous tensor without gradient.
     """
-    key, blocks, views = (name, like.device, like.dtype), _memory.blocks, _memory.views
-    if key in views and views[key].shape == tuple(shape):
-        return views[key]
+    key, blocks = (name, like.device, like.dtype), _memory.blocks
     size = math.prod(shape)
     with torch.inference_mode(False):  # training could not use an inference tensor
         if key not in blocks or blocks[key].numel() < size:
-            for old in (views, blocks):  # not to hold both at once
-                old.pop(key, None)
+            blocks.pop(key, None)  # not to hold both at once
             blocks[key] = torch.empty(size, dtype=like.dtype, device=like.device)
-        views[key] = blocks[key][:size].view(*shape)
-    return views[key]
+        return blocks[key][:size].view(*shape)
 
 
 def spans(total: int, limit: int) -> list[slice]:
@@ -96,17 +91,3 @@ def refusals(tensors: Iterable[Tensor]) -> list[str]:
 def records_gradients(tensors: Iterable[Tensor]) -> bool:
     """Whether autograd will follow what is computed from these tensors."""
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-
-
-def refuse_second_derivative(name: str, instead: str) -> None:
-    """Raise if called by a backward pass that is itself to be differentiated.
-
-    Args:
-        name: Who refuses.
-        instead: What to do.
-
-    Raises:
-        RuntimeError: If gradients are enabled.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(f'{name} has no second derivative (create_graph=True); {instead}')

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmfocal.ops import cpu
 from mmfocal.ops.focal_attention import FocalGeometry
+from mmfocal.ops.focal_attention import geometry as geometry_module
 from mmfocal.ops.focal_attention.impl import chunked
 from tests.ops.test_focal_attention import CASES, call, make_inputs, run
 
@@ -282,6 +283,28 @@ def test_refusals(situation: Callable, reason: str) -> None:
     with pytest.raises(ValueError, match=f"'chunked' cannot run here: .*{reason}"):
         situation(inputs, geometry, 'chunked')
     situation(inputs, geometry, 'auto')
+
+
+@pytest.mark.parametrize('order', [(under_fake_tensors, call), (call, under_fake_tensors)])
+def test_constants_of_modes_are_not_shared(
+    order: tuple[Callable, Callable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither with ordinary calls, nor theirs with a mode."""
+    monkeypatch.setattr(geometry_module, '_INDEX_CACHE', {})
+    geometry, windows = CASES['detection']
+    inputs = make_inputs(geometry, windows)
+    for run_once in order:
+        run_once(inputs, geometry, 'sdpa')
+
+
+def test_default_device() -> None:
+    """What calls make goes where their tensors are."""
+    geometry, windows = CASES['shift']
+    inputs = make_inputs(geometry, windows)
+    truth = call(inputs, geometry, 'reference')
+    with torch.device('meta'):
+        out = call(inputs, geometry, 'chunked')
+    torch.testing.assert_close(out, truth)
 
 
 def test_every_reason_is_listed() -> None:

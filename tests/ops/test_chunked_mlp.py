@@ -73,6 +73,19 @@ def test_rounds_as_well_as_layers_fp32(chunk: str, monkeypatch: pytest.MonkeyPat
         assert (ours[name] - value).abs().max() <= bound, name
 
 
+@pytest.mark.parametrize('chunk', ['one token', 'three tokens'])
+def test_rounds_as_well_as_layers_bf16(chunk: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of chunks are added up in fp32: their sum is rounded once, as the layers' is."""
+    monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', CHUNKS[chunk])
+    layers, x = make_layers(dtype=torch.bfloat16), make_input(dtype=torch.bfloat16)
+    plain, ours = run(layers, x, False), run(layers, x, True)
+    truth = run(layers.double(), x.double(), False)
+    for name, value in truth.items():
+        rounding = torch.finfo(torch.bfloat16).eps * value.abs().max()
+        bound = (plain[name] - value).abs().max() + rounding
+        assert (ours[name] - value).abs().max() <= bound, name
+
+
 @pytest.mark.parametrize('input_dtype', [torch.float32, torch.bfloat16])
 def test_autocast(input_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same roundings as the layers', also of the gradients, which differ in order only."""

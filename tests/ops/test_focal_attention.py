@@ -312,6 +312,7 @@ def test_bad_geometry(settings: dict, message: str) -> None:
     ('change', 'message'),
     [
         (dict(qkv=torch.zeros(2, 20, 35, 30)), 'multiples of the window 7, got 20x35'),
+        (dict(qkv=torch.zeros(2, 0, 35, 30)), 'multiples of the window 7, got 0x35'),
         (dict(qkv=torch.zeros(2, 21, 35, 31)), '31 channels, not a multiple of 3 x 2 heads'),
         (dict(own=torch.zeros(168, 2)), r'bias.own must have shape \(169, 2\), got \(168, 2\)'),
         (dict(neighbors=torch.zeros(1, 2, 49, 120)), 'bias.neighbors must have shape'),

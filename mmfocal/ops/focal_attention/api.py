@@ -84,7 +84,7 @@ def _check_shapes(
     """Compare every tensor with what the geometry implies; name the first that differs."""
     b, height, width, channels = qkv.shape
     w, num_heads = geometry.window_size, bias.own.shape[1]
-    if height % w or width % w:
+    if height % w or width % w or not height * width:
         raise ValueError(
             f'qkv must be padded to multiples of the window {w}, got {height}x{width}'
         )

@@ -12,6 +12,7 @@ See ``geometry`` for the shape legend; ``n`` counts the windows of a tile, each 
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -19,14 +20,7 @@ from torch import Tensor
 
 from mmfocal.ops import cpu
 
-from ..geometry import (
-    MASKED,
-    FocalBias,
-    FocalGeometry,
-    coarse_validity,
-    merged_bias,
-    seam_mask,
-)
+from ..geometry import FocalBias, FocalGeometry, merged_bias, merged_mask, seam_mask
 
 # Logits that are computed at a time: enough to hide the calls, few enough for a level 3 cache.
 TILE_BYTES = 4 * 2**20
@@ -195,14 +189,10 @@ class ChunkedAttention:
 
     def _validity_mask(self) -> Tensor | None:
         """``MASKED`` for coarse keys outside their map, else 0: ``(nH, nW, 1, K)``."""
-        if self.geometry.focal_level == 1:
-            return None
         nh, nw = self.maps.q.shape[2:4]
-        mask = self.bias.new_zeros(nh * nw, self.num_keys)
-        for level, group in enumerate(self.groups[1:]):
-            valid = coarse_validity(self.geometry, level, nh, nw, mask.device)
-            mask[:, group.keys].masked_fill_(~valid, MASKED)
-        return mask.view(nh, nw, 1, self.num_keys)
+        unshifted = replace(self.geometry, shift_size=0)  # for the seam see _add_seam
+        mask = merged_mask(unshifted, nh * self.w, nw * self.w, self.bias.device)
+        return None if mask is None else mask.to(self.bias).view(nh, nw, 1, self.num_keys)
 
     def planes_and_tiles(self) -> Iterator[tuple[slice, slice, list[Tile]]]:
         """Images and heads whose maps are laid out together, and the tiles of these maps."""
@@ -283,7 +273,7 @@ class ChunkedAttention:
         w, e = self.w, self.geometry.expand_size
         nh, nw = self.maps.q.shape[2:4]
         rows, cols = (
-            (torch.arange(n)[span] == n - 1).long()
+            (torch.arange(n, device=logits.device)[span] == n - 1).long()
             for n, span in ((nh, tile.rows), (nw, tile.cols))
         )
         seam = seam_mask(self.geometry, 2 * w, 2 * w, logits.device).to(logits)
@@ -366,7 +356,11 @@ class _ChunkedFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        cpu.refuse_second_derivative("attn_impl='chunked'", "choose attn_impl='sdpa'")
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "attn_impl='chunked' has no second derivative (create_graph=True); "
+                "choose attn_impl='sdpa'"
+            )
         qkv, bias, *coarse_kv = ctx.saved_tensors
         d_qkv, *d_coarse_kv = (
             torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (qkv, *coarse_kv)
