@@ -8,7 +8,7 @@ a candidate that ran no longer does.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,23 +21,58 @@ RATIOS = ('ratio', 'memory_ratio')
 
 
 class Change(NamedTuple):
-    """One ratio of one candidate; ``new`` is None if it no longer runs."""
+    """One ratio of one candidate; None where it, or its yardstick, did not run."""
 
     name: str
     what: str
-    old: float
+    old: float | None
     new: float | None
+    runs: bool
 
     @property
-    def growth(self) -> float:
-        return float('inf') if self.new is None else self.new / self.old - 1
+    def growth(self) -> float | None:
+        return None if None in (self.old, self.new) else self.new / self.old - 1
+
+    def verdict(self, tolerance: float) -> str:
+        if not self.runs:
+            return 'no longer runs'
+        if self.growth is None:
+            return 'no yardstick'
+        return 'WORSE' if self.growth > tolerance else 'ok'
 
 
-def _by_name(path: Path) -> dict[str, dict[str, str]]:
+def _is_yardstick(row: dict[str, str]) -> bool:
+    """Whether a row is of no model of ours: those of Swin have no back end."""
+    names = (row.get('config'), row.get('model'), row.get('impl'))
+    return row['yardstick'] in names or row.get('impl') == ''
+
+
+def _candidates(path: Path) -> dict[str, dict[str, str]]:
+    """Rows by name, but for the yardsticks', whose ratios say nothing."""
     rows = measure.read_csv(path)
     if 'ratio' not in rows[0]:
         raise ValueError(f"{path} has no column 'ratio': it is of no benchmark with a yardstick")
-    return {' '.join(filter(None, (row.get(key) for key in KEYS))): row for row in rows}
+    return {
+        ' '.join(filter(None, (row.get(key) for key in KEYS))): row
+        for row in rows
+        if not _is_yardstick(row)
+    }
+
+
+def _number(row: dict[str, str], name: str) -> float | None:
+    return float(row[name]) if row.get(name) else None
+
+
+def _changes_of(name: str, old: dict[str, str], new: dict[str, str]) -> list[Change]:
+    """What can be said of a candidate that ran."""
+    runs = bool(new['ms'])
+    changes = [Change(name, what, _number(old, what), _number(new, what), runs) for what in RATIOS]
+    # memory is measured on demand, so that its absence says nothing
+    return [change for change in changes if change.what == 'ratio' or change.growth is not None]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return '\n'.join(f'  {name}' for name in names) or '  none'
 
 
 def find_changes(old_path: Path, new_path: Path) -> list[Change]:
@@ -48,19 +83,18 @@ def find_changes(old_path: Path, new_path: Path) -> list[Change]:
         new_path: CSV just measured.
 
     Raises:
-        ValueError: If a file has no ratios, or the files have no candidate in common.
+        ValueError: If a file has no ratios, or no candidate of both files can be judged.
     """
-    old, new = _by_name(old_path), _by_name(new_path)
-    changes = []
-    for name in old.keys() & new.keys():
-        for what in RATIOS:
-            before, now = old[name].get(what), new[name].get(what)
-            # memory is measured on demand, so that its absence says nothing
-            if before and (now or what == 'ratio'):
-                changes.append(Change(name, what, float(before), float(now) if now else None))
-    if not changes:
-        raise ValueError(f'{old_path} and {new_path} have no candidate in common')
-    return sorted(changes)
+    old, new = _candidates(old_path), _candidates(new_path)
+    ran = sorted(name for name in old.keys() & new.keys() if old[name]['ms'])
+    changes = [change for name in ran for change in _changes_of(name, old[name], new[name])]
+    if all(change.runs and change.growth is None for change in changes):
+        raise ValueError(
+            'nothing to compare: both files need a candidate, not a yardstick, with the same back '
+            'end, size, dtype and mode, and with a ratio to the same yardstick\n'
+            f'{old_path} has:\n{_listed(old)}\n{new_path} has:\n{_listed(new)}'
+        )
+    return changes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,19 +107,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.tolerance < 0:
         parser.error(f'--tolerance must not be negative, got {args.tolerance}')
     changes = find_changes(args.old, args.new)
-    slower = [change for change in changes if change.growth > args.tolerance]
+    verdicts = [change.verdict(args.tolerance) for change in changes]
     table = []
-    for change in changes:
-        verdict = 'ok'
-        if change in slower:
-            verdict = 'no longer runs' if change.new is None else 'WORSE'
-        growth = '' if change.new is None else f'{change.growth:+.0%}'
-        table.append([*change, growth, verdict])
+    for change, verdict in zip(changes, verdicts, strict=True):
+        growth = '' if change.growth is None else f'{change.growth:+.0%}'
+        table.append([*change[:-1], growth, verdict])
     measure.print_table(
         'Ratio to the yardstick', ('candidate', 'ratio of', 'old', 'new', 'change', ''), table
     )
-    print(f'{len(slower)} of {len(changes)} ratios grew by more than {args.tolerance:.0%}.')
-    return int(bool(slower))
+    slower = len(changes) - verdicts.count('ok') - verdicts.count('no yardstick')
+    compared = len(changes) - verdicts.count('no yardstick')
+    print(f'{slower} of {compared} ratios grew by more than {args.tolerance:.0%}.')
+    return int(slower > 0)
 
 
 if __name__ == '__main__':
