@@ -70,7 +70,7 @@ EXTRAS = {
     'cls': [*COMMON, 'onedl-mmpretrain>=1.3,<1.4'],
 }
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
-EXTRAS['dev'] = ['pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9']
+EXTRAS['dev'] = ['pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9', 'timm>=1']
 
 setup(
     name='mmfocal',

@@ -117,7 +117,7 @@ def _timm_swin(arch: str, size: Size) -> nn.Module:
             f'timm_swin_{arch} needs timm, which cannot be imported: {error}; '
             'pip install timm, or leave it out with --yardsticks'
         ) from error
-    timm.layers.set_fused_attn(True)
+    timm.layers.set_fused_attn(True, experimental=True)  # which timm calls that of Swin
     name = f'swin_{arch}_patch4_window7_224'
     return timm.create_model(name, features_only=True, img_size=size[:2], drop_path_rate=0.0)
 

@@ -124,6 +124,36 @@ def test_macs_agree_with_the_project(repo_root):
     assert counted == part.flops
 
 
+def test_swin_of_timm(tmp_path, read_rows):
+    timm = pytest.importorskip('timm')
+    path = tmp_path / 'rows.csv'
+    run('--impls sdpa --yardsticks timm_swin_tiny', path)
+    rows = read_rows(path)
+    assert [(row['model'], row['mode']) for row in rows] == [
+        ('timm_swin_tiny', 'infer'),
+        ('focal_nano', 'infer'),
+        ('timm_swin_tiny', 'train'),
+        ('focal_nano', 'train'),
+    ]
+    for swin, focal in zip(rows[::2], rows[1::2], strict=True):
+        assert float(swin['ratio']) == 1
+        assert math.isclose(
+            float(focal['ratio']), float(focal['ms']) / float(swin['ms']), rel_tol=1e-4
+        )
+        assert (focal['yardstick'], focal['timm']) == ('timm_swin_tiny', timm.__version__)
+
+
+def test_swin_of_timm_is_fused_and_the_same_model():
+    pytest.importorskip('timm')
+    size = backbone.Size(224, 224, 1)
+    model = backbone._timm_swin('tiny', size)
+    fused = [module.fused_attn for module in model.modules() if hasattr(module, 'fused_attn')]
+    assert fused == [True] * 12
+    macs = backbone.macs_per_image('timm_swin_tiny', size, ())
+    assert macs == backbone.macs_per_image('swin_tiny', size, ())
+    assert math.isclose(macs, 4.49e9, rel_tol=1e-3)
+
+
 def test_missing_libraries(monkeypatch):
     size = backbone.Size(64, 64, 1)
     monkeypatch.setitem(sys.modules, 'timm', None)

@@ -92,6 +92,12 @@ def test_shell_scripts(name, repo_root, tmp_path, monkeypatch, request):
     assert sorted(written) == sorted(name for name in marked if name.startswith(prefix))
 
 
+def test_gpus_are_judged_by_fused_attention(repo_root, tmp_path):
+    commands = dry_run(repo_root, 'gpu.sh', tmp_path)
+    (command,) = (c for c in commands if str(tmp_path / 'gpu_backbone.csv') in c)
+    assert command[command.index('--yardsticks') + 1] == 'timm_swin_tiny'
+
+
 def test_shell_scripts_stop_early(repo_root, tmp_path):
     (tmp_path / 'cpu_old.csv').touch()
     with pytest.raises(subprocess.CalledProcessError) as caught:
