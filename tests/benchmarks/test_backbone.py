@@ -2,6 +2,8 @@
 """Backbones beside Swin: rows, ratios, memory, pictures, refusals."""
 
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from mmfocal import FocalTransformer
 from mmfocal.analysis.complexity import complexity
 from mmfocal.engine import read_config
 from mmfocal.ops.focal_attention import api
+from mmfocal.ops.focal_attention.impl import triton
 
 TINY_RUN = '--sizes 64x64x1 --archs nano --rounds 1 --threads 1 --device cpu'
 
@@ -39,6 +42,22 @@ def test_rows(tmp_path, read_rows, capsys):
         assert row['memory_mib'] == '' and row['torch'] and row['threads'] == '1'
     printed = capsys.readouterr().out
     assert 'focal_nano' in printed and 'ratio' in printed
+
+
+@pytest.mark.skipif(not triton.INSTALLED, reason='needs Triton')
+def test_kernels_interpreted(repo_root, tmp_path, read_rows):
+    """In a process of its own, as the interpreter is chosen when Triton is imported."""
+    path = tmp_path / 'rows.csv'
+    options = '--sizes 28x28x1 --archs nano --rounds 1 --threads 1 --device cpu --yardsticks'
+    options += f' --modes infer --impls triton --csv {path}'
+    subprocess.run(
+        [sys.executable, repo_root / 'benchmarks/backbone.py', *options.split()],
+        env=os.environ | dict(TRITON_INTERPRET='1'),
+        check=True,
+    )
+    (row,) = read_rows(path)
+    assert (row['impl'], row['note']) == ('triton', '')
+    assert float(row['ms']) > 0
 
 
 def test_memory_picture_and_half_precision(tmp_path, read_rows):
