@@ -292,15 +292,19 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 from mmfocal.ops.focal_attention.impl.triton import function, kernels
 
+dtype, head_dim = getattr(torch, sys.argv[1]), int(sys.argv[2])
+capability, place = map(int, sys.argv[3:])
+
 def compile_only(kernel, grid, like, *args, **constants):
-    options = dict(num_warps=constants.pop('num_warps', 4), num_stages=1)
-    constants.pop('num_stages', None)
     if hasattr(kernel, 'configs'):
         kernel.nargs = dict(zip(kernel.arg_names, args))
-        largest = max(config.kwargs['BLOCK_K'] for config in kernel.prune_configs(constants))
+        configs = kernel.prune_configs(constants)
+        largest = max(config.kwargs['BLOCK_K'] for config in configs)
         assert largest == (32 if like.dtype == torch.float32 else 64)
-        constants.update(kernel.configs[0].kwargs)
+        constants.update(configs[place].all_kwargs())
+        assert place == 0 or constants['BLOCK_K'] == largest
         kernel = kernel.fn
+    options = {n: constants.pop(n, 1) for n in ('num_warps', 'num_stages', 'num_ctas')}
     names = kernel.arg_names
     values = dict(zip(names, args), **constants)
     assert set(values) == set(names), set(values) ^ set(names)
@@ -310,12 +314,11 @@ def compile_only(kernel, grid, like, *args, **constants):
     }
     positions = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(kernel, signature={n: signature[n] for n in names}, constexprs=positions)
-    compiled = triton.compile(source, target=GPUTarget('cuda', 80, 32), options=options)
+    compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)
     assert compiled.asm['cubin']
     print(kernel.__name__, compiled.metadata.shared)
 
 function._launch = compile_only
-dtype, head_dim = getattr(torch, sys.argv[1]), int(sys.argv[2])
 geometry = [7, 3, 3, 2, 3]
 qkv = torch.zeros(1, 14, 14, 3 * head_dim, dtype=dtype)
 coarse = torch.zeros(1, 4, 2 * head_dim, dtype=dtype)
@@ -331,12 +334,29 @@ function.attend_backward(*call)
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
-@pytest.mark.parametrize(('dtype', 'head_dim'), [('float16', 32), ('float32', 8)])
-def test_compiles_for_gpus(dtype: str, head_dim: int) -> None:
-    """No GPU is needed to compile; the smallest configuration has to fit every GPU."""
+@pytest.mark.parametrize(
+    ('dtype', 'head_dim', 'capability', 'place', 'kib'),
+    [
+        ('float16', 32, 80, 0, 64),
+        ('float32', 8, 80, 0, 64),
+        ('bfloat16', 32, 90, 0, 64),
+        ('bfloat16', 49, 90, 0, 64),
+        ('bfloat16', 128, 90, 0, 64),
+        ('bfloat16', 32, 90, -1, 227),
+        ('bfloat16', 128, 90, -1, 227),
+    ],
+)
+def test_compiles_for_gpus(
+    dtype: str, head_dim: int, capability: int, place: int, kib: int
+) -> None:
+    """No GPU is needed to compile.
+
+    The smallest configuration, at ``place`` 0, has to fit every GPU, the largest one, at -1, what
+    the GPU of the capability has.
+    """
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
     result = subprocess.run(
-        [sys.executable, '-c', COMPILE, dtype, str(head_dim)],
+        [sys.executable, '-c', COMPILE, *map(str, (dtype, head_dim, capability, place))],
         env=env,
         capture_output=True,
         text=True,
@@ -349,4 +369,4 @@ def test_compiles_for_gpus(dtype: str, head_dim: int) -> None:
         *['window_gradient_kernel'] * 2,
         *['key_gradient_kernel'] * 2,
     ]
-    assert max(int(size) for _, size in shared) <= 64 * 1024
+    assert max(int(size) for _, size in shared) <= kib * 1024
