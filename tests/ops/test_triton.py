@@ -274,6 +274,32 @@ def test_refusals(situation: Callable, geometry: FocalGeometry, dim: int, reason
     situation(inputs, geometry, 'auto')
 
 
+def size_refusals(height: int, layout: Callable[[Tensor], Tensor]) -> list[str]:
+    """Reasons against an image that is 2**14 wide with 32 channels, which takes no memory."""
+    qkv = layout(torch.empty(1, height, 2**14, 96, device='meta'))
+    coarse = torch.empty(1, height // 2, 2**13, 64, device='meta')
+    table = torch.empty(1, 1, device='meta')
+    call = ((coarse,), FocalBias(table, None, (table,)), FocalGeometry(2, 0, 1, 2), 1.0, 0.0)
+    reasons = backend.refusals(qkv, *call)
+    return [reason for reason in reasons if '2147483648' in reason]
+
+
+@pytest.mark.parametrize(
+    ('layout', 'fitting'),
+    [
+        (lambda x: x, 1364),  # 1364 * 2**14 * 96 is just below 2**31
+        (lambda x: x.mT.contiguous().mT, 1364),  # is made contiguous
+        (lambda x: torch.empty(1, *x.shape[1:3], 192, device='meta')[..., :96], 682),
+    ],
+)
+def test_images_whose_offsets_need_more_than_32_bits(
+    layout: Callable[[Tensor], Tensor], fitting: int
+) -> None:
+    assert size_refusals(fitting, layout) == []
+    (reason,) = size_refusals(fitting + 2, layout)
+    assert f'{fitting + 2}x16384' in reason and '96 channels' in reason
+
+
 def test_needs_a_gpu_and_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     geometry = FocalGeometry(2)
     monkeypatch.setattr(backend, 'INTERPRETED', False)

@@ -20,6 +20,7 @@ from ...geometry import FocalBias, FocalGeometry, merged_bias
 from . import function
 
 MAX_WINDOW_SIZE, MAX_HEAD_DIM = 16, 128
+MAX_EXTENT = 2**31  # of an image, in elements
 # As Triton reads it.
 INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in ('1', 'true', 'yes', 'on', 'y')
 INSTALLED = False
@@ -64,6 +65,22 @@ def _device_refusals(qkv: Tensor) -> list[str]:
     return reasons
 
 
+def _size_refusals(qkv: Tensor, coarse_kv: tuple[Tensor, ...]) -> list[str]:
+    """Reasons in the size of one image: offsets within it are 32-bit integers."""
+    # the gradients of all maps are contiguous, and so is the copy of a map without dense channels
+    extents = [x.shape[1:].numel() for x in (qkv, *coarse_kv)]
+    if qkv.stride(-1) == 1:
+        last = zip(qkv.shape[1:], qkv.stride()[1:])
+        extents.append(1 + sum((size - 1) * stride for size, stride in last))
+    if max(extents) < MAX_EXTENT:
+        return []
+    _, height, width, channels = qkv.shape
+    return [
+        f'it takes images of less than {MAX_EXTENT} elements, but one of {height}x{width} tokens '
+        f'with {channels} channels of queries, keys and values spans {max(extents)}'
+    ]
+
+
 def refusals(
     qkv: Tensor,
     coarse_kv: tuple[Tensor, ...],
@@ -86,7 +103,11 @@ def refusals(
         ),
         'it drops no attention weights': dropout_p > 0,
     }
-    return [*_device_refusals(qkv), *(reason for reason, applies in reasons.items() if applies)]
+    return [
+        *_device_refusals(qkv),
+        *_size_refusals(qkv, coarse_kv),
+        *(reason for reason, applies in reasons.items() if applies),
+    ]
 
 
 def focal_attention(

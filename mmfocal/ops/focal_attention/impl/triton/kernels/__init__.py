@@ -16,7 +16,7 @@ beyond the region and channels beyond ``d`` are loaded as zeros and never stored
 keys that do not exist are zero, because their logits are -inf.
 
 Dot products take their operands as they lie in memory and sum in the dtype of the bias. Offsets
-within an image fit 32 bits, offsets of an image need not.
+within an image fit 32 bits, or the call is refused; offsets of an image need not.
 
 Importing this imports Triton. See ``geometry`` for the shape legend.
 """
