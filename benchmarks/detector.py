@@ -235,12 +235,16 @@ def measure_loader(case: Case, batches: int) -> Row:
 
 
 def advise(rows: Sequence[Row], images_per_second: float, gpus: int) -> str:
-    """How many workers each GPU needs, taking what one of the fewest workers delivered."""
+    """How many workers each GPU needs, taking what one of the fewest workers delivered.
+
+    Workers of several GPUs wait part of the time: fewer cores are busy than there are workers.
+    """
     one = rows[0]['images_per_s_per_worker']
     workers = math.ceil(images_per_second / one)
+    cores = math.ceil(gpus * images_per_second / one)
     return (
         f'{gpus} GPU(s) that take {images_per_second:g} images/s each: num_workers = {workers} '
-        f'per GPU, {gpus * workers} cores in all, at {one:.3g} images/s per worker.'
+        f'per GPU, {cores} busy core(s) in all, at {one:.3g} images/s per worker.'
     )
 
 

@@ -2,6 +2,7 @@
 """Training steps and data loading of detectors on digit scenes."""
 
 import math
+import re
 
 import detector
 import pytest
@@ -47,13 +48,22 @@ def test_loader(repo_root, options, tmp_path, read_rows, capsys):
         assert rate > 0
         assert math.isclose(float(row['images_per_s']), rate * int(row['workers']), rel_tol=1e-4)
     assert '8 GPU(s)' in (printed := capsys.readouterr().out)
-    assert 'num_workers = 1 per GPU, 8 cores in all' in printed
+    assert 'num_workers = 1 per GPU, 1 busy core(s) in all' in printed
 
 
 def test_advice():
     rows = [dict(images_per_s_per_worker=12.5), dict(images_per_s_per_worker=10.0)]
-    assert 'num_workers = 3 per GPU, 12 cores in all' in detector.advise(rows, 26, 4)
-    assert 'num_workers = 2 per GPU, 2 cores in all' in detector.advise(rows, 25, 1)
+    assert 'num_workers = 3 per GPU, 9 busy core(s) in all' in detector.advise(rows, 26, 4)
+    assert 'num_workers = 2 per GPU, 2 busy core(s) in all' in detector.advise(rows, 25, 1)
+
+
+def test_advice_of_the_page(repo_root, read_rows):
+    page = ' '.join((repo_root / 'docs/performance.md').read_text().split())
+    pattern = r'(\d+) GPUs that train at (\d+) images/s each, the tool says `(.*?)`'
+    gpus, rate, said = re.search(pattern, page).groups()
+    (one, *_) = read_rows(repo_root / 'benchmarks/results/cpu_loader.csv')
+    rows = [dict(images_per_s_per_worker=float(one['images_per_s_per_worker']))]
+    assert said in detector.advise(rows, float(rate), int(gpus))
 
 
 def test_classes_are_those_of_the_data(repo_root, scenes):
