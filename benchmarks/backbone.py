@@ -6,6 +6,7 @@ Focal, ends each stage's output with a norm; timm's, with fused attention, retur
 """
 
 import argparse
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import measure
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from measure import DTYPES, MIB, Row, Size, Step
 from torch import nn
@@ -291,27 +293,33 @@ def print_rows(rows: Sequence[Row]) -> None:
     measure.print_table('Backbones', columns, [[row[name] for name in columns] for row in rows])
 
 
-def save_plot(path: Path, rows: Sequence[Row]) -> None:
-    """Draw time and memory per image over pixels, both axes logarithmic."""
-    figure = Figure((10, 4.2), layout='constrained')
-    panels = {'time per image in ms': 'ms', 'memory above base per image in MiB': 'memory_mib'}
-    labels = ('model', 'impl', 'dtype', 'mode', 'runtime')
-    names = list(dict.fromkeys(tuple(row[key] for key in labels) for row in rows))
-    for axes, (title, column) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for name in names:
-            points = sorted(
-                (row['height'] * row['width'], row[column] / row['batch'])
-                for row in rows
-                if tuple(row[key] for key in labels) == name and row[column]
-            )
-            if points:
-                axes.plot(*zip(*points, strict=True), '-o', label=' '.join(filter(None, name)))
-        axes.set(xlabel='pixels', ylabel=title, xscale='log', yscale='log')
-        axes.grid(alpha=0.3, which='both')
-        if axes.lines:
-            axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+def _draw_panel(axes: Axes, rows: Sequence[Row], column: str) -> None:
+    """Draw a line for each candidate, of its value per image over pixels."""
+    labels = ('model', 'impl', 'dtype', 'runtime')
+    lines = defaultdict(list)
+    for row in rows:
+        if row[column]:
+            name = ' '.join(filter(None, (row[key] for key in labels)))
+            lines[name].append((row['height'] * row['width'], row[column] / row['batch']))
+    for name, points in lines.items():
+        axes.plot(*zip(*sorted(points), strict=True), '-o', label=name)
+    axes.set(xlabel='pixels', xscale='log', yscale='log')
+    axes.grid(alpha=0.3, which='both')
+    if lines:
+        axes.legend(fontsize=8)
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """Time and memory per image over pixels, all axes logarithmic; modes below each other."""
+    modes = list(dict.fromkeys(row['mode'] for row in rows))
+    figure = Figure((10, 4.2 * len(modes)), layout='constrained')
+    columns = {'time per image in ms': 'ms', 'memory above base per image in MiB': 'memory_mib'}
+    for mode, panels in zip(modes, figure.subplots(len(modes), 2, squeeze=False), strict=True):
+        of_mode = [row for row in rows if row['mode'] == mode]
+        for axes, (name, column) in zip(panels, columns.items(), strict=True):
+            _draw_panel(axes, of_mode, column)
+            axes.set(title=mode, ylabel=name)
+    return figure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -326,7 +334,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         measure.write_csv(args.csv, rows)  # each time: a long run may be interrupted
     print_rows(rows)
     if args.plot:
-        save_plot(args.plot, rows)
+        args.plot.parent.mkdir(parents=True, exist_ok=True)
+        draw(rows).savefig(args.plot, dpi=120)
 
 
 if __name__ == '__main__':

@@ -15,16 +15,17 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 make_data
 sizes=(--sizes 224x224x8 784x1344x1 --memory)
 measure cpu_backbone backbone.py "${sizes[@]}" --impls chunked
-# the linear layers of both by the same library
-MMFOCAL_CPU_LINEAR=mkl measure cpu_backbone_mkl backbone.py "${sizes[@]}" --impls chunked
+# where auto is this already, the same again
+MMFOCAL_CPU_LINEAR=onednn measure cpu_backbone_onednn backbone.py "${sizes[@]}" --impls chunked
 GLIBC_TUNABLES=glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592 \
     measure cpu_backbone_malloc backbone.py "${sizes[@]}" --impls chunked
 measure cpu_impls backbone.py "${sizes[@]}" --impls chunked sdpa reference
 # auto: chunked as it is, sdpa where it is compiled
 measure cpu_compile backbone.py --sizes 224x224x8 784x1344x1 --modes infer --impls auto --compile
 measure cpu_archs backbone.py --sizes 224x224x8 --memory "${archs[@]}"
-# the parameters of one model at all sizes; training at 2048 pixels takes more memory than most have
-measure cpu_growth backbone.py --growth --coarse 15 13 9 7 --modes infer --memory --plot "$picture"
+measure cpu_bf16 backbone.py "${sizes[@]}" --dtypes bf16 --impls chunked
+# the parameters of one model at all sizes
+measure cpu_growth backbone.py --growth --coarse 15 13 9 7 --memory --plot "$picture"
 measure cpu_attention attention.py --sizes 224x224x8 784x1344x1 --impls chunked sdpa reference
 measure cpu_detector detector.py configs/quickstart/focal_nano_maskrcnn.py \
     --yardstick configs/quickstart/swin_nano_maskrcnn.py --data-root data/digit_scenes --memory

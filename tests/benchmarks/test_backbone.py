@@ -75,6 +75,30 @@ def test_memory_picture_and_half_precision(tmp_path, read_rows):
     assert picture.read_bytes()[:4] == b'\x89PNG'
 
 
+def test_picture_has_panels_for_modes():
+    numbers = dict(width=64, batch=1, ms=1.0)
+    rows = [
+        dict(model=model, impl='', dtype='fp32', mode=mode, runtime='eager', height=side)
+        | numbers
+        | dict(memory_mib=2.0 if mode == 'train' else None)
+        for model in ('swin', 'focal')
+        for mode in ('infer', 'train')
+        for side in (64, 96)
+    ]
+    panels = [
+        (axes.get_title(), axes.get_ylabel(), [line.get_label() for line in axes.lines])
+        for axes in backbone.draw(rows).axes
+    ]
+    both = ['swin fp32 eager', 'focal fp32 eager']
+    time, memory = 'time per image in ms', 'memory above base per image in MiB'
+    assert panels == [
+        ('infer', time, both),
+        ('infer', memory, []),
+        ('train', time, both),
+        ('train', memory, both),
+    ]
+
+
 def test_what_refuses_is_left_out_with_its_reason(monkeypatch, tmp_path, read_rows):
     backend = api.BACKENDS['reference']._replace(
         refusals=lambda *call: ['it needs', 'another CPU']
