@@ -16,7 +16,7 @@ make_data
 sizes=(--sizes 224x224x8 784x1344x1 --memory)
 measure cpu_backbone backbone.py "${sizes[@]}" --impls chunked
 # where auto is this already, the same again
-MMFOCAL_CPU_LINEAR=onednn measure cpu_backbone_onednn backbone.py "${sizes[@]}" --impls chunked
+MMFOCAL_CPU_LINEAR=mkl measure cpu_backbone_mkl backbone.py "${sizes[@]}" --impls chunked
 GLIBC_TUNABLES=glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592 \
     measure cpu_backbone_malloc backbone.py "${sizes[@]}" --impls chunked
 measure cpu_impls backbone.py "${sizes[@]}" --impls chunked sdpa reference

@@ -128,29 +128,32 @@ def test_where_it_stays_linear(convolutions: list, onednn: None) -> None:
     assert not convolutions
 
 
-def cpu_info(tmp_path: Path, vendor: str, family: int) -> Path:
+def cpu_info(tmp_path: Path, vendor: str, flag: str) -> Path:
     path = tmp_path / 'cpuinfo'
-    path.write_text(
-        f'processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 1\n'
-    )
+    path.write_text(f'processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flag} avx512vl\n')
     return path
 
 
 @pytest.mark.parametrize(
-    ('vendor', 'family', 'expected'),
-    [('AuthenticAMD', 26, 1), ('AuthenticAMD', 25, 0), ('GenuineIntel', 6, 0), (None, 0, 0)],
+    ('vendor', 'flag', 'expected'),
+    [
+        ('AuthenticAMD', 'avx512f', 1),
+        ('AuthenticAMD', 'avx2', 0),
+        ('GenuineIntel', 'avx512f', 0),
+        (None, '', 0),
+    ],
 )
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason='PyTorch was built without MKL')
 def test_automatic_choice(
     vendor: str | None,
-    family: int,
+    flag: str,
     expected: int,
     tmp_path: Path,
     convolutions: list,
     two_threads: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    info = cpu_info(tmp_path, vendor, family) if vendor else tmp_path / 'absent'
+    info = cpu_info(tmp_path, vendor, flag) if vendor else tmp_path / 'absent'
     monkeypatch.setattr(module, 'CPU_INFO', info)
     module._onednn_is_faster.cache_clear()
     linear(*make(SHAPES['tokens']))
