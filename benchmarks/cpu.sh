@@ -15,7 +15,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 make_data
 sizes=(--sizes 224x224x8 784x1344x1 --memory)
 measure cpu_backbone backbone.py "${sizes[@]}" --impls chunked
-# where auto is this already, the same again
+# the linear layers of both by the same library
 MMFOCAL_CPU_LINEAR=mkl measure cpu_backbone_mkl backbone.py "${sizes[@]}" --impls chunked
 GLIBC_TUNABLES=glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592 \
     measure cpu_backbone_malloc backbone.py "${sizes[@]}" --impls chunked
