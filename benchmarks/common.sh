@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sourced by cpu.sh and gpu.sh, which set DEVICE, with their arguments: defines what they share.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-PYTHON=${PYTHON:-.venv/bin/python}
+if [[ -z ${PYTHON:-} ]]; then
+    bash tools/setup_env.sh
+    PYTHON=.venv/bin/python
+fi
 default=benchmarks/results
 RESULTS=${RESULTS:-$default}
 PREFIX=${DEVICE/cuda/gpu}
@@ -11,8 +14,10 @@ picture=docs/images/${PREFIX}_growth.png
 [[ $RESULTS == "$default" ]] || picture=$RESULTS/${PREFIX}_growth.png
 
 # hours of work would end at the last file
-if [[ " $* " != *" --force "* ]] && compgen -G "$RESULTS/${PREFIX}_*.csv" >/dev/null; then
-    echo "$RESULTS has files ${PREFIX}_*.csv: set RESULTS to another folder, or pass --force" >&2
+if [[ " $* " != *" --force "* ]] &&
+    { compgen -G "$RESULTS/${PREFIX}_*.csv" >/dev/null || [[ -e $picture ]]; }; then
+    echo "$RESULTS has files ${PREFIX}_*.csv, or there is $picture:" \
+        "set RESULTS to another folder, or pass --force" >&2
     exit 1
 fi
 data=() # the configs' own: COCO

@@ -7,7 +7,7 @@
 #   bash benchmarks/gpu.sh --force
 #
 #   RESULTS   where the files go (default: benchmarks/results)
-#   PYTHON    interpreter (default: .venv/bin/python)
+#   PYTHON    interpreter (default: that of .venv, which is made if needed)
 set -euo pipefail
 DEVICE=cuda
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

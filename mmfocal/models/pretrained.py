@@ -29,8 +29,8 @@ from .focal_transformer import FocalTransformer
 StateDict = dict[str, Tensor]
 
 NO_WEIGHTS = """{path} does not exist. The released weights are no longer public. Three ways on:
-  1. use a copy of your own: FOCAL_T_CKPT=/path/to/file before the command, or
-     --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file
+  1. use a copy of your own: FOCAL_T_CKPT=/path/to/file (S, B and L likewise) before the command,
+     or --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file
   2. train them on ImageNet-1K: tools/train.py configs/classification/focal_t_in1k.py
   3. start from scratch: --cfg-options model.backbone.init_cfg=None"""
 
