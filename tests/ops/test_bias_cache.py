@@ -80,6 +80,10 @@ CHANGES = {
     'fused optimizer': fused_step,
     'written by NumPy': lambda layer: np.negative(*[layer.bias.own.detach().numpy()] * 2),
     'other numbers': lambda layer: layer.double().float().half().float(),
+    'momentum in training': lambda layer: (
+        attend(layer.train()),
+        layer.bias.own.data.add_(1.0),
+    ),
     'other storage': lambda layer: setattr(layer.bias.own, 'data', layer.bias.own + 1.0),
 }
 

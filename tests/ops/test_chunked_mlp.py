@@ -53,6 +53,17 @@ def check_close(ours: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
         assert (ours[name] - value).abs().max() <= bound, name
 
 
+def check_rounding(dtype: torch.dtype, factor: int, roundings: int) -> None:
+    """It may err so many times as much as the layers do in this type, and so many roundings."""
+    layers, x = make_layers(dtype=dtype), make_input(dtype=dtype)
+    plain, ours = run(layers, x, False), run(layers, x, True)
+    truth = run(layers.double(), x.double(), False)
+    for name, value in truth.items():
+        rounding = torch.finfo(dtype).eps * value.abs().max()
+        bound = factor * (plain[name] - value).abs().max() + roundings * rounding
+        assert (ours[name] - value).abs().max() <= bound, name
+
+
 @pytest.mark.parametrize('chunk', CHUNKS)
 def test_equals_layers_fp64(chunk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', CHUNKS[chunk])
@@ -64,26 +75,14 @@ def test_equals_layers_fp64(chunk: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_rounds_as_well_as_layers_fp32(chunk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In fp32 it may err twice as much as the layers do, and four roundings."""
     monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', CHUNKS[chunk])
-    layers, x = make_layers(dtype=torch.float32), make_input(dtype=torch.float32)
-    plain, ours = run(layers, x, False), run(layers, x, True)
-    truth = run(layers.double(), x.double(), False)
-    for name, value in truth.items():
-        rounding = torch.finfo(torch.float32).eps * value.abs().max()
-        bound = 2 * (plain[name] - value).abs().max() + 4 * rounding
-        assert (ours[name] - value).abs().max() <= bound, name
+    check_rounding(torch.float32, factor=2, roundings=4)
 
 
 @pytest.mark.parametrize('chunk', ['one token', 'three tokens'])
 def test_rounds_as_well_as_layers_bf16(chunk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients of chunks are added up in fp32: their sum is rounded once, as the layers' is."""
     monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', CHUNKS[chunk])
-    layers, x = make_layers(dtype=torch.bfloat16), make_input(dtype=torch.bfloat16)
-    plain, ours = run(layers, x, False), run(layers, x, True)
-    truth = run(layers.double(), x.double(), False)
-    for name, value in truth.items():
-        rounding = torch.finfo(torch.bfloat16).eps * value.abs().max()
-        bound = (plain[name] - value).abs().max() + rounding
-        assert (ours[name] - value).abs().max() <= bound, name
+    check_rounding(torch.bfloat16, factor=1, roundings=1)
 
 
 @pytest.mark.parametrize('input_dtype', [torch.float32, torch.bfloat16])
