@@ -115,9 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     measure.print_table(
         'Ratio to the yardstick', ('candidate', 'ratio of', 'old', 'new', 'change', ''), table
     )
-    slower = len(changes) - verdicts.count('ok') - verdicts.count('no yardstick')
-    compared = len(changes) - verdicts.count('no yardstick')
-    print(f'{slower} of {compared} ratios grew by more than {args.tolerance:.0%}.')
+    compared = [verdict for verdict in verdicts if verdict != 'no yardstick']
+    slower = len(compared) - compared.count('ok')
+    print(f'{slower} of {len(compared)} ratios grew by more than {args.tolerance:.0%}.')
     return int(slower > 0)
 
 

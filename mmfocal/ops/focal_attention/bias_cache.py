@@ -41,10 +41,11 @@ class BiasCache:
 
         All calls must be of one geometry, but for its shift.
         """
-        if cpu.refusals(bias.tables) or cpu.records_gradients(bias.tables):
+        tables = bias.tables
+        if cpu.records_gradients(tables) or cpu.refusals(tables):
             return bias
         kept = self._kept  # once: another thread may replace it
-        if kept is None or not all(map(_is_equal, kept.tables.tables, bias.tables)):
+        if kept is None or not all(map(_is_equal, kept.tables.tables, tables)):
             kept = self._kept = self._compose(bias, geometry)
         return bias._replace(merged=kept.merged)
 
