@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The combined bias by kernels against plain PyTorch; interpreted where there is no GPU."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
-import torch._dynamo.testing
 from torch import Tensor
 
 from mmfocal.ops.focal_attention import bias as plain
@@ -62,3 +65,70 @@ def test_equals_plain_pytorch(case: str, dtype: torch.dtype) -> None:
         error = (value - expected)[is_key].abs().max()
         assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
         assert (value[~is_key] <= plain.NO_KEY / 2).all()
+
+
+def op_arguments() -> tuple[list[Tensor], list[int]]:
+    bias = make_bias(FocalGeometry(2, 1, 1, 2), torch.float32, heads=1)
+    return [table.detach() for table in plain.bias_tables(bias)], [2, 1, 1, 2]
+
+
+def test_opcheck() -> None:
+    tables, sizes = op_arguments()
+    torch.library.opcheck(operator.combine.operator, (tables, sizes))
+    combined = operator.combine(tables, sizes)
+    arguments = (torch.ones_like(combined), combined, tables, sizes)
+    torch.library.opcheck(operator.combine_backward.operator, arguments)
+
+
+def test_one_kernel_forward_and_one_backward() -> None:
+    tables, sizes = op_arguments()
+    assert operator.combine.launches(tables, sizes) == ['combine_kernel']
+    combined = operator.combine(tables, sizes)
+    names = operator.combine_backward.launches(combined, combined, tables, sizes)
+    assert names == ['combine_backward_kernel']
+    # a gradient that is not contiguous is copied
+    names = operator.combine_backward.launches(
+        combined.mT.contiguous().mT, combined, tables, sizes
+    )
+    assert names == ['aten.clone.default', 'combine_backward_kernel']
+
+
+def test_compiles_whole() -> None:
+    geometry = FocalGeometry(2, 1, 1, 2)
+    bias = make_bias(geometry, torch.float32, heads=1)
+    compiled = torch.compile(
+        lambda bias: operator.combined_bias(bias, geometry), fullgraph=True, backend='aot_eager'
+    )
+    torch.testing.assert_close(
+        results(lambda bias, _: compiled(bias), bias, geometry),
+        results(operator.combined_bias, bias, geometry),
+    )
+
+
+def test_gradients_lie_as_parameters_do() -> None:
+    """Or buckets of gradients warn, and copy."""
+    geometry = CASES['detection']
+    bias = make_bias(geometry, torch.float32)
+    _, *gradients = results(operator.combined_bias, bias, geometry)
+    for table, gradient in zip(plain.bias_tables(bias), gradients):
+        assert gradient.stride() == table.stride()
+
+
+def test_second_derivative_is_refused() -> None:
+    geometry = FocalGeometry(2)
+    bias = make_bias(geometry, torch.float32)
+    out = operator.combined_bias(bias, geometry).square().sum()
+    (gradient,) = torch.autograd.grad(out, bias.own, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        gradient.sum().backward()
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
+def test_compiles_for_gpus() -> None:
+    """No GPU is needed to compile."""
+    env = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
+    command = [sys.executable, '-m', 'tests.ops.compile_only', 'bias']
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    names = [line.split()[0] for line in result.stdout.splitlines()]
+    assert names == ['combine_kernel', 'combine_backward_kernel']

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens by one kernel against plain layers; interpreted where there is no GPU."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from mmfocal.ops.focal_attention.geometry import FocalGeometry
 
@@ -139,3 +143,68 @@ def test_empty_batch() -> None:
     values = results(our_tokens, leaves, geometry, shift, SHARPEST, seed_dtype=SHARPEST)
     assert values['out'].shape == (0, 200, 5) and values['d_x'].shape == (0, *size, 5)
     assert values['d_weight.0'].abs().sum() == 0
+
+
+def op_arguments() -> tuple:
+    leaves = make_leaves(FocalGeometry(2, 0, 1, 2), (3, 3), channels=2)
+    x, weight, bias = (value.to(DEVICE, torch.float32) for value in leaves.values())
+    return x, [weight], [bias], [2, 2], 1
+
+
+def test_opcheck() -> None:
+    x, weights, biases, sizes, shift = op_arguments()
+    arguments = (x, weights, biases, sizes, shift, torch.float16)
+    torch.library.opcheck(tokens_module.pool.operator, arguments)
+    d_tokens = torch.ones_like(tokens_module.pool(*arguments))
+    arguments = (d_tokens, x, weights, sizes, shift)
+    torch.library.opcheck(tokens_module.pool_backward.operator, arguments)
+
+
+def test_launches() -> None:
+    x, weights, biases, sizes, shift = op_arguments()
+    arguments = (x, weights, biases, sizes, shift, torch.bfloat16)
+    assert tokens_module.pool.launches(*arguments) == ['pool_kernel']
+    d_tokens = tokens_module.pool(*arguments)
+    names = tokens_module.pool_backward.launches(d_tokens, x, weights, sizes, shift)
+    assert names == ['pool_backward_kernel', 'aten.sum.dim_IntList']
+
+
+def test_compiles_whole_for_all_sizes() -> None:
+    """Once for the first size, once for any other."""
+    geometry, counter = FocalGeometry(2, 0, 1, 2), CompileCounterWithBackend('aot_eager')
+    compiled = torch.compile(
+        lambda leaves: our_tokens(leaves, geometry, 1, SHARPEST), fullgraph=True, backend=counter
+    )
+    for size in ((3, 5), (6, 3), (5, 8)):
+        leaves = {
+            name: value.to(DEVICE, SHARPEST).requires_grad_()
+            for name, value in make_leaves(geometry, size, channels=2).items()
+        }
+        torch.testing.assert_close(
+            results(compiled, leaves, seed_dtype=SHARPEST),
+            results(our_tokens, leaves, geometry, 1, SHARPEST, seed_dtype=SHARPEST),
+        )
+    assert counter.frame_count == 2
+
+
+def test_same_sums_every_time() -> None:
+    geometry, size, shift = CASES['padded, shifted']
+    leaves = {
+        k: v.to(DEVICE).float().requires_grad_() for k, v in make_leaves(geometry, size).items()
+    }
+    first, second = (
+        results(our_tokens, leaves, geometry, shift, torch.float32, seed_dtype=torch.float32)
+        for _ in range(2)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
+def test_compiles_for_gpus() -> None:
+    """No GPU is needed to compile; float32 maps to bfloat16 tokens."""
+    env = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
+    command = [sys.executable, '-m', 'tests.ops.compile_only', 'tokens']
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    names = [line.split()[0] for line in result.stdout.splitlines()]
+    assert names == ['pool_kernel', 'pool_backward_kernel']

@@ -175,7 +175,7 @@ def pool_tokens(
 
     Args:
         x: ``(B, H, W, C)``, of less than 2^31 elements an image.
-        weights: Per coarse level ``(1, p*p)`` with ``p = geometry.cell_size(level)``; at most three.
+        weights: Per coarse level ``(1, p*p)``, ``p = geometry.cell_size(level)``; at most three.
         biases: Per coarse level ``(1,)``.
         geometry: Window size and levels.
         shift: 0 to ``w - 1``.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Combining the bias tables, and the gradients of the tables.
 
-Entries are those of ``bias.BiasIndex``, counted through all tables of a head; *places* are those of
-a head's combined bias, ``w*w*K``. A table that does not exist is passed as another one.
+Entries are those of ``bias.BiasIndex``, counted through all tables of a head; *places* are those
+of a head's combined bias, ``w*w*K``. A table that does not exist is passed as another one.
 """
 
 import triton

@@ -2,8 +2,8 @@
 """Tokens of a map and of its coarse maps, and their gradients.
 
 The map is padded with zeros on the bottom and right to whole windows, and rolled by ``-shift``;
-*positions* are those of the padded and rolled map. Blocks are ``(BLOCK_P, BLOCK_C)``: positions of a
-window or of a cell, and channels.
+*positions* are those of the padded and rolled map. Blocks are ``(BLOCK_P, BLOCK_C)``: positions of
+a window or of a cell, and channels.
 """
 
 import triton
