@@ -4,6 +4,8 @@
 Each function says what it answers where the name is missing.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +46,13 @@ def is_dispatch_mode_active() -> bool:
 
     mode = getattr(_python_dispatch, '_get_current_dispatch_mode', lambda: None)
     return mode() is not None
+
+
+def without_dispatch_modes() -> AbstractContextManager:
+    """A context in which operators run on real tensors, unwatched."""
+    from torch.utils import _python_dispatch
+
+    return getattr(_python_dispatch, '_disable_current_modes', nullcontext)()
 
 
 def is_plain_eager() -> bool:

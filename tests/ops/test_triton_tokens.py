@@ -16,6 +16,7 @@ from mmfocal.ops.focal_attention.geometry import FocalGeometry
 
 pytest.importorskip('triton')
 from mmfocal.ops.focal_attention.impl.triton import tokens as tokens_module
+from mmfocal.ops.focal_attention.impl.triton.operators import launches
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning:triton.*')
 
@@ -163,19 +164,21 @@ def test_opcheck() -> None:
 def test_launches() -> None:
     x, weights, biases, sizes, shift = op_arguments()
     arguments = (x, weights, biases, sizes, shift, torch.bfloat16)
-    assert tokens_module.pool.launches(*arguments) == ['pool_kernel']
+    assert launches(tokens_module.pool.operator, *arguments) == ['pool_kernel']
     d_tokens = tokens_module.pool(*arguments)
-    names = tokens_module.pool_backward.launches(d_tokens, x, weights, sizes, shift)
+    names = launches(tokens_module.pool_backward.operator, d_tokens, x, weights, sizes, shift)
     assert names == ['pool_backward_kernel', 'aten.sum.dim_IntList']
 
 
 def test_compiles_whole_for_all_sizes() -> None:
-    """Once for the first size, once for any other."""
     geometry, counter = FocalGeometry(2, 0, 1, 2), CompileCounterWithBackend('aot_eager')
     compiled = torch.compile(
-        lambda leaves: our_tokens(leaves, geometry, 1, SHARPEST), fullgraph=True, backend=counter
+        lambda leaves: our_tokens(leaves, geometry, 1, SHARPEST),
+        fullgraph=True,
+        dynamic=True,
+        backend=counter,
     )
-    for size in ((3, 5), (6, 3), (5, 8)):
+    for size in ((3, 5), (6, 3)):
         leaves = {
             name: value.to(DEVICE, SHARPEST).requires_grad_()
             for name, value in make_leaves(geometry, size, channels=2).items()
@@ -184,19 +187,18 @@ def test_compiles_whole_for_all_sizes() -> None:
             results(compiled, leaves, seed_dtype=SHARPEST),
             results(our_tokens, leaves, geometry, 1, SHARPEST, seed_dtype=SHARPEST),
         )
-    assert counter.frame_count == 2
+    assert counter.frame_count == 1
 
 
-def test_same_sums_every_time() -> None:
-    geometry, size, shift = CASES['padded, shifted']
-    leaves = {
-        k: v.to(DEVICE).float().requires_grad_() for k, v in make_leaves(geometry, size).items()
-    }
+def test_same_sums_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By strips whose number does not depend on the GPU."""
+    monkeypatch.setattr(tokens_module, 'STRIPS', 2)
+    x, weights, _, sizes, shift = op_arguments()
+    d_tokens = torch.randn(2, 5 * 4, 2, device=DEVICE)
     first, second = (
-        results(our_tokens, leaves, geometry, shift, torch.float32, seed_dtype=torch.float32)
-        for _ in range(2)
+        tokens_module.pool_backward(d_tokens, x, weights, sizes, shift) for _ in range(2)
     )
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(map(torch.equal, first, second))
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')

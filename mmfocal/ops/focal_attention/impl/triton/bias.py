@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmfocal import compat
 from mmfocal.ops.focal_attention import bias as plain
 from mmfocal.ops.focal_attention.bias import FocalBias
 from mmfocal.ops.focal_attention.geometry import FocalGeometry
@@ -68,7 +69,8 @@ def _indices(sizes: list[int], device: torch.device) -> Indices:
     """Made once: a copy to a GPU waits for it."""
     key = (*sizes, device)
     if key not in _INDICES:
-        _INDICES[key] = _make_indices(FocalGeometry(*sizes), device)
+        with compat.without_dispatch_modes():
+            _INDICES[key] = _make_indices(FocalGeometry(*sizes), device)
     return _INDICES[key]
 
 
@@ -131,12 +133,15 @@ def _combine_backward(
     return gradients
 
 
-combine = Operator('combined_bias(Tensor[] tables, int[] sizes) -> Tensor', _combine, _combined)
+combine = Operator(
+    'combined_bias(Tensor[] tables, int[] sizes) -> Tensor', _combine, _combined, is_visible=False
+)
 combine_backward = Operator(
     'combined_bias_backward(Tensor d_combined, Tensor combined, Tensor[] tables, int[] sizes)'
     ' -> Tensor[]',
     _combine_backward,
     _gradients,
+    is_visible=False,
 )
 
 

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """How kernels start, and how launchers become operators of PyTorch.
 
-A *launcher* takes tensors and numbers, makes its outputs and starts kernels. Eager code calls it
-as it is. What is compiled, watched by a dispatch mode or run on fake tensors calls the operator of
-that name: the launcher with a schema and a description of its outputs.
+A *launcher* takes tensors and numbers, makes its outputs and starts kernels. Eager code calls it as
+it is. What is compiled, watched by a dispatch mode or run on fake tensors calls the operator of the
+same name, which is the launcher with a schema and a description of its outputs. Compilers see the
+kernels of an operator where PyTorch can show them (``torch.library.triton_op``), and then start
+these themselves.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -13,63 +16,74 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from mmfocal import compat
 
-_LIBRARY = torch.library.Library('mmfocal', 'FRAGMENT')
-ALLOCATIONS = ('empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided')
-_VIEWS_WITHOUT_ALIAS = ('_unsafe_view', 'lift_fresh', 'sym_size', 'sym_stride', 'sym_numel')
-_noted: list[list[str]] = []
+# As Triton reads it.
+INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in ('1', 'true', 'yes', 'on', 'y')
+# Since torch 2.4; before it, launchers run in eager mode only.
+ARE_REGISTERED = hasattr(torch.library, 'register_fake')
+# Since torch 2.6. The interpreter runs no kernels that are wrapped for compilers.
+ARE_KERNELS_VISIBLE = hasattr(torch.library, 'triton_op') and not INTERPRETED
+# Operators that start nothing: they make views or allocate.
+FREE = (
+    'alias', 'as_strided', 'detach', 'empty', 'expand', 'flatten', 'lift_fresh', 'narrow',
+    'new_empty', 'permute', 'reshape', 'select', 'slice', 'split', 'squeeze', 't', 'transpose',
+    'unflatten', 'unsqueeze', 'view', '_unsafe_view', 'empty_like', 'empty_strided',
+    'new_empty_strided',
+)  # fmt: skip
+
+_counts: list[list[str]] = []
 
 
 def ceil_div(a: int, b: int) -> int:
-    return (a + b - 1) // b  # simplifies where a size is a symbol
+    return -(-a // b)
 
 
-def start(kernel: Any, grid: tuple[int, ...], like: Tensor, *args: Any, **constants: Any) -> None:
-    """Start a kernel on the device of ``like``; inside :func:`noting`, note its name instead."""
-    if _noted:
-        _noted[-1].append(kernel.__name__)
+def start(kernel: Any, grid: Any, like: Tensor, *args: Any, **constants: Any) -> None:
+    """Start a kernel on the device of ``like``; inside :func:`counted`, note its name instead."""
+    if _counts:
+        _counts[-1].append(kernel.__name__)
+        return
+    if not compat.is_plain_tensor(like):  # what traces shall see the kernel
+        torch.library.wrap_triton(kernel)[grid](*args, **constants)
         return
     is_elsewhere = like.is_cuda and like.device.index != torch.cuda.current_device()
     with torch.cuda.device(like.device) if is_elsewhere else nullcontext():
         kernel[grid](*args, **constants)
 
 
-def starts_kernel(function: torch._ops.OpOverload) -> bool:
-    """Whether an operator of PyTorch starts a kernel on a GPU: no view, no allocation."""
-    name = function._schema.name.partition('::')[2]
-    if function.namespace == 'prim' or name in (*ALLOCATIONS, *_VIEWS_WITHOUT_ALIAS):
-        return False
-    aliases = [value.alias_info for value in function._schema.returns]
-    is_view = any(alias is not None and not alias.is_write for alias in aliases)
-    return not is_view and name != 'is_same_size'
+class _Counter(TorchDispatchMode):
+    """Notes fills and copies."""
 
-
-class _Noting(TorchDispatchMode):
-    """Notes operators of PyTorch that start kernels."""
-
-    def __init__(self, names: list[str]) -> None:
-        super().__init__()
-        self.names = names
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if starts_kernel(function):
-            self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if operator.overloadpacket.__name__ not in FREE:
+            _counts[-1].append(str(operator))
+        return operator(*args, **(kwargs or {}))
 
 
 @contextmanager
-def noting() -> Iterator[list[str]]:
-    """List what would start kernels: ours, which then do not start, and operators of PyTorch."""
-    names: list[str] = []
-    _noted.append(names)
+def counted() -> Iterator[list[str]]:
+    """Count kernels instead of starting them: launchers then run on fake tensors.
+
+    Yields:
+        The list of names, which grows with each kernel, fill and copy that would have started.
+    """
+    _counts.append([])
     try:
-        with _Noting(names):
-            yield names
+        with _Counter():
+            yield _counts[-1]
     finally:
-        _noted.pop()
+        _counts.pop()
+
+
+def _is_plain(arg: Any) -> bool:
+    """Whether it holds no tensor of a subclass, such as a fake one."""
+    if isinstance(arg, (list, tuple)):
+        return all(_is_plain(part) for part in arg)
+    return not isinstance(arg, Tensor) or compat.is_plain_tensor(arg)
 
 
 class Operator:
@@ -77,33 +91,44 @@ class Operator:
 
     Args:
         schema: Name, arguments and results, as ``torch.library`` writes them.
-        launcher: Called with what the schema says.
+        launcher: Called with what the schema says, and annotated accordingly.
         outputs: Same arguments; makes uninitialized results.
+        is_visible: Whether compilers may see the kernels: not if the launcher needs tensors that
+            are no arguments.
     """
 
-    def __init__(self, schema: str, launcher: Callable, outputs: Callable) -> None:
-        name = schema.partition('(')[0]
-        _LIBRARY.define(schema)
-        _LIBRARY.impl(name, launcher, 'CompositeExplicitAutograd')
-        library = torch.library  # the second name is that of torch 2.3 and before
-        register_fake = getattr(library, 'register_fake', None) or library.impl_abstract
-        register_fake(f'mmfocal::{name}', outputs, lib=_LIBRARY)
-        self.launcher = launcher
-        self.operator = getattr(torch.ops.mmfocal, name).default
+    def __init__(
+        self, schema: str, launcher: Callable, outputs: Callable, is_visible: bool = True
+    ) -> None:
+        self.launcher, self.operator = launcher, None
+        name, arguments = schema.partition('(')[::2]
+        if ARE_KERNELS_VISIBLE and is_visible:
+            torch.library.triton_op(f'mmfocal::{name}', launcher, mutates_args=())
+        elif ARE_REGISTERED:
+            torch.library.define(f'mmfocal::{name}', '(' + arguments)
+            torch.library.impl(f'mmfocal::{name}', 'CompositeExplicitAutograd', launcher)
+            torch.library.register_fake(f'mmfocal::{name}', outputs)
+        if ARE_REGISTERED:
+            self.operator = getattr(torch.ops.mmfocal, name).default
+            _OPERATORS[self.operator] = self
 
     def __call__(self, *args: Any) -> Any:
-        return (self.launcher if compat.is_plain_eager() else self.operator)(*args)
+        is_eager = compat.is_plain_eager() and all(map(_is_plain, args))
+        return (self.launcher if is_eager else self.operator)(*args)
 
-    def launches(self, *args: Any) -> list[str]:
-        """What a call starts: every kernel, fill and copy. Tensors of any device, even fake."""
-        from torch.utils._python_dispatch import _disable_current_modes
 
-        def on_meta(x: Tensor) -> Tensor:
-            return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device='meta')
+_OPERATORS: dict[Any, Operator] = {}
 
-        with _disable_current_modes():
-            args = tree_map_only(Tensor, on_meta, args)
-            for _ in range(2):  # the first call makes what is kept
-                with noting() as names:
-                    self.launcher(*args)
-        return names
+
+def launches(operator: Any, *args: Any) -> list[str]:
+    """Kernels, fills and copies that one of our operators starts for some arguments.
+
+    The launcher runs, under :func:`counted`; the values of tensors are not read, so that fake
+    tensors and those of the device ``'meta'`` serve.
+
+    Raises:
+        KeyError: If it is none of our operators.
+    """
+    with counted() as names:
+        _OPERATORS[operator].launcher(*args)
+    return names

@@ -43,11 +43,9 @@ def _three(parameters: list[Tensor], other: Tensor) -> list[Tensor]:
 
 
 def _constants(x: Tensor, sizes: list[int]) -> dict:
-    import triton.language as tl
-
     window, levels = sizes
     return {
-        'ACCUMULATOR': tl.float64 if x.dtype == torch.float64 else tl.float32,
+        'IS_DOUBLE': x.dtype == torch.float64,
         'WINDOW': window,
         'LEVELS': levels - 1,
         'BLOCK_P': 1 << (window**2 - 1).bit_length(),

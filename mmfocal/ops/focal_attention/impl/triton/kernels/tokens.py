@@ -107,13 +107,14 @@ def pool_kernel(
     num_tokens,
     channels,
     # constants
-    ACCUMULATOR: tl.constexpr,
+    IS_DOUBLE: tl.constexpr,  # float64 maps, sums and parameters
     WINDOW: tl.constexpr,
     LEVELS: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """Programs: (B, N, blocks of channels)."""
+    ACCUMULATOR: tl.constexpr = tl.float64 if IS_DOUBLE else tl.float32
     image, win_row, win_col, channel = _locate(tl.program_id(0), nh, nw, channels, BLOCK_C)
     x_ptr += image * height * width * channels
     tokens_ptr += image * num_tokens * channels
@@ -257,13 +258,14 @@ def pool_backward_kernel(
     items_per_strip,
     # constants
     NUM_SUMS: tl.constexpr,
-    ACCUMULATOR: tl.constexpr,
+    IS_DOUBLE: tl.constexpr,
     WINDOW: tl.constexpr,
     LEVELS: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """Programs: strips, runs of (B, N, blocks of channels)."""
+    ACCUMULATOR: tl.constexpr = tl.float64 if IS_DOUBLE else tl.float32
     strip = tl.program_id(0)
     begin = strip * items_per_strip
     end = tl.minimum(begin + items_per_strip, num_items)
