@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed of the attention operator alone, at the stages of Focal-T, beside the machine's roofline.
 
-The yardstick, ``window``, is what Swin computes: PyTorch's fused attention of each window to its
+The baseline, ``window``, is what Swin computes: PyTorch's fused attention of each window to its
 own 49 tokens. The backward pass is timed without the forward one.
 """
 
@@ -24,13 +24,13 @@ from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attentio
 from mmfocal.ops.focal_attention.api import BACKENDS
 from mmfocal.ops.focal_attention.geometry import own_bias, window_partition, window_reverse
 
-YARDSTICK = 'window'
+BASELINE = 'window'
 TINY = FocalTransformer.arch_zoo['tiny']
 
 
 @dataclass(frozen=True)
 class Case:
-    """One candidate: a back end, or the yardstick, at one stage (1 to 4) of Focal-T."""
+    """One candidate: a back end, or the baseline, at one stage (1 to 4) of Focal-T."""
 
     impl: str
     dtype: str
@@ -61,7 +61,7 @@ class Case:
         """Keys of a window, those attended twice counted once."""
         geometry = self.geometry
         fine = geometry.window_size**2
-        if self.impl == YARDSTICK:
+        if self.impl == BASELINE:
             return fine
         fine += geometry.num_neighbors
         fine = sum(key < fine for key in geometry.square_sources[0])
@@ -103,7 +103,7 @@ def make_step(case: Case) -> Step:
     scale = (dim // case.num_heads) ** -0.5
 
     def forward() -> Tensor:
-        if case.impl == YARDSTICK:
+        if case.impl == BASELINE:
             return window_attention(qkv, bias.own, scale)
         call = (qkv, (coarse_kv,), bias, case.geometry)
         return focal_attention(*call, scale=scale, impl=case.impl)
@@ -111,7 +111,7 @@ def make_step(case: Case) -> Step:
     if case.direction == 'fwd':
         return torch.no_grad()(forward)
     inputs = [qkv, bias.own]
-    if case.impl != YARDSTICK:
+    if case.impl != BASELINE:
         inputs += [coarse_kv, *bias.coarse, *filter(torch.is_tensor, [bias.neighbors])]
     out = forward()
     grad = torch.randn_like(out)
@@ -128,7 +128,7 @@ def work(case: Case) -> tuple[int, int]:
     batch, height, width, dim = case.shape
     tokens = batch * height * width
     flops = 2 * 2 * tokens * case.keys * dim
-    cells = 0 if case.impl == YARDSTICK else tokens // 49
+    cells = 0 if case.impl == BASELINE else tokens // 49
     maps = 3 * tokens * dim + 2 * cells * dim
     moved = (maps + tokens * dim) * DTYPES[case.dtype].itemsize
     if case.direction == 'fwd':
@@ -137,13 +137,13 @@ def work(case: Case) -> tuple[int, int]:
 
 
 def make_row(
-    case: Case, times: list[float] | None, yardstick: list[float] | None, note: str
+    case: Case, times: list[float] | None, baseline: list[float] | None, note: str
 ) -> Row:
     """Columns of a case; ``times`` is None where it did not run, and ``note`` says why."""
     _, height, width, dim = case.shape
     row = dict(impl=case.impl, dtype=case.dtype, direction=case.direction, stage=case.stage)
     row |= case.size._asdict() | dict(map=f'{height}x{width}x{dim}', keys=case.keys)
-    row |= measure.time_columns(times, yardstick) | dict(yardstick=YARDSTICK)
+    row |= measure.time_columns(times, baseline) | dict(baseline=BASELINE)
     flops, moved = work(case)
     matmul = measure.matmul_rate(case.device, case.dtype)
     reachable = min(matmul, flops / moved * measure.copy_rate(case.device))
@@ -157,8 +157,8 @@ def make_row(
 
 
 def measure_impls(args: argparse.Namespace, **how) -> list[Row]:
-    """Run the yardstick and all back ends in turn."""
-    cases = [Case(impl, device=args.device, **how) for impl in (YARDSTICK, *args.impls)]
+    """Run the baseline and all back ends in turn."""
+    cases = [Case(impl, device=args.device, **how) for impl in (BASELINE, *args.impls)]
     started = {case: measure.start(make_step, case, args.device) for case in cases}
     steps = {case: step for case, (step, _, _) in started.items() if step}
     times = measure.alternate(steps, args.device, args.rounds)

@@ -28,7 +28,7 @@ from mmfocal.ops.focal_attention.api import IMPLS
 NANO = dict(embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))  # of configs/quickstart
 ARCHS = ('nano', *FocalTransformer.arch_zoo)
 TIMM_ARCHS = ('tiny', 'small', 'base')
-YARDSTICKS = (*(f'swin_{arch}' for arch in ARCHS), *(f'timm_swin_{arch}' for arch in TIMM_ARCHS))
+BASELINES = (*(f'swin_{arch}' for arch in ARCHS), *(f'timm_swin_{arch}' for arch in TIMM_ARCHS))
 CLASSIFICATION = (7, 5, 3, 1)  # focal windows of the stages at 224 pixels
 DETECTION = (15, 13, 9, 7)
 GROWTH = (224, 320, 448, 640, 896, 1280, 1792, 2048)
@@ -69,7 +69,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add('--archs', nargs='+', choices=ARCHS, default=['tiny'], help='of Focal (default: tiny)')
     add('--impls', nargs='+', choices=IMPLS, default=['auto'], help='back ends (default: auto)')
-    add('--yardsticks', nargs='*', choices=YARDSTICKS, default=['swin_tiny'])
+    add('--baselines', nargs='*', choices=BASELINES, default=['swin_tiny'])
     add('--dtypes', nargs='+', choices=DTYPES, default=['fp32'], help='half types by autocast')
     add('--modes', nargs='+', choices=['infer', 'train'], default=['infer', 'train'])
     add('--compile', action='store_true', help='with torch.compile too')
@@ -99,8 +99,8 @@ def _swin(arch: str, size: Size) -> nn.Module:
         from mmpretrain.models import SwinTransformer
     except ImportError as error:
         raise SystemExit(
-            f'the yardstick is the Swin of mmpretrain, which cannot be imported: {error}; '
-            'install onedl-mmpretrain or leave it out with --yardsticks'
+            f'the baseline is the Swin of mmpretrain, which cannot be imported: {error}; '
+            'install onedl-mmpretrain or leave it out with --baselines'
         ) from error
     return SwinTransformer(
         NANO if arch == 'nano' else arch,
@@ -117,7 +117,7 @@ def _timm_swin(arch: str, size: Size) -> nn.Module:
     except ImportError as error:
         raise SystemExit(
             f'timm_swin_{arch} needs timm, which cannot be imported: {error}; '
-            'pip install timm, or leave it out with --yardsticks'
+            'pip install timm, or leave it out with --baselines'
         ) from error
     timm.layers.set_fused_attn(True, experimental=True)  # which timm calls that of Swin
     name = f'swin_{arch}_patch4_window7_224'
@@ -207,32 +207,32 @@ def macs_per_image(name: str, size: Size, coarse: tuple[int, ...]) -> int:
 
 
 def list_cases(args: argparse.Namespace, **how) -> list[Case]:
-    """All models and back ends, yardsticks first, to be run in the same way."""
+    """All models and back ends, baselines first, to be run in the same way."""
     coarse = DETECTION if max(how['size'][:2]) > 224 else CLASSIFICATION
     coarse = tuple(args.coarse or coarse)
-    yardsticks = [Case(name, '', coarse=(), device=args.device, **how) for name in args.yardsticks]
-    return yardsticks + [
+    baselines = [Case(name, '', coarse=(), device=args.device, **how) for name in args.baselines]
+    return baselines + [
         Case(f'focal_{arch}', impl, coarse=coarse, device=args.device, **how)
         for arch, impl in product(args.archs, args.impls)
     ]
 
 
-def yardstick_of(case: Case, yardsticks: Sequence[str]) -> str:
-    """The first yardstick of the same arch, else the first."""
+def baseline_of(case: Case, baselines: Sequence[str]) -> str:
+    """The first baseline of the same arch, else the first."""
     arch = case.model.rpartition('_')[2]
-    return next((name for name in yardsticks if name.endswith(arch)), (*yardsticks, '')[0])
+    return next((name for name in baselines if name.endswith(arch)), (*baselines, '')[0])
 
 
-def make_row(case: Case, yardstick: str, **measured) -> Row:
+def make_row(case: Case, baseline: str, **measured) -> Row:
     """Columns of a case; ``times`` and ``memory`` are None where it did not run.
 
-    ``yardstick_times`` and ``yardstick_memory`` are the same of the model named ``yardstick``.
+    ``baseline_times`` and ``baseline_memory`` are the same of the model named ``baseline``.
     """
-    times, memory, beside = (measured[key] for key in ('times', 'memory', 'yardstick_memory'))
+    times, memory, beside = (measured[key] for key in ('times', 'memory', 'baseline_memory'))
     row = dict(model=case.model, impl=case.impl, dtype=case.dtype, mode=case.mode)
     row |= dict(runtime=case.runtime, **case.size._asdict())
     row['coarse'] = '-'.join(map(str, case.coarse))
-    row |= measure.time_columns(times, measured['yardstick_times']) | dict(yardstick=yardstick)
+    row |= measure.time_columns(times, measured['baseline_times']) | dict(baseline=baseline)
     ms_per_image = images_per_s = utilisation = None
     macs = macs_per_image(case.model, case.size._replace(batch=1), case.coarse)
     if times:
@@ -268,16 +268,16 @@ def measure_cases(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
         }
     rows = []
     for case in cases:
-        yardstick = yardstick_of(case, args.yardsticks)
-        beside = next((other for other in cases if other.model == yardstick), None)
+        baseline = baseline_of(case, args.baselines)
+        beside = next((other for other in cases if other.model == baseline), None)
         rows.append(
             make_row(
                 case,
-                yardstick,
+                baseline,
                 times=times.get(case),
                 memory=memory.get(case),
-                yardstick_times=times.get(beside),
-                yardstick_memory=memory.get(beside),
+                baseline_times=times.get(beside),
+                baseline_memory=memory.get(beside),
                 first=started[case][1],
                 note=started[case][2],
             )

@@ -171,17 +171,17 @@ def alternate(
     return times
 
 
-def ratio_of(times: Sequence[float], yardstick: Sequence[float]) -> float:
+def ratio_of(times: Sequence[float], baseline: Sequence[float]) -> float:
     """Median over rounds of the ratio of two candidates' times."""
-    return median(a / b for a, b in zip(times, yardstick, strict=True))
+    return median(a / b for a, b in zip(times, baseline, strict=True))
 
 
-def time_columns(times: Sequence[float] | None, yardstick: Sequence[float] | None) -> Row:
-    """Median, least and greatest time of a step in ms, and ratio to the yardstick's."""
+def time_columns(times: Sequence[float] | None, baseline: Sequence[float] | None) -> Row:
+    """Median, least and greatest time of a step in ms, and ratio to the baseline's."""
     if times is None:
         return dict.fromkeys(('ms', 'ms_min', 'ms_max', 'ratio'))
     ms = [1000 * seconds for seconds in times]
-    ratio = ratio_of(times, yardstick) if yardstick else None
+    ratio = ratio_of(times, baseline) if baseline else None
     return dict(ms=median(ms), ms_min=min(ms), ms_max=max(ms), ratio=ratio)
 
 

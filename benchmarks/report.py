@@ -72,9 +72,9 @@ BACKBONE: dict[str, Value] = {
     'image, batch': _image,
     'ms per step (least to greatest)': _time,
     'images/s': _number('images_per_s'),
-    'time / yardstick': _number('ratio'),
+    'time / baseline': _number('ratio'),
     'memory, MiB': _number('memory_mib'),
-    'memory / yardstick': _number('memory_ratio'),
+    'memory / baseline': _number('memory_ratio'),
     'GMACs per image': _number('gmacs_per_image'),
     'utilisation': _number('utilisation', 100, ' %'),
     'first call, s': _number('first_s'),
@@ -103,9 +103,9 @@ DETECTOR: dict[str, Value] = {
     'forward, ms': _number('forward_ms'),
     'backward, ms': _number('backward_ms'),
     'optimizer, ms': _number('optimizer_ms'),
-    'time / yardstick': _number('ratio'),
+    'time / baseline': _number('ratio'),
     'memory, MiB': _number('memory_mib'),
-    'memory / yardstick': _number('memory_ratio'),
+    'memory / baseline': _number('memory_ratio'),
 }
 LOADER: dict[str, Value] = {
     'config': _text('config'),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention alone: rows, the yardstick's arithmetic, and the work that is counted."""
+"""Attention alone: rows, the baseline's arithmetic, and the work that is counted."""
 
 import math
 
@@ -59,7 +59,7 @@ def test_dense_sizes_are_padded_and_look_further():
     assert make_case(stage=4).geometry == FocalGeometry(7, 0, 1, 2)
 
 
-def test_yardstick_is_attention_of_the_own_window():
+def test_baseline_is_attention_of_the_own_window():
     qkv, table = torch.randn(2, 14, 21, 3 * 12), torch.randn(169, 3)
     out = attention.window_attention(qkv, table, 0.5)
     expected = focal_attention(

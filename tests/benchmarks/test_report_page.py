@@ -95,7 +95,7 @@ def test_shell_scripts(name, repo_root, tmp_path, monkeypatch, request):
 def test_gpus_are_judged_by_fused_attention(repo_root, tmp_path):
     commands = dry_run(repo_root, 'gpu.sh', tmp_path)
     (command,) = (c for c in commands if str(tmp_path / 'gpu_backbone.csv') in c)
-    assert command[command.index('--yardsticks') + 1] == 'timm_swin_tiny'
+    assert command[command.index('--baselines') + 1] == 'timm_swin_tiny'
 
 
 def test_shell_scripts_stop_early(repo_root, tmp_path):
