@@ -161,6 +161,23 @@ def test_opcheck() -> None:
     torch.library.opcheck(tokens_module.pool_backward.operator, arguments)
 
 
+def test_dtype_is_that_of_autocast() -> None:
+    geometry, size, shift = CASES['one small window']
+    leaves = {
+        name: value.to(DEVICE).float() for name, value in make_leaves(geometry, size).items()
+    }
+    assert our_tokens(leaves, geometry, shift, None).dtype == torch.float32
+    with torch.autocast(DEVICE, torch.bfloat16):
+        assert our_tokens(leaves, geometry, shift, None).dtype == torch.bfloat16
+
+
+def test_too_many_levels() -> None:
+    with pytest.raises(ValueError, match='up to 3 coarse levels are supported, got 4'):
+        tokens_module.pool_tokens(
+            torch.zeros(1, 8, 8, 1), [None] * 4, [None] * 4, FocalGeometry(8), 0
+        )
+
+
 def test_launches() -> None:
     x, weights, biases, sizes, shift = op_arguments()
     arguments = (x, weights, biases, sizes, shift, torch.bfloat16)

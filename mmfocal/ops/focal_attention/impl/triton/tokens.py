@@ -4,10 +4,13 @@
 Operators take no objects: ``sizes`` are the window size and the focal level.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmfocal import compat
 from mmfocal.ops.focal_attention.geometry import FocalGeometry, compute_dtype
 
 from .operators import Operator, ceil_div, start
@@ -159,11 +162,11 @@ class _Pool(torch.autograd.Function):
 
 def pool_tokens(
     x: Tensor,
-    weights: tuple[Tensor, ...],
-    biases: tuple[Tensor, ...],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
     geometry: FocalGeometry,
     shift: int,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Tokens of a map as attention takes them, those of coarse maps pooled by a linear layer.
 
@@ -177,11 +180,22 @@ def pool_tokens(
         biases: Per coarse level ``(1,)``.
         geometry: Window size and levels.
         shift: 0 to ``w - 1``.
-        dtype: Of the result.
+        dtype: Of the result; None for autocast's, or that of ``x`` without autocast.
 
     Returns:
         ``(B, T, C)``: the padded map's tokens, row-major, then those of each coarse level. The
         gradient of ``x`` comes in its own dtype.
+
+    Raises:
+        ValueError: If there are more than three coarse levels.
     """
+    if len(weights) > MAX_COARSE_LEVELS:
+        raise ValueError(
+            f'up to {MAX_COARSE_LEVELS} coarse levels are supported, got {len(weights)}'
+        )
+    if dtype is None:
+        device_type = x.device.type
+        is_autocast = compat.is_autocast_enabled(device_type)
+        dtype = compat.autocast_dtype(device_type) if is_autocast else x.dtype
     sizes = [geometry.window_size, geometry.focal_level]
     return _Pool.apply(x, sizes, shift, dtype, *weights, *biases)
