@@ -20,9 +20,10 @@ from torch import Tensor
 
 from mmfocal import FocalTransformer
 from mmfocal.models.focal_transformer import FocalAttention
-from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attention
+from mmfocal.ops.focal_attention import FocalGeometry, FocalInputs, focal_attention
 from mmfocal.ops.focal_attention.api import BACKENDS
-from mmfocal.ops.focal_attention.geometry import own_bias, window_partition, window_reverse
+from mmfocal.ops.focal_attention.bias import bias_tables, relative_index
+from mmfocal.ops.focal_attention.geometry import window_partition, window_reverse
 
 BASELINE = 'window'
 TINY = FocalTransformer.arch_zoo['tiny']
@@ -65,7 +66,7 @@ class Case:
             return fine
         fine += geometry.num_neighbors
         fine = sum(key < fine for key in geometry.square_sources[0])
-        return fine + sum(geometry.region_size(level) ** 2 for level in geometry.coarse_levels)
+        return fine + sum(region.size**2 for region in geometry.regions[1:])
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -86,7 +87,7 @@ def window_attention(qkv: Tensor, own_table: Tensor, scale: float) -> Tensor:
     batch, height, width, _ = qkv.shape
     windows = window_partition(qkv, 7).flatten(0, 1)  # (B * N, 49, 3C)
     q, k, v = windows.unflatten(-1, (3, own_table.shape[1], -1)).permute(2, 0, 3, 1, 4)
-    bias = own_bias(own_table, 7).to(qkv.dtype)
+    bias = own_table[relative_index(7, 7, qkv.device)].permute(2, 0, 1).to(qkv.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=scale)
     out = out.transpose(1, 2).flatten(2).unflatten(0, (batch, -1))
     return window_reverse(out, 7, height, width)
@@ -97,22 +98,22 @@ def make_step(case: Case) -> Step:
     torch.manual_seed(0)
     batch, height, width, dim = case.shape
     options = dict(device=case.device, dtype=DTYPES[case.dtype], requires_grad=True)
-    qkv = torch.randn(batch, height, width, 3 * dim, **options)
-    coarse_kv = torch.randn(batch, height // 7, width // 7, 2 * dim, **options)
-    bias: FocalBias = FocalAttention(dim, case.num_heads, case.geometry).to(case.device).bias
+    tokens = height * width
+    if case.impl != BASELINE:
+        tokens = case.geometry.num_tokens(height, width)
+    qkv = torch.randn(batch, tokens, 3 * dim, **options)
+    bias = FocalAttention(dim, case.num_heads, case.geometry).to(case.device).bias
     scale = (dim // case.num_heads) ** -0.5
 
     def forward() -> Tensor:
         if case.impl == BASELINE:
-            return window_attention(qkv, bias.own, scale)
-        call = (qkv, (coarse_kv,), bias, case.geometry)
-        return focal_attention(*call, scale=scale, impl=case.impl)
+            return window_attention(qkv.unflatten(1, (height, width)), bias.own, scale)
+        inputs = FocalInputs(qkv, (height, width), bias, case.geometry, scale)
+        return focal_attention(inputs, case.impl)
 
     if case.direction == 'fwd':
         return torch.no_grad()(forward)
-    inputs = [qkv, bias.own]
-    if case.impl != BASELINE:
-        inputs += [coarse_kv, *bias.coarse, *filter(torch.is_tensor, [bias.neighbors])]
+    inputs = [qkv, *([bias.own] if case.impl == BASELINE else bias_tables(bias))]
     out = forward()
     grad = torch.randn_like(out)
     return lambda: torch.autograd.grad(out, inputs, grad, retain_graph=True)
@@ -161,9 +162,11 @@ def measure_impls(args: argparse.Namespace, **how) -> list[Row]:
     cases = [Case(impl, device=args.device, **how) for impl in (BASELINE, *args.impls)]
     started = {case: measure.start(make_step, case, args.device) for case in cases}
     steps = {case: step for case, (step, _, _) in started.items() if step}
-    times = measure.alternate(steps, args.device, args.rounds)
+    times, why = measure.steadily(
+        lambda: measure.alternate(steps, args.device, args.rounds), cases[:1], args.max_spread
+    )
     beside = times.get(cases[0])
-    return [make_row(case, times.get(case), beside, started[case][2]) for case in cases]
+    return [make_row(case, times.get(case), beside, started[case][2] or why) for case in cases]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

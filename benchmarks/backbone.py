@@ -32,6 +32,7 @@ BASELINES = (*(f'swin_{arch}' for arch in ARCHS), *(f'timm_swin_{arch}' for arch
 CLASSIFICATION = (7, 5, 3, 1)  # focal windows of the stages at 224 pixels
 DETECTION = (15, 13, 9, 7)
 GROWTH = (224, 320, 448, 640, 896, 1280, 1792, 2048)
+COMPILER = 'inductor'
 # Products that are computed, neighbours that are attended twice counted once: back ends may merge
 # them. Nor is what they recompute for the backward pass useful work.
 KINDS = CONVENTIONS['default'].kinds - {'repeated'}
@@ -165,7 +166,8 @@ def make_step(case: Case) -> Step:
     model.train(case.mode == 'train')
     if case.runtime == 'compile':
         # Focal must compile as a whole: what its back end refuses is not to run uncompiled
-        model.compile(fullgraph=case.model.startswith('focal'), dynamic=False)
+        fullgraph = case.model.startswith('focal')
+        model.compile(fullgraph=fullgraph, dynamic=False, backend=COMPILER)
     height, width, batch = case.size
     images = torch.randn(batch, 3, height, width, device=case.device)
     grads = []
@@ -258,7 +260,10 @@ def measure_cases(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
         torch.compiler.reset()  # PyTorch gives up compiling what it has compiled often
     started = {case: measure.start(make_step, case, args.device) for case in cases}
     steps = {case: step for case, (step, _, _) in started.items() if step}
-    times = measure.alternate(steps, args.device, args.rounds)
+    baselines = [case for case in cases if case.model in args.baselines]
+    times, why = measure.steadily(
+        lambda: measure.alternate(steps, args.device, args.rounds), baselines, args.max_spread
+    )
     memory = {}
     if args.memory:
         memory = {
@@ -279,7 +284,7 @@ def measure_cases(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
                 baseline_times=times.get(beside),
                 baseline_memory=memory.get(beside),
                 first=started[case][1],
-                note=started[case][2],
+                note=started[case][2] or why,
             )
         )
     return rows

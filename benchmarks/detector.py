@@ -186,11 +186,18 @@ def measure_steps(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
     steps = {case: make_step(case) for case in cases}
     for step in steps.values():  # the first one fills caches and starts the workers
         step()
-    taken = {case: [] for case in cases}
-    for _ in range(args.rounds):
-        for case, step in steps.items():
-            taken[case].append(step())
-    totals = {c: [sum(step[part] for part in PARTS) for step in taken[c]] for c in cases}
+    taken: dict[Case, list] = {}
+
+    def run() -> dict[Case, list[float]]:
+        taken.update({case: [] for case in cases})
+        for _ in range(args.rounds):
+            for case, step in steps.items():
+                taken[case].append(step())
+        return {c: [sum(step[part] for part in PARTS) for step in taken[c]] for c in cases}
+
+    totals, why = measure.steadily(run, cases[1:], args.max_spread)
+    if why:
+        raise SystemExit(why)
     memory = dict.fromkeys(cases)
     if args.memory:
         for case, step in steps.items():

@@ -5,10 +5,22 @@
 #
 #   bash benchmarks/gpu.sh               refuses if there are results
 #   bash benchmarks/gpu.sh --force
+#   bash benchmarks/gpu.sh --quick       in five minutes, with PyTorch, Triton, timm and mmengine only:
+#                                        Focal-T beside Swin-T, what it should reach, and kernels
+#   bash benchmarks/gpu.sh --quick --rehearse --results FOLDER       every part of it, on a CPU
 #
 #   RESULTS   where the files go (default: benchmarks/results)
 #   PYTHON    interpreter (default: that of .venv, which is made if needed)
 set -euo pipefail
+if [[ ${1:-} == --quick ]]; then
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    if [[ -z ${PYTHON:-} ]]; then
+        PYTHON=python3
+        [[ ! -x .venv/bin/python ]] || PYTHON=.venv/bin/python
+    fi
+    export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+    exec "$PYTHON" benchmarks/quick.py "${@:2}"
+fi
 DEVICE=cuda
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

@@ -195,7 +195,7 @@ def pool_tokens(
         )
     if dtype is None:
         device_type = x.device.type
-        is_autocast = compat.is_autocast_enabled(device_type)
+        is_autocast = compat.is_autocast_enabled(device_type) and x.dtype != torch.float64
         dtype = compat.autocast_dtype(device_type) if is_autocast else x.dtype
     sizes = [geometry.window_size, geometry.focal_level]
     return _Pool.apply(x, sizes, shift, dtype, *weights, *biases)
