@@ -33,7 +33,7 @@ CLASSIFICATION = (7, 5, 3, 1)  # focal windows of the stages at 224 pixels
 DETECTION = (15, 13, 9, 7)
 GROWTH = (224, 320, 448, 640, 896, 1280, 1792, 2048)
 COMPILER = 'inductor'
-# Products that are computed, neighbours that are attended twice counted once: back ends may merge
+# Products that are computed, neighbors that are attended twice counted once: back ends may merge
 # them. Nor is what they recompute for the backward pass useful work.
 KINDS = CONVENTIONS['default'].kinds - {'repeated'}
 
@@ -235,20 +235,20 @@ def make_row(case: Case, baseline: str, **measured) -> Row:
     row |= dict(runtime=case.runtime, **case.size._asdict())
     row['coarse'] = '-'.join(map(str, case.coarse))
     row |= measure.time_columns(times, measured['baseline_times']) | dict(baseline=baseline)
-    ms_per_image = images_per_s = utilisation = None
+    ms_per_image = images_per_s = utilization = None
     macs = macs_per_image(case.model, case.size._replace(batch=1), case.coarse)
     if times:
         ms_per_image = row['ms'] / case.size.batch
         images_per_s = 1000 / ms_per_image
         flops = 2 * macs * (3 if case.mode == 'train' else 1)  # backward: twice the forward pass
-        utilisation = flops * images_per_s / measure.matmul_rate(case.device, case.dtype)
+        utilization = flops * images_per_s / measure.matmul_rate(case.device, case.dtype)
     return row | dict(
         ms_per_image=ms_per_image,
         images_per_s=images_per_s,
         memory_mib=None if memory is None else memory / MIB,
         memory_ratio=memory / beside if memory is not None and beside else None,
         gmacs_per_image=macs / 1e9,
-        utilisation=utilisation,
+        utilization=utilization,
         first_s=measured['first'],
         note=measured['note'],
     )
@@ -294,7 +294,7 @@ def print_rows(rows: Sequence[Row]) -> None:
     """Print the columns that matter most."""
     columns = ('model', 'impl', 'dtype', 'mode', 'runtime', 'height', 'width', 'batch', 'ms')
     columns += ('ms_min', 'ms_max', 'images_per_s', 'ratio', 'memory_mib', 'memory_ratio')
-    columns += ('utilisation', 'first_s', 'note')
+    columns += ('utilization', 'first_s', 'note')
     measure.print_table('Backbones', columns, [[row[name] for name in columns] for row in rows])
 
 

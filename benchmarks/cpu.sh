@@ -30,5 +30,6 @@ measure cpu_growth backbone.py --growth --coarse 15 13 9 7 --memory --plot "$pic
 measure cpu_attention attention.py --sizes 224x224x8 784x1344x1 --impls chunked sdpa reference
 measure cpu_detector detector.py configs/quickstart/focal_nano_maskrcnn.py \
     --baseline configs/quickstart/swin_nano_maskrcnn.py --data-root data/digit_scenes --memory
+measure cpu_busy busy.py
 measure cpu_loader detector.py configs/detection/focal_t_maskrcnn_3x.py --loader-only "${data[@]}"
 publish

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal-T beside timm's Swin-T on a GPU in five minutes, and whether it is as fast as it should be.
+"""Focal-T beside timm's Swin-T on a GPU in five minutes, and which goals it reaches.
 
 Needs PyTorch, Triton, timm and mmengine only. Fills the compilers' caches in parallel processes
 first; then every part runs in a process of its own, with a limit of time, and writes its rows at
@@ -75,11 +75,8 @@ WARM = [
     for size in ('small', 'large')
 ]
 PARTS = [
-    *(
-        Part('time', 'eager', mode, size)
-        for mode in ('infer', 'train')
-        for size in ('small', 'large')
-    ),
+    *(Part('time', 'eager', 'infer', size) for size in ('small', 'large')),
+    *(Part('time', 'eager', 'train', size) for size in ('small', 'large')),
     Part('attention'),
     *(Part('time', 'graph', 'infer', size) for size in ('small', 'large')),
     *(Part('kernels', 'eager', 'train', size, limit=25) for size in ('small', 'large')),
@@ -93,7 +90,7 @@ class Goal(NamedTuple):
 
     Attributes:
         name: What it says.
-        runtimes: Ways to run, of which the best one counts; ``'attention'`` for the operator alone.
+        runtimes: Ways to run, of which the best one counts; ``'attention'``: the operator alone.
         mode: ``'infer'`` or ``'train'``; ``'fwd'`` or ``'bwd'`` of the operator.
         column: ``'speed'`` (Swin's is 1), ``'memory_ratio'`` or ``'tflop_per_s'``.
         before: At commit ce20759, small and large; None where that was not measured.
@@ -171,9 +168,8 @@ def kernels_of(step: Step, device: str, steps: int = 3) -> list[tuple[str, float
     wanted = DeviceType.CUDA if device == 'cuda' else DeviceType.CPU
     field = f'self_{"device" if device == "cuda" else "cpu"}_time_total'
     step()
-    with profile(
-        activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA][: 1 + (device == 'cuda')]
-    ) as run:
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == 'cuda')]
+    with profile(activities=activities) as run:
         for _ in range(steps):
             step()
         if device == 'cuda':
@@ -269,9 +265,8 @@ def values_of(goal: Goal, size: Size, results: Path) -> list[float]:
     values = []
     for row in rows:
         same = all(row[name] == str(value) for name, value in size._asdict().items())
-        mode, runtime = (
-            (row['direction'], 'attention') if is_attention else (row['mode'], row['runtime'])
-        )
+        mode = row.get('mode') or row['direction']
+        runtime = row.get('runtime') or 'attention'
         if same and row['impl'] == 'triton' and mode == goal.mode and runtime in goal.runtimes:
             if goal.column == 'speed':
                 values += [1 / float(row['ratio'])] if row['ratio'] else []
@@ -294,9 +289,8 @@ def judge(setting: Setting, results: Path) -> list[Row]:
             best = (min if at_most else max)(values, default=None)
             verdict = 'not run'
             if best is not None:
-                verdict = (
-                    'reached' if (best <= wanted if at_most else best >= wanted) else 'missed'
-                )
+                is_reached = best <= wanted if at_most else best >= wanted
+                verdict = 'reached' if is_reached else 'missed'
             row = dict(goal=goal.name, image=str(size), before=before)
             rows.append(row | dict(wanted=wanted, measured=best, verdict=verdict))
     return rows
@@ -305,13 +299,12 @@ def judge(setting: Setting, results: Path) -> list[Row]:
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--rehearse', action='store_true', help='tiny and interpreted, on a CPU')
-    parser.add_argument(
-        '--results', type=Path, default=RESULTS, help='folder (default: %(default)s)'
-    )
-    parser.add_argument('--minutes', type=float, default=MINUTES, help='(default: %(default)s)')
-    parser.add_argument('--force', action='store_true', help='overwrite files')
-    parser.add_argument('--part', help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add('--rehearse', action='store_true', help='tiny and interpreted, on a CPU')
+    add('--results', type=Path, default=RESULTS, help='folder (default: %(default)s)')
+    add('--minutes', type=float, default=MINUTES, help='(default: %(default)s)')
+    add('--force', action='store_true', help='overwrite files')
+    add('--part', help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if not (args.rehearse or torch.cuda.is_available()):
         parser.error('PyTorch finds no CUDA device on this machine; --rehearse needs none')

@@ -37,7 +37,7 @@ def test_rows(tmp_path, read_rows, capsys):
         assert math.isclose(float(row['images_per_s']), 1000 / ms[1], rel_tol=1e-4)
         assert row['baseline'] == 'swin_nano' and row['note'] == ''
         assert (float(row['ratio']) == 1) == (row['model'] == 'swin_nano')
-        assert 0 < float(row['utilisation']) < 1 and float(row['first_s']) > 0
+        assert 0 < float(row['utilization']) < 1 and float(row['first_s']) > 0
         assert row['coarse'] == ('7-5-3-1' if row['impl'] else '')
         assert row['memory_mib'] == '' and row['torch'] and row['threads'] == '1'
     printed = capsys.readouterr().out
@@ -108,7 +108,7 @@ def test_what_refuses_is_left_out_with_its_reason(monkeypatch, tmp_path, read_ro
     run('--modes infer --impls reference sdpa --baselines swin_nano', path)
     swin, reference, sdpa = read_rows(path)
     assert reference['note'] == 'it needs; another CPU'
-    assert reference['ms'] == reference['ratio'] == reference['utilisation'] == ''
+    assert reference['ms'] == reference['ratio'] == reference['utilization'] == ''
     assert float(swin['ratio']) == 1 and float(sdpa['ratio']) > 0
 
 
