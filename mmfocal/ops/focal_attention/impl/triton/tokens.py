@@ -1,0 +1,2 @@
+def pool_tokens(*a):
+    raise NotImplementedError
