@@ -65,6 +65,11 @@ def is_plain_tensor(x: Tensor) -> bool:
     return type(x) in (Tensor, nn.Parameter)
 
 
+def is_dense_tensor(x: Tensor) -> bool:
+    """Whether it is a plain tensor, or a fake one that stands for such."""
+    return is_plain_tensor(x) or type(x).__name__ == 'FakeTensor'
+
+
 def is_autocast_enabled(device_type: str) -> bool:
     """``torch.is_autocast_enabled(device_type)``, which takes a device since torch 2.4."""
     if device_type == 'meta':
