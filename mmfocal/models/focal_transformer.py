@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Focal Transformer backbone.
 
-Paper: `Focal Self-attention for Local-Global Interactions in Vision Transformers
+`Focal Self-attention for Local-Global Interactions in Vision Transformers
 <https://arxiv.org/abs/2107.00641>`_ (NeurIPS 2021).
 
 Differs from the released classification code (https://github.com/microsoft/Focal-Transformer) in:
@@ -14,8 +14,7 @@ Differs from the released classification code (https://github.com/microsoft/Foca
   may compute stock blocks by a faster path (``fast_path``);
 * index buffers do not exist, so checkpoints hold parameters only.
 
-Shape legend: ``B`` batch, ``H, W`` token map of a stage, ``C`` its channels, ``h`` heads, ``T``
-tokens of the padded map and of its coarse maps.
+Shapes: ``B`` batch, ``H, W`` token map of a stage, ``C`` channels, ``h`` heads, ``T`` all tokens.
 """
 
 from collections.abc import Sequence
