@@ -17,12 +17,21 @@ from torch import Tensor
 
 from mmfocal import compat
 
-from ...bias import combined_bias
 from ...inputs import FocalInputs
 from .attention import focal_attention
+from .bias import combined_bias
 from .operators import ARE_REGISTERED, INTERPRETED, launches
+from .tokens import pool_tokens
 
-__all__ = ['INSTALLED', 'combined_bias', 'focal_attention', 'launches', 'unsupported_reasons']
+__all__ = [
+    'INSTALLED',
+    'combined_bias',
+    'focal_attention',
+    'launches',
+    'pool_tokens',
+    'unavailable_reasons',
+    'unsupported_reasons',
+]
 
 MAX_WINDOW_SIZE, MAX_HEAD_DIM = 16, 128
 MAX_EXTENT = 2**31  # of an image, in elements
@@ -75,6 +84,11 @@ def _device_reasons(qkv: Tensor) -> list[str]:
     return reasons
 
 
+def unavailable_reasons(x: Tensor) -> list[str]:
+    """Reasons in the installation, the device and the dtype why no kernel can take a tensor."""
+    return _device_reasons(x) if INSTALLED else ['Triton is not installed']
+
+
 def _size_reasons(qkv: Tensor) -> list[str]:
     """Reasons in the size of one image: offsets within it are 32-bit integers."""
     _, tokens, channels = qkv.shape
@@ -94,7 +108,6 @@ def unsupported_reasons(inputs: FocalInputs) -> list[str]:
     qkv, w = inputs.qkv, inputs.geometry.window_size
     head_dim = qkv.shape[-1] // 3 // inputs.bias.own.shape[1]
     reasons = {
-        'Triton is not installed': not INSTALLED,
         'exporting and tracing are not supported': _is_exporting(),
         'transforms of torch.func and forward-mode differentiation are not supported': (
             not torch.compiler.is_compiling() and compat.are_transforms_active()
@@ -108,7 +121,7 @@ def unsupported_reasons(inputs: FocalInputs) -> list[str]:
         'attention dropout is not supported': inputs.dropout_p > 0,
     }
     return [
-        *_device_reasons(qkv),
+        *unavailable_reasons(qkv),
         *_size_reasons(qkv),
         *(reason for reason, applies in reasons.items() if applies),
     ]

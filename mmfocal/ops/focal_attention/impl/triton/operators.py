@@ -93,12 +93,16 @@ class Operator:
         schema: Name, arguments and results, as ``torch.library`` writes them.
         launcher: Called with what the schema says, and annotated accordingly.
         outputs: Same arguments; makes uninitialized results.
+        is_visible: Whether compilers may see the kernels: not if the launcher needs tensors that
+            are no arguments.
     """
 
-    def __init__(self, schema: str, launcher: Callable, outputs: Callable) -> None:
+    def __init__(
+        self, schema: str, launcher: Callable, outputs: Callable, is_visible: bool = True
+    ) -> None:
         self.launcher, self.operator = launcher, None
         name, arguments = schema.partition('(')[::2]
-        if ARE_KERNELS_VISIBLE:
+        if ARE_KERNELS_VISIBLE and is_visible:
             torch.library.triton_op(f'mmfocal::{name}', launcher, mutates_args=())
         elif ARE_REGISTERED:
             torch.library.define(f'mmfocal::{name}', '(' + arguments)
