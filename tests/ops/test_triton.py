@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs
 from mmfocal.ops.focal_attention.impl import triton as backend
-from mmfocal.ops.focal_attention.impl.triton import attention, configs, operators
+from mmfocal.ops.focal_attention.impl.triton import attention
 from tests.ops.test_focal_attention import call, make_inputs, run, to_bias, to_tokens
 
 pytestmark = [
@@ -25,8 +25,9 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # The interpreter knows float64, in which a wrong term cannot hide behind rounding.
 SHARPEST = torch.float32 if DEVICE == 'cuda' else torch.float64
 
-# Window, expand, focal window, level; windows down and across; shift. Small, as programs and blocks
-# are interpreted one by one.
+# Window, expand, focal window, level; windows down and across; shift. Small, as programs and
+# blocks are interpreted one by one.
+
 CASES = {
     'detection': (FocalGeometry(7, 3, 3, 2), (2, 2), 0),
     'one window': (FocalGeometry(7, 3, 7, 2), (1, 1), 0),

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .columns import ALIGNMENT
 from .operators import INTERPRETED
 
 # Try all configurations out, on the first call of each kernel, dtype and head.
@@ -21,8 +22,8 @@ class Config(NamedTuple):
     num_stages: int
 
 
-# The first configuration is the smallest one. What a program keeps on the chip grows with BLOCK_K
-# and num_stages.
+# Blocks of keys divide ``ALIGNMENT``. The first configuration is the smallest one. What a program
+# keeps on the chip grows with BLOCK_K and num_stages.
 CONFIGS = (
     Config(32, 4, 1),
     Config(32, 4, 2),
@@ -63,7 +64,7 @@ _CHOSEN = {
 
 def fitting(dtype: torch.dtype, head_dim: int) -> list[Config]:
     """Configurations whose blocks fit the registers."""
-    return [config for config in CONFIGS if config.BLOCK_K <= largest_block(dtype, head_dim)]
+    return [config for config in CONFIGS if largest_block(dtype, head_dim) >= config.BLOCK_K]
 
 
 @cache
@@ -77,7 +78,7 @@ def choose(kernel: str, dtype: torch.dtype, head_dim: int, capability: int) -> C
         capability: Compute capability, its first number.
     """
     if INTERPRETED:
-        return Config(128, 4, 1)
+        return Config(ALIGNMENT, 4, 1)
     key = (kernel, dtype.itemsize, block(head_dim), capability)
     return _CHOSEN.get(key) or fitting(dtype, head_dim)[-1]
 
@@ -105,4 +106,6 @@ def tuned(kernel: Any, dtype: torch.dtype, head_dim: int, restored: str | None =
     ]
     # Autotuning distinguishes the dtypes of tensors by itself.
     restore_value = None if restored is None else [restored]
-    return triton.autotune(configs, key=['HEAD_DIM', 'WINDOW'], restore_value=restore_value)(kernel)
+    return triton.autotune(configs, key=['HEAD_DIM', 'WINDOW'], restore_value=restore_value)(
+        kernel
+    )

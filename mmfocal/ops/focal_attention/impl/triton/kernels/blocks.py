@@ -238,12 +238,12 @@ def bias_pointers(ptr, query, keys, num_columns):
 
 
 @triton.jit
-def load_bias(bias_ptr, query, keys, num_columns, BLOCK_K: tl.constexpr):
-    """Bias of a head in powers of two, very low for keys that do not exist."""
-    pointers = bias_pointers(bias_ptr, query, keys, num_columns)
-    if BLOCK_K <= ALIGNMENT:  # a block does not reach into the next region
-        return tl.load(pointers) * LOG2_E
-    return tl.load(pointers, mask=keys.exists[None, :], other=float('-inf')) * LOG2_E
+def load_bias(bias_ptr, query, keys, num_columns):
+    """Bias of a head in powers of two, very low for keys that do not exist.
+
+    No mask is needed, as blocks of keys divide ``ALIGNMENT``.
+    """
+    return tl.load(bias_pointers(bias_ptr, query, keys, num_columns)) * LOG2_E
 
 
 @triton.jit

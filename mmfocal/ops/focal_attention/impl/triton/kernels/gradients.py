@@ -7,7 +7,6 @@ import triton
 import triton.language as tl
 
 from .blocks import (
-    ALIGNMENT,
     LOG2_E,
     SIZES,
     KeyBlock,
@@ -238,7 +237,7 @@ def gradient_kernel(
     last = region_at(COARSE_LEVELS, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS)
     num_columns = count_columns(last)
     bias_ptr += head * AREA * num_columns
-    bias = tl.trans(load_bias(bias_ptr, own_query, keys, num_columns, BLOCK_K))
+    bias = tl.trans(load_bias(bias_ptr, own_query, keys, num_columns))
 
     dtype: tl.constexpr = bias_ptr.dtype.element_ty
     d_bias = tl.zeros((BLOCK_K, BLOCK_Q), dtype)
@@ -273,11 +272,8 @@ def gradient_kernel(
             add_rows(d_k_ptr + channels, k_tokens, 3 * channels, d_v, on_map, HEAD_DIM, BLOCK_D)
 
     d_bias_ptr += (strip.to(tl.int64) * num_heads + head) * AREA * num_columns
-    mask = is_query[:, None]
-    if BLOCK_K > ALIGNMENT:
-        mask = mask & keys.exists[None, :]
     pointers = bias_pointers(d_bias_ptr, query, keys, num_columns)
-    tl.store(pointers, tl.trans(d_bias), mask=mask)
+    tl.store(pointers, tl.trans(d_bias), mask=is_query[:, None])
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -418,9 +414,7 @@ def key_gradient_kernel(
                     qkv_ptr, d_out_ptr, log_sum_ptr, delta_ptr, stride_image, stride_token, query,
                     q_tokens, window, head, num_heads, nh * nw * AREA, AREA, HEAD_DIM, BLOCK_D,
                 )  # fmt: skip
-                pointers = bias_pointers(
-                    bias_ptr, tl.minimum(query, AREA - 1), keys, num_columns
-                )
+                pointers = bias_pointers(bias_ptr, tl.minimum(query, AREA - 1), keys, num_columns)
                 seen = keys.exists[None, :]
                 bias = tl.load(pointers, mask=seen, other=float('-inf')) * LOG2_E
                 weights, d_logits = compute_logit_gradients(
