@@ -208,7 +208,7 @@ def test_opcheck() -> None:
 
 
 @pytest.mark.parametrize(
-    ('dtype', 'deterministic', 'backward'),
+    ('dtype', 'is_ordered', 'backward'),
     [
         (torch.float32, False, ['prepare_kernel', 'gradient_kernel', 'finish_kernel']),
         (
@@ -224,10 +224,10 @@ def test_opcheck() -> None:
     ],
 )
 def test_launches(
-    dtype: torch.dtype, deterministic: bool, backward: list[str], request: pytest.FixtureRequest
+    dtype: torch.dtype, is_ordered: bool, backward: list[str], request: pytest.FixtureRequest
 ) -> None:
     """Of the launchers that eager calls run; strided tokens take a copy more."""
-    if deterministic:
+    if is_ordered:
         request.getfixturevalue('deterministic')
     qkv, bias, *rest = op_arguments()
     qkv, bias = qkv.to('meta', dtype), bias.to('meta', torch.float32)
@@ -285,9 +285,8 @@ def test_compiles_whole_for_all_sizes() -> None:
 def test_second_derivative_is_refused() -> None:
     qkv, bias, *rest = op_arguments()
     out = attention.Attend.apply(qkv.requires_grad_(), bias, *rest)
-    (gradient,) = torch.autograd.grad(out.square().sum(), qkv, create_graph=True)
     with pytest.raises(RuntimeError, match=r"no second derivative .* choose attn_impl='sdpa'"):
-        gradient.sum().backward()
+        torch.autograd.grad(out.square().sum(), qkv, create_graph=True)
 
 
 def on_meta(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
@@ -345,7 +344,7 @@ def test_refusals(situation: Callable, geometry: FocalGeometry, dim: int, reason
     [
         (lambda x: x, 22369621),  # times 96 is just below 2**31
         (lambda x: x.mT.contiguous().mT, 22369621),  # is made contiguous
-        (lambda x: torch.empty(*x.shape[:2], 192, device='meta')[..., :96], 11184810),
+        (lambda x: torch.empty(*x.shape[:2], 192, device='meta')[..., :96], 11184811),
     ],
 )
 def test_images_whose_offsets_need_more_than_32_bits(
@@ -365,11 +364,15 @@ def test_images_whose_offsets_need_more_than_32_bits(
 
 def test_needs_a_gpu_and_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     geometry = FocalGeometry(2)
+    inputs = make_inputs(geometry, (1, 1))
     monkeypatch.setattr(backend, 'INTERPRETED', False)
-    monkeypatch.setattr(backend, 'INSTALLED', False)
-    message = r'device cpu is not supported, only cuda is .*; Triton is not installed'
+    monkeypatch.setattr(backend, 'IS_TOO_OLD', True)
+    message = r'Triton 3.3 or newer is needed, .*the device cpu is not supported, only cuda is'
     with pytest.raises(ValueError, match=message):
-        call(make_inputs(geometry, (1, 1)), geometry, 'triton')
+        call(inputs, geometry, 'triton')
+    monkeypatch.setattr(backend, 'INSTALLED', False)
+    with pytest.raises(ValueError, match='Triton is not installed'):
+        call(inputs, geometry, 'triton')
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
