@@ -1,14 +1,127 @@
-from ...bias import combined_bias
+# SPDX-License-Identifier: Apache-2.0
+"""Fused focal attention for GPUs, written in Triton.
+
+Keys are read where they lie, in the map and in the coarse maps; neither gathered keys nor
+attention weights ever exist in memory. Backward computes the weights again from the queries, the
+keys and one saved number per query, the log-sum-exp of its logits.
+
+Triton need not be installed to import this. With the environment variable ``TRITON_INTERPRET=1``
+set beforehand, the kernels also run on CPU tensors, slowly, one operation at a time.
+"""
+
+from contextlib import suppress
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from mmfocal import compat
+
+from ...inputs import FocalInputs
+from .attention import focal_attention
+from .bias import combined_bias
+from .operators import ARE_REGISTERED, INTERPRETED, launches
 from .tokens import pool_tokens
 
+__all__ = [
+    'INSTALLED',
+    'combined_bias',
+    'focal_attention',
+    'launches',
+    'pool_tokens',
+    'unavailable_reasons',
+    'unsupported_reasons',
+]
 
-def unavailable_reasons(x):
-    return ['not yet']
+MAX_WINDOW_SIZE, MAX_HEAD_DIM = 16, 128
+MAX_EXTENT = 2**31  # of an image, in elements
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INSTALLED = False
+with suppress(ImportError):
+    INSTALLED = find_spec('triton') is not None
 
 
-def unsupported_reasons(inputs):
-    return ['not yet']
+def _is_exporting() -> bool:
+    """Whether a call is traced for use elsewhere; strict export cannot be told from compiling."""
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    is_exporting = getattr(torch.compiler, 'is_exporting', None)  # since torch 2.7
+    return torch.jit.is_tracing() or (is_exporting is not None and is_exporting())
 
 
-def focal_attention(inputs, bias):
-    raise NotImplementedError
+def _is_unregistered() -> bool:
+    """Whether an operator is needed, and missing."""
+    return not (ARE_REGISTERED or compat.is_plain_eager())
+
+
+def _device_reasons(qkv: Tensor) -> list[str]:
+    """Reasons in the device, and in what it makes of the dtype."""
+    if INTERPRETED:
+        reasons = {
+            f"the device {qkv.device.type} is not supported by Triton's interpreter": (
+                qkv.device.type not in ('cpu', 'cuda')
+            ),
+            "torch.bfloat16 is not supported by Triton's interpreter": (
+                qkv.dtype == torch.bfloat16
+            ),
+        }
+        return [reason for reason, applies in reasons.items() if applies]
+    if qkv.device.type != 'cuda':
+        return [
+            f'the device {qkv.device.type} is not supported, only cuda is '
+            '(unless TRITON_INTERPRET=1 is set)'
+        ]
+    reasons = []
+    if qkv.dtype == torch.float64:
+        reasons.append('torch.float64 is supported under TRITON_INTERPRET=1 only')
+    gpu = torch.cuda.get_device_properties(qkv.device)  # unlike the capability, compiles
+    needed = 8 if qkv.dtype == torch.bfloat16 else 7
+    if gpu.major < needed:
+        reasons.append(
+            f'{qkv.dtype} needs compute capability {needed}.0, '
+            f'this GPU has {gpu.major}.{gpu.minor}'
+        )
+    return reasons
+
+
+def unavailable_reasons(x: Tensor) -> list[str]:
+    """Reasons in the installation, the device and the dtype why no kernel can take a tensor."""
+    return _device_reasons(x) if INSTALLED else ['Triton is not installed']
+
+
+def _size_reasons(qkv: Tensor) -> list[str]:
+    """Reasons in the size of one image: offsets within it are 32-bit integers."""
+    _, tokens, channels = qkv.shape
+    extent = tokens * channels  # of the gradient, and of a copy without dense channels
+    if qkv.stride(-1) == 1:
+        extent = max(extent, (tokens - 1) * qkv.stride(1) + channels)
+    if extent < MAX_EXTENT:
+        return []
+    return [
+        f'images must span less than {MAX_EXTENT} elements, but {tokens} tokens with {channels} '
+        f'channels of queries, keys and values span {extent}'
+    ]
+
+
+def unsupported_reasons(inputs: FocalInputs) -> list[str]:
+    """Reasons why this backend cannot take some inputs."""
+    qkv, w = inputs.qkv, inputs.geometry.window_size
+    head_dim = qkv.shape[-1] // 3 // inputs.bias.own.shape[1]
+    reasons = {
+        'exporting and tracing are not supported': _is_exporting(),
+        'transforms of torch.func and forward-mode differentiation are not supported': (
+            not torch.compiler.is_compiling() and compat.are_transforms_active()
+        ),
+        'PyTorch 2.4 or newer is needed to compile, and under dispatch modes': _is_unregistered(),
+        f'{qkv.dtype} is not supported': qkv.dtype not in DTYPES,
+        f'windows over {MAX_WINDOW_SIZE} are not supported, got {w}': w > MAX_WINDOW_SIZE,
+        f'more than {MAX_HEAD_DIM} channels per head are not supported, got {head_dim}': (
+            head_dim > MAX_HEAD_DIM
+        ),
+        'attention dropout is not supported': inputs.dropout_p > 0,
+    }
+    return [
+        *unavailable_reasons(qkv),
+        *_size_reasons(qkv),
+        *(reason for reason, applies in reasons.items() if applies),
+    ]
