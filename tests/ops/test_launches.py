@@ -2,8 +2,7 @@
 """How many kernels a pass starts on a GPU, counted without one: Focal-T beside Swin-T."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
