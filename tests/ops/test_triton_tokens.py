@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens by one kernel against plain layers; interpreted where there is no GPU."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -220,3 +223,14 @@ def test_same_sums_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
         tokens_module.pool_backward(d_tokens, x, weights, sizes, shift) for _ in range(2)
     )
     assert all(map(torch.equal, first, second))
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
+def test_compiles_for_gpus() -> None:
+    """No GPU is needed to compile; float32 maps to bfloat16 tokens."""
+    env = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
+    command = [sys.executable, '-m', 'tests.ops.compile_only', 'tokens']
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    names = [line.split()[0] for line in result.stdout.splitlines()]
+    assert names == ['pool_kernel', 'pool_backward_kernel']
