@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs
 from mmfocal.ops.focal_attention.impl import triton as backend
-from mmfocal.ops.focal_attention.impl.triton import attention, configs, operators
+from mmfocal.ops.focal_attention.impl.triton import attention
 from tests.ops.test_focal_attention import call, make_inputs, run, to_bias, to_tokens
 
 pytestmark = [
