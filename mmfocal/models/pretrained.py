@@ -49,6 +49,10 @@ def backbone_part(state: StateDict, path: str) -> StateDict:
     Raises:
         ValueError: If the file holds no such backbone, or several.
     """
+    if any(part in key for key in state for part in swin.TRAITS):
+        raise ValueError(
+            f'{path} holds a Swin Transformer; to start from it say SwinPretrained (or swin:FILE)'
+        )
     prefixes = [
         key.removesuffix(_ANCHOR) for key in state if key == _ANCHOR or key.endswith(f'.{_ANCHOR}')
     ]

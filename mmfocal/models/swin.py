@@ -27,6 +27,7 @@ _RENAMED = (
     (re.compile(r'^patch_embed\.projection\.'), 'patch_embed.proj.'),
 )
 _MERGE = re.compile(r'layers\.(\d)\.downsample\.reduction\.weight')
+TRAITS = ('.downsample.reduction.', '.attn.w_msa.')  # what only Swin's names contain
 # What no Swin has, or has in another shape.
 MAY_LACK = re.compile(
     r'norm[0-3]\.\w+|absolute_pos_embed|patch_embed\.proj\.weight'
