@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint files: reading them without running code from them, and finding their tensors."""
 
+import json
 import os
 import re
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +24,7 @@ NO_WEIGHTS = """{path} does not exist. The released weights are no longer public
      FOCAL_T_CKPT=swin:/path/to/file
   3. train them on ImageNet-1K: tools/train.py configs/classification/focal_t_in1k.py
   4. start from scratch: --cfg-options model.backbone.init_cfg=None"""
+SUFFIXES = ('.pth', '.safetensors')
 HUB = 'hf-hub:'  # as timm says
 
 
@@ -176,3 +178,31 @@ def sample(keys: list[str], state: StateDict, count: int = 4) -> str:
     """A few keys with shapes, for errors."""
     shown = [f'{key} {tuple(state[key].shape)}' for key in keys[:count]]
     return ', '.join(shown + [f'and {len(keys) - count} more'] * (len(keys) > count)) or 'none'
+
+
+def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
+    """Write a checkpoint; its name ends with what it is.
+
+    Args:
+        content: For ``.pth`` the whole file; for ``.safetensors`` only the tensors of
+            ``tensors_of`` are kept, and of ``meta`` the names of the classes.
+        path: File to write, whole or not at all; its folder is made.
+
+    Raises:
+        ValueError: If the name ends with something else.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f'{path}: expected a name that ends with {" or ".join(SUFFIXES)}')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'{path.name}.partial')
+    if path.suffix == '.safetensors':
+        from safetensors.torch import save_file
+
+        # copies, since safetensors refuses tensors that share memory
+        state = {k: v.clone().contiguous() for k, v in tensors_of(content, str(path)).items()}
+        classes = content.get('meta', {}).get('dataset_meta', {}).get('classes', ())
+        save_file(state, partial, dict(format='pt', classes=json.dumps(classes)))
+    else:
+        torch.save(content, partial)
+    partial.replace(path)

@@ -341,6 +341,34 @@ def convert_upstream(state: StateDict) -> StateDict:
     }
 
 
+def convert_to_upstream(state: StateDict, path: str) -> StateDict:
+    """Rename a classifier's parameters to those of the released code; undo ``convert_upstream``.
+
+    Args:
+        state: Parameters of mmpretrain's ``ImageClassifier`` around a ``FocalTransformer``.
+        path: Name of the file, for errors.
+
+    Returns:
+        The renamed parameters, in the same order.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    names = {'backbone.norm3.': 'norm.', 'backbone.': '', 'head.fc.': 'head.'}
+    ours = re.compile(r'(backbone\.norm3\.|backbone\.(?!norm\d)|head\.fc\.)(?=.)')
+    foreign = [key for key in state if not ours.match(key) and not _DERIVED.fullmatch(key)]
+    if foreign or f'backbone.{_ANCHOR}' not in state:
+        raise ValueError(
+            f'{path}: expected a classifier with a FocalTransformer (backbone., backbone.norm3, '
+            f'head.fc), found {sample(foreign or list(state), state)}'
+        )
+    return {
+        ours.sub(lambda part: names[part[0]], key, count=1): value
+        for key, value in state.items()
+        if ours.match(key)
+    }
+
+
 def load_whole_model(model: nn.Module, state: StateDict, path: str) -> None:
     """Load a whole model, all of it.
 

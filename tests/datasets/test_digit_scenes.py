@@ -173,7 +173,7 @@ def test_a_digit_has_the_size_asked_for() -> None:
 
 
 def test_single_digits_are_dark_on_light_differ_and_are_easy_to_tell_apart() -> None:
-    """Nearest neighbors of shrunk gray pictures are right far more often than on scenes' colors."""
+    """Dark on light, and nearest neighbors of shrunk gray pictures are mostly right."""
     scans = {split: load_scans(split) for split in SPLITS}
     pictures = {
         split: [render_crop(np.random.default_rng(i), s.images[i], 64) for i in range(200)]
