@@ -96,7 +96,7 @@ def normalize(cfg: Config, image: np.ndarray) -> Tensor:
     mean, std = (
         torch.tensor(settings.get(name, [v] * 3)) for name, v in (('mean', 0.0), ('std', 1.0))
     )
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1).float()
     if not (settings.get('bgr_to_rgb') or settings.get('to_rgb')):
         pixels = pixels.flip(0)
     return (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)
