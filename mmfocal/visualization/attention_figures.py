@@ -90,9 +90,9 @@ def _frame(axes: Axes, map_size: tuple[int, int], window: int, w: int, cell: flo
         lines = dict(color='white', linewidth=line_width)
         axes.hlines(np.arange(0, height + step / 2, step), 0, width, **lines)
         axes.vlines(np.arange(0, width + step / 2, step), 0, height, **lines)
-    axes.add_patch(Rectangle((0, 0), width, height, fill=False, linewidth=1.2))
+    axes.add_patch(Rectangle((0, 0), width, height, fill=False, linewidth=1.2, zorder=3))
     top, left = (w * place for place in divmod(window, width // w))
-    axes.add_patch(Rectangle((left, top), w, w, fill=False, linewidth=1.6))
+    axes.add_patch(Rectangle((left, top), w, w, fill=False, linewidth=1.6, zorder=3))
     axes.plot(left + w / 2, top + w / 2, 'o', color='black', markersize=4)
     axes.set(xticks=[], yticks=[])
 

@@ -59,7 +59,9 @@ def effective_field(model: FocalTransformer, size: int, stage: int) -> np.ndarra
         image = torch.randn(1, 3, size, size, generator=generator).requires_grad_()
         out = model.eval()(image)[place]
         center = out[0, :, out.shape[2] // 2, out.shape[3] // 2]
-        (gradient,) = torch.autograd.grad(center.sum(), image)
+        # the channels' sum is constant behind a norm, so weight them
+        weights = torch.randn(center.shape, generator=generator)
+        (gradient,) = torch.autograd.grad(center @ weights, image)
         total += gradient[0].abs().sum(0)
     return (total / total.max()).numpy()
 
