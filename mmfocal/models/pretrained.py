@@ -97,8 +97,8 @@ def _fit(key: str, source: StateDict, model: FocalTransformer) -> Tensor | None:
     if name == _NEIGHBORS:
         return resize_neighbors(value, _file_geometry(block[0], source), geometry)
     if name.startswith('attn.relative_position_bias_table_to_windows.'):
-        region = geometry.region_size(int(name.split('.')[-1]))
-        return resize_coarse(value, geometry.window_size + region - 1)
+        region = geometry.regions[1 + int(name.split('.')[-1])]
+        return resize_coarse(value, geometry.window_size + region.size - 1)
     if name.startswith('pool_layers.') and name.endswith('.weight'):
         return resize_pool(value, geometry.cell_size(int(name.split('.')[1])))
     return value

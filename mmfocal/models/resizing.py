@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry
-from mmfocal.ops.focal_attention.geometry import merged_bias
+from mmfocal.ops.focal_attention.bias import combined_bias
 
 
 def _interpolate(grid: Tensor, size: tuple[int, int], mode: str = 'bilinear') -> Tensor:
@@ -60,7 +60,7 @@ def _stretch(old: int, new: int) -> Tensor:
 
 
 def resize_neighbors(table: Tensor, old: FocalGeometry, new: FocalGeometry) -> Tensor | None:
-    """Resize a neighbour table to another window or expand size.
+    """Resize a neighbor table to another window or expand size.
 
     A token's bias, composed if the token is attended twice, is put at its place in the square of
     side ``R = w + 2e`` around the window. Each of the eight parts of that square (four edges,
@@ -79,7 +79,7 @@ def resize_neighbors(table: Tensor, old: FocalGeometry, new: FocalGeometry) -> T
     if 2 * e > w:
         return None
     zeros = table.new_zeros((2 * w - 1) ** 2, table.shape[1], dtype=torch.float)
-    square = merged_bias(FocalBias(zeros, table.float()), FocalGeometry(w, e))
+    square = combined_bias(FocalBias(zeros, table.float()), FocalGeometry(w, e))
     square = square.unflatten(2, (w + 2 * e,) * 2).unflatten(1, (w, w))
     edge = _stretch(e, new.expand_size)
     queries = _stretch(w, new.window_size)
@@ -92,10 +92,10 @@ def resize_neighbors(table: Tensor, old: FocalGeometry, new: FocalGeometry) -> T
 
 
 def _places(geometry: FocalGeometry) -> list[int]:
-    """Place of each neighbour key in the square of side ``w + 2e``, in the table's order."""
+    """Place of each neighbor key in the square of side ``w + 2e``, in the table's order."""
     w, e = geometry.window_size, geometry.expand_size
     return [
-        (position // w + move.rows + e) * geometry.fine_size + position % w + move.cols + e
+        (position // w + move.rows + e) * geometry.regions[0].size + position % w + move.cols + e
         for move in geometry.moves
         for position in move.kept
     ]

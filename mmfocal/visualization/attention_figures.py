@@ -12,7 +12,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from mmfocal.ops.focal_attention.geometry import FocalGeometry, key_index
 
-from .attention_maps import AttentionMap, region_sizes
+from .attention_maps import AttentionMap
 
 NOTHING, OWN, NEIGHBOR, TWICE, COARSE, MASKED = range(6)
 KINDS = ('no key', 'own window', 'neighbor', 'neighbor, attended twice', 'pooled cell', 'masked')
@@ -57,20 +57,18 @@ def coarse_cells(
         Cells of ``NOTHING``, ``COARSE`` and ``MASKED`` on a map with a border of the coarse
         region's side, where masked keys lie; and the width of that border.
     """
-    (height, width), w = map_size, geometry.window_size
-    rows, columns = height // w << level, width // w << level
-    sides = region_sizes(geometry)
-    border = sides[1 + level]
+    region, sizes = geometry.regions[1 + level], geometry.map_sizes(*map_size)
+    rows, columns = sizes[1 + level]
+    border = region.size
     kinds = np.full((rows + 2 * border, columns + 2 * border), NOTHING)
-    margin = geometry.focal_window // 2
-    top, left = ((place << level) - margin + border for place in divmod(window, width // w))
+    place = divmod(window, map_size[1] // geometry.window_size)
+    top, left = (count * region.step - region.margin + border for count in place)
     kinds[top : top + border, left : left + border] = MASKED
-    # what is on the map and a key, as the index that every backend uses says
-    first = sum(side * side for side in sides[: 1 + level])
-    index = key_index(geometry, height, width, torch.device('cpu'))[window]
-    keys = index[first : first + border * border].numpy()
-    start = height * width + sum((height // w << k) * (width // w << k) for k in range(level))
-    on_map = keys[(keys >= start) & (keys < start + rows * columns)] - start
+    # what is on the map, as the index that every backend uses says
+    index = key_index(geometry, *map_size, torch.device('cpu'))[window]
+    keys = index[region.first : region.first + border**2].numpy()
+    start = sum(down * across for down, across in sizes[: 1 + level])
+    on_map = keys[keys < start + rows * columns] - start
     kinds[border + on_map // columns, border + on_map % columns] = COARSE
     return kinds, border
 

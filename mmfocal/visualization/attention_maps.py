@@ -8,7 +8,6 @@ or that wrap around are added up where they lie.
 Shape legend: as in ``mmfocal.ops.focal_attention.geometry``.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mmfocal.models import FocalTransformer
-from mmfocal.ops.focal_attention.geometry import FocalGeometry, key_index, merged_bias, merged_mask
+from mmfocal.ops.focal_attention.bias import combined_bias
+from mmfocal.ops.focal_attention.geometry import FocalGeometry, key_index, key_mask, split_maps
 
 
 class AttentionMap(NamedTuple):
@@ -63,9 +63,8 @@ def record_call(model: FocalTransformer, attention: nn.Module, image: Tensor) ->
     calls = []
 
     def keep(_: nn.Module, arguments: tuple) -> None:
-        x, coarse, geometry = arguments
-        tokens = torch.cat([level[0].flatten(0, 1) for level in (x, *coarse)])
-        calls.append(AttentionCall(tokens, tuple(x.shape[1:3]), geometry.shift_size))
+        tokens, map_size, shift = arguments
+        calls.append(AttentionCall(tokens[0], tuple(map_size), shift))
 
     handle = attention.register_forward_pre_hook(keep)
     try:
@@ -74,17 +73,6 @@ def record_call(model: FocalTransformer, attention: nn.Module, image: Tensor) ->
     finally:
         handle.remove()
     return calls[0]
-
-
-def _key_mask(attention: nn.Module, call: AttentionCall) -> Tensor | None:
-    """What depends on the window's place, ``(N, 1 or w*w, K)``."""
-    geometry = replace(attention.geometry, shift_size=call.shift)
-    return merged_mask(geometry, *call.map_size, call.tokens.device)
-
-
-def region_sizes(geometry: FocalGeometry) -> list[int]:
-    """Side of the square of keys on the map and on each coarse map."""
-    return [geometry.fine_size, *(geometry.region_size(k) for k in geometry.coarse_levels)]
 
 
 def attention_weights(attention: nn.Module, call: AttentionCall, window: int) -> Tensor:
@@ -102,7 +90,8 @@ def attention_weights(attention: nn.Module, call: AttentionCall, window: int) ->
     w, heads = geometry.window_size, attention.bias.own.shape[1]
     with torch.no_grad():
         index = key_index(geometry, height, width, call.tokens.device)[window]
-        bias, mask = merged_bias(attention.bias, geometry), _key_mask(attention, call)
+        bias = combined_bias(attention.bias, geometry)
+        mask = key_mask(geometry, height, width, call.shift, call.tokens.device)
         q, k, _ = attention.qkv(call.tokens).unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3)
         k = torch.cat([k, k.new_zeros(heads, 1, k.shape[-1])], dim=1)[:, index]
         place = torch.arange(height * width).view(height // w, w, width // w, w).transpose(1, 2)
@@ -112,11 +101,10 @@ def attention_weights(attention: nn.Module, call: AttentionCall, window: int) ->
 
 
 def _spread(
-    sums: Tensor, is_key: Tensor, geometry: FocalGeometry, level: int, map_size: tuple[int, int]
+    cells: Tensor, geometry: FocalGeometry, level: int, map_size: tuple[int, int]
 ) -> np.ndarray:
     """Put cells ``(rows, columns)`` on the tokens that they cover: ``(H, W)``, NaN elsewhere."""
     cell = geometry.cell_size(level)
-    cells = torch.where(is_key, sums, torch.nan)
     tokens = cells.repeat_interleave(cell, 0).repeat_interleave(cell, 1).cpu().numpy()
     out = np.full(map_size, np.nan, np.float32)
     top, left = ((size - side) // 2 for size, side in zip(map_size, tokens.shape))
@@ -128,21 +116,13 @@ def _level_maps(
     weights: Tensor, index: Tensor, geometry: FocalGeometry, map_size: tuple[int, int]
 ) -> list[np.ndarray]:
     """The weights ``(K,)`` of keys at the places ``index``, added up on each level's map."""
-    (height, width), w = map_size, geometry.window_size
-    sizes = [(height, width)]
-    sizes += [(height // w << k, width // w << k) for k in geometry.coarse_levels]
-    places = sum(rows * columns for rows, columns in sizes)
+    sizes, places = geometry.map_sizes(*map_size), geometry.num_tokens(*map_size)
     sums = weights.new_zeros(places + 1).index_add_(0, index, weights)
     is_key = torch.zeros(places + 1, dtype=torch.bool).index_fill(0, index, True)
-    levels, start = [], 0
-    for level, (rows, columns) in enumerate(sizes, -1):
-        part = slice(start, start + rows * columns)
-        values, keys = (tensor[part].view(rows, columns) for tensor in (sums, is_key))
-        if level < 0:
-            levels.append(torch.where(keys, values, torch.nan).cpu().numpy())
-        else:
-            levels.append(_spread(values, keys, geometry, level, map_size))
-        start = part.stop
+    shown = torch.where(is_key, sums, torch.nan)[None, :-1, None]
+    fine, *coarse = (level[0, ..., 0] for level in split_maps(shown, sizes))
+    levels = [fine.cpu().numpy()]
+    levels += [_spread(cells, geometry, level, map_size) for level, cells in enumerate(coarse)]
     return levels
 
 
@@ -189,7 +169,7 @@ def attention_map(
         np.roll(values, (shift, shift), (0, 1))
         for values in _level_maps(weights, index, geometry, call.map_size)
     ]
-    parts = weights.split([size * size for size in region_sizes(geometry)])
+    parts = weights.split([region.size**2 for region in geometry.regions])
     shares = [part.sum().item() for part in parts]
     corner = row // w * w + shift, column // w * w + shift
     return AttentionMap(levels, shares, tuple(slice(c, c + w) for c in corner), token, stride)

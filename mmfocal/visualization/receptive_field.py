@@ -13,8 +13,6 @@ from matplotlib.figure import Figure
 from mmfocal.models import FocalTransformer
 from mmfocal.ops.focal_attention import FocalGeometry
 
-from .attention_maps import region_sizes
-
 
 class Field(NamedTuple):
     """What one query of a stage sees.
@@ -36,9 +34,9 @@ def field_of(geometry: FocalGeometry) -> Field:
     """
     none = geometry.window_size**2 + geometry.num_neighbors
     fine = sum(first < none for first in geometry.square_sources[0])
-    side, *coarse = region_sizes(geometry)
-    reach = [size * geometry.cell_size(level) for level, size in enumerate(coarse)]
-    return Field((fine, *(size * size for size in coarse)), max([side, *reach]))
+    square, *coarse = geometry.regions
+    reach = [region.size * geometry.cell_size(level) for level, region in enumerate(coarse)]
+    return Field((fine, *(region.size**2 for region in coarse)), max([square.size, *reach]))
 
 
 def effective_field(model: FocalTransformer, size: int, stage: int) -> np.ndarray:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal self-attention: one public function, several back ends that compute the same."""
+"""Focal self-attention: one public function, several backends that compute the same."""
 
 from .api import IMPLS, focal_attention
-from .geometry import FocalBias, FocalGeometry
+from .bias import FocalBias
+from .geometry import FocalGeometry
+from .inputs import FocalInputs
 
-__all__ = ['IMPLS', 'FocalBias', 'FocalGeometry', 'focal_attention']
+__all__ = ['IMPLS', 'FocalBias', 'FocalGeometry', 'FocalInputs', 'focal_attention']

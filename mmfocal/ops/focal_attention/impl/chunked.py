@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Focal attention for CPUs: a few windows at a time, so that their logits stay in the cache.
 
-Every group of merged keys consists of square regions of a padded map: the fine map is wrapped by
-``e`` tokens, a coarse map has a margin of zeros. The maps are laid out head by head, so that the
-keys of a window are a few long runs of memory, copied when its turn comes. Autograd keeps the
+Each region is cut from a padded map: the fine map is wrapped by ``e`` tokens, a coarse map has a
+margin of zeros. The maps are laid out head by head, so that the keys of a window are a few long
+runs of memory, copied when its turn comes. Autograd keeps the
 input maps only; the backward pass computes the attention weights again. Scratch memory is kept
 from call to call: on a CPU, fresh pages can cost more than the arithmetic on them.
 
@@ -11,32 +11,26 @@ See ``geometry`` for the shape legend; ``n`` counts the windows of a tile, each 
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmfocal.ops import cpu
+from mmfocal.ops.cpu import memory
 
-from ..geometry import FocalBias, FocalGeometry, merged_bias, merged_mask, seam_mask
+from ..bias import bias_tables
+from ..geometry import FocalGeometry, Region, key_mask, seam_mask, split_maps
+from ..inputs import FocalInputs
 
 # Logits that are computed at a time: enough to hide the calls, few enough for a level 3 cache.
 TILE_BYTES = 4 * 2**20
 
 
-def refusals(
-    qkv: Tensor,
-    coarse_kv: tuple[Tensor, ...],
-    bias: FocalBias,
-    geometry: FocalGeometry,
-    scale: float,
-    dropout_p: float,
-) -> list[str]:
-    """Reasons why this back end cannot run a call."""
-    reasons = cpu.refusals([qkv, *coarse_kv, *bias.tables])
-    return [*reasons, 'it drops no attention weights'] if dropout_p > 0 else reasons
+def unsupported_reasons(inputs: FocalInputs) -> list[str]:
+    """Reasons why this backend cannot take some inputs."""
+    reasons = memory.unsupported_reasons([inputs.qkv, *bias_tables(inputs.bias)])
+    return [*reasons, 'attention dropout is not supported'] if inputs.dropout_p > 0 else reasons
 
 
 def _add_apart(target: Tensor, values: Tensor, apart: int) -> None:
@@ -45,63 +39,43 @@ def _add_apart(target: Tensor, values: Tensor, apart: int) -> None:
         target[..., start::apart, :, :, :].add_(values[..., start::apart, :, :, :])
 
 
-class KeyGroup(NamedTuple):
-    """Keys of all windows that are square regions of one padded map.
+def _slide(x: Tensor, dim: int, region: Region) -> Tensor:
+    """View a dimension as ``(windows, R)``; the latter stands before the last dimension."""
+    return x.unfold(dim, region.size, region.step).transpose(-1, -2)
 
-    Attributes:
-        size: Side of a region.
-        step: Distance between the regions of adjacent windows.
-        margin: Padding of the map on each side.
-        keys: Place among the merged keys.
+
+def region_windows(padded: Tensor, region: Region) -> Tensor:
+    """View ``(2, B, h, H', W', d)`` as ``(2, B, h, nH, nW, R, R, d)``."""
+    return _slide(_slide(padded, 3, region), 4, region)
+
+
+def add_regions(padded: Tensor, values: Tensor, region: Region, rows: slice, cols: slice) -> None:
+    """Add ``(2, B, h, rows, cols, R, R, d)`` to regions of a padded map, which overlap.
+
+    First columns are added up, then rows, each time those windows at once that share nothing.
     """
-
-    size: int
-    step: int
-    margin: int
-    keys: slice
-
-    def slide(self, x: Tensor, dim: int) -> Tensor:
-        """View a dimension as ``(windows, size)``; the latter stands before the last dimension."""
-        return x.unfold(dim, self.size, self.step).transpose(-1, -2)
-
-    def regions(self, padded: Tensor) -> Tensor:
-        """View ``(2, B, h, H', W', d)`` as ``(2, B, h, nH, nW, size, size, d)``."""
-        return self.slide(self.slide(padded, 3), 4)
-
-    def add_regions(self, padded: Tensor, values: Tensor, rows: slice, cols: slice) -> None:
-        """Add ``(2, B, h, rows, cols, size, size, d)`` to regions of a padded map, which overlap.
-
-        First columns are added up, then rows, each time those windows at once that share nothing.
-        """
-        apart = math.ceil(self.size / self.step)
-        *planes, num_rows, num_cols, _, _, d = values.shape
-        width = (num_cols - 1) * self.step + self.size
-        sums = cpu.scratch('sums of columns', (*planes, num_rows, self.size, width, d), padded)
-        sums = sums.zero_().transpose(4, 5)
-        target = self.slide(sums, 4)
-        _add_apart(target, values, apart)
-        target = self.slide(padded, 3)[:, :, :, rows].narrow(4, cols.start * self.step, width)
-        _add_apart(target, sums, apart)
-
-    def interior(self, padded: Tensor) -> Tensor:
-        """View of a padded map without its margin."""
-        rows, cols = (slice(self.margin, n - self.margin) for n in padded.shape[3:5])
-        return padded[:, :, :, rows, cols]
-
-    def select(self, keys: Tensor) -> Tensor:
-        """View this group of ``(..., K, d)`` as ``(..., size, size, d)``."""
-        return keys[..., self.keys, :].unflatten(-2, (self.size, self.size))
+    apart = math.ceil(region.size / region.step)
+    *planes, num_rows, num_cols, _, _, d = values.shape
+    width = (num_cols - 1) * region.step + region.size
+    shape = (*planes, num_rows, region.size, width, d)
+    sums = memory.scratch('sums of columns', shape, padded)
+    sums = sums.zero_().transpose(4, 5)
+    target = _slide(sums, 4, region)
+    _add_apart(target, values, apart)
+    target = _slide(padded, 3, region)[:, :, :, rows].narrow(4, cols.start * region.step, width)
+    _add_apart(target, sums, apart)
 
 
-def key_groups(geometry: FocalGeometry) -> list[KeyGroup]:
-    """The fine group, then one per coarse level: the order of ``merged_bias``."""
-    w, size = geometry.window_size, geometry.fine_size
-    groups = [KeyGroup(size, w, geometry.expand_size, slice(0, size**2))]
-    for level in geometry.coarse_levels:
-        size, start = geometry.region_size(level), groups[-1].keys.stop
-        keys = slice(start, start + size**2)
-        groups.append(KeyGroup(size, 2**level, geometry.focal_window // 2, keys))
-    return groups
+def interior(padded: Tensor, region: Region) -> Tensor:
+    """View of a padded map without its margin."""
+    rows, cols = (slice(region.margin, n - region.margin) for n in padded.shape[3:5])
+    return padded[:, :, :, rows, cols]
+
+
+def select_region(keys: Tensor, region: Region) -> Tensor:
+    """View the keys of one region of ``(..., K, d)`` as ``(..., R, R, d)``."""
+    keys = keys[..., region.first : region.first + region.size**2, :]
+    return keys.unflatten(-2, (region.size, region.size))
 
 
 def wrap(padded: Tensor, margin: int) -> None:
@@ -134,18 +108,22 @@ def split_windows(x: Tensor, window_size: int) -> Tensor:
 class Maps(NamedTuple):
     """Queries by window, ``(B, h, nH, nW, w, w, d)``; keys and values ``(2, B, h, H, W, d)``.
 
-    ``kv`` holds one map per key group. All are views of what the caller gave.
+    ``kv`` holds one map per region. All are views of the tokens.
     """
 
     q: Tensor
     kv: list[Tensor]
 
-    @classmethod
-    def of(cls, qkv: Tensor, coarse_kv: Sequence[Tensor], heads: int, window_size: int) -> 'Maps':
-        """View the public function's arguments, or their gradients."""
-        fine = split_heads(qkv, heads, 3)
-        coarse = [split_heads(level, heads, 2) for level in coarse_kv]
-        return cls(split_windows(fine[0], window_size), [fine[1:], *coarse])
+
+def view_maps(
+    tokens: Tensor, map_size: tuple[int, int], num_heads: int, geometry: FocalGeometry
+) -> Maps:
+    """View ``qkv`` of the inputs, or its gradient."""
+    maps = [
+        split_heads(part, num_heads, 3)
+        for part in split_maps(tokens, geometry.map_sizes(*map_size))
+    ]
+    return Maps(split_windows(maps[0][0], geometry.window_size), [part[1:] for part in maps])
 
 
 class Tile(NamedTuple):
@@ -166,33 +144,25 @@ class ChunkedAttention:
     """What the tiles of one call share: maps, bias and masks.
 
     Args:
-        qkv: See :func:`mmfocal.ops.focal_attention.focal_attention`; so are the others.
-        coarse_kv: Keys and values of each coarse level.
-        bias: ``(h, w*w, K)`` from ``merged_bias``; everything is computed in its dtype.
-        geometry: The key set.
-        scale: Factor on the query-key products.
+        inputs: Of which the bias tables are not read.
+        bias: Combined bias ``(h, w*w, K)``; everything is computed in its dtype.
     """
 
-    def __init__(
-        self,
-        qkv: Tensor,
-        coarse_kv: Sequence[Tensor],
-        bias: Tensor,
-        geometry: FocalGeometry,
-        scale: float,
-    ) -> None:
-        self.bias, self.geometry, self.scale = bias, geometry, scale
-        self.w, (self.num_heads, self.area, self.num_keys) = geometry.window_size, bias.shape
-        self.groups = key_groups(geometry)
-        self.maps = Maps.of(qkv, coarse_kv, self.num_heads, self.w)
+    def __init__(self, inputs: FocalInputs, bias: Tensor) -> None:
+        self.bias, self.geometry, self.scale = bias, inputs.geometry, inputs.scale
+        self.shift, self.map_size = inputs.shift, inputs.map_size
+        self.w, self.regions = self.geometry.window_size, self.geometry.regions
+        self.num_heads, self.area, self.num_keys = bias.shape
+        self.maps = view_maps(inputs.qkv, self.map_size, self.num_heads, self.geometry)
         self.mask = self._validity_mask()
 
     def _validity_mask(self) -> Tensor | None:
         """``MASKED`` for coarse keys outside their map, else 0: ``(nH, nW, 1, K)``."""
-        nh, nw = self.maps.q.shape[2:4]
-        unshifted = replace(self.geometry, shift_size=0)  # for the seam see _add_seam
-        mask = merged_mask(unshifted, nh * self.w, nw * self.w, self.bias.device)
-        return None if mask is None else mask.to(self.bias).view(nh, nw, 1, self.num_keys)
+        # the seam of a shift is masked by _add_seam
+        mask = key_mask(self.geometry, *self.map_size, 0, self.bias.device)
+        if mask is None:
+            return None
+        return mask.to(self.bias).view(*self.maps.q.shape[2:4], 1, self.num_keys)
 
     def planes_and_tiles(self) -> Iterator[tuple[slice, slice, list[Tile]]]:
         """Images and heads whose maps are laid out together, and the tiles of these maps."""
@@ -200,23 +170,23 @@ class ChunkedAttention:
         tile_size = TILE_BYTES // (self.bias[0].numel() * self.bias.element_size())
         rows_and_cols = [
             (rows, cols)
-            for rows in cpu.spans(nh, tile_size // nw)
-            for cols in cpu.spans(nw, tile_size)
+            for rows in memory.spans(nh, tile_size // nw)
+            for cols in memory.spans(nw, tile_size)
         ]
-        for image_span in cpu.spans(batch, tile_size // (nh * nw * heads)):
-            for head_span in cpu.spans(heads, tile_size // (nh * nw)):
+        for image_span in memory.spans(batch, tile_size // (nh * nw * heads)):
+            for head_span in memory.spans(heads, tile_size // (nh * nw)):
                 tiles = [Tile(image_span, head_span, *place) for place in rows_and_cols]
                 yield image_span, head_span, tiles
 
     def _take(self, name: str, *shape: int) -> Tensor:
-        return cpu.scratch(name, shape, self.bias)
+        return memory.scratch(name, shape, self.bias)
 
     def padded_maps(self, name: str, images: slice, heads: slice) -> list[Tensor]:
-        """Uninitialised workspaces ``(2, B, h, H', W', d)``, one per key group."""
+        """Uninitialized workspaces ``(2, B, h, H', W', d)``, one per region."""
         maps = []
-        for i, (group, kv) in enumerate(zip(self.groups, self.maps.kv)):
+        for i, (region, kv) in enumerate(zip(self.regions, self.maps.kv)):
             *planes, rows, cols, d = kv[:, images, heads].shape
-            size = (rows + 2 * group.margin, cols + 2 * group.margin)
+            size = (rows + 2 * region.margin, cols + 2 * region.margin)
             maps.append(self._take(f'{name} {i}', *planes, *size, d))
         return maps
 
@@ -225,9 +195,9 @@ class ChunkedAttention:
         fine, *coarse = maps = self.padded_maps('maps', images, heads)
         for padded in coarse:
             padded.zero_()
-        for group, kv, padded in zip(self.groups, self.maps.kv, maps):
-            group.interior(padded).copy_(kv[:, images, heads])
-        wrap(fine, self.groups[0].margin)
+        for region, kv, padded in zip(self.regions, self.maps.kv, maps):
+            interior(padded, region).copy_(kv[:, images, heads])
+        wrap(fine, self.regions[0].margin)
         return maps
 
     def load_windows(self, name: str, windows: Tensor, tile: Tile) -> Tensor:
@@ -236,24 +206,24 @@ class ChunkedAttention:
         copied = self._take(name, *windows.shape).copy_(windows)
         return copied.view(-1, self.area, windows.shape[-1])
 
-    def regions(self, maps: list[Tensor]) -> list[Tensor]:
-        """See :meth:`KeyGroup.regions`; one view per key group."""
-        return [group.regions(padded) for group, padded in zip(self.groups, maps)]
+    def windows(self, maps: list[Tensor]) -> list[Tensor]:
+        """See :func:`region_windows`; one view per region."""
+        return [region_windows(padded, region) for region, padded in zip(self.regions, maps)]
 
-    def load_keys(self, regions: list[Tensor], tile: Tile) -> Tensor:
+    def load_keys(self, windows: list[Tensor], tile: Tile) -> Tensor:
         """Keys and values of a tile: ``(2, n, K, d)``."""
         keys = self._take('keys', 2, *tile.shape, self.num_keys, self.maps.q.shape[-1])
-        for group, source in zip(self.groups, regions):
+        for region, source in zip(self.regions, windows):
             # Keys and values apart: each thread then copies the windows that it will multiply.
-            for target, part in zip(group.select(keys), source):
+            for target, part in zip(select_region(keys, region), source):
                 target.copy_(part[:, :, tile.rows, tile.cols])
         return keys.flatten(1, 4)
 
     def add_keys(self, maps: list[Tensor], keys: Tensor, tile: Tile) -> None:
         """Add ``(2, n, K, d)`` to where ``load_keys`` found it: its transpose."""
         keys = keys.unflatten(1, tile.shape)
-        for group, padded in zip(self.groups, maps):
-            group.add_regions(padded, group.select(keys), tile.rows, tile.cols)
+        for region, padded in zip(self.regions, maps):
+            add_regions(padded, select_region(keys, region), region, tile.rows, tile.cols)
 
     def weights(self, q: Tensor, k: Tensor, tile: Tile) -> Tensor:
         """Attention weights of a tile: ``(n, w*w, K)``."""
@@ -263,7 +233,7 @@ class ChunkedAttention:
             logits.copy_(bias)
         else:
             torch.add(bias, self.mask[tile.rows, tile.cols], out=logits)
-        if self.geometry.shift_size:
+        if self.shift:
             self._add_seam(logits, tile)
         logits = logits.flatten(0, 3).baddbmm_(q, k.mT, alpha=self.scale)
         return torch.softmax(logits, dim=-1, out=logits)
@@ -276,43 +246,42 @@ class ChunkedAttention:
             (torch.arange(n, device=logits.device)[span] == n - 1).long()
             for n, span in ((nh, tile.rows), (nw, tile.cols))
         )
-        seam = seam_mask(self.geometry, 2 * w, 2 * w, logits.device).to(logits)
-        square = self.groups[0].select(logits[..., None]).squeeze(-1)
+        seam = seam_mask(self.geometry, 2 * w, 2 * w, self.shift, logits.device).to(logits)
+        square = select_region(logits[..., None], self.regions[0]).squeeze(-1)
         square[..., e : e + w, e : e + w] += seam.view(2, 2, w * w, w, w)[rows[:, None], cols]
 
     def forward(self, out: Tensor) -> None:
         """Fill the output ``(B, H, W, C)``."""
         out_windows = split_windows(split_heads(out, self.num_heads, 1)[0], self.w)
         for images, heads, tiles in self.planes_and_tiles():
-            regions = self.regions(self.load_maps(images, heads))
+            windows = self.windows(self.load_maps(images, heads))
             for tile in tiles:
                 q = self.load_windows('q', self.maps.q, tile)
-                k, v = self.load_keys(regions, tile)
+                k, v = self.load_keys(windows, tile)
                 weights = self.weights(q, k, tile)
                 attended = torch.bmm(weights, v, out=self._take('out', *q.shape))
                 target = out_windows[tile]
                 target.copy_(attended.view(target.shape))
 
-    def backward(
-        self, d_out: Tensor, d_qkv: Tensor, d_coarse_kv: Sequence[Tensor], d_bias: Tensor
-    ) -> None:
-        """Fill the gradients of the maps and of the bias, which the caller has set to zero."""
+    def backward(self, d_out: Tensor, d_qkv: Tensor, d_bias: Tensor) -> None:
+        """Fill the gradient of the tokens; add to that of the bias."""
         d_out = split_windows(split_heads(d_out, self.num_heads, 1)[0], self.w)
-        d_q, d_kv = Maps.of(d_qkv, d_coarse_kv, self.num_heads, self.w)
+        d_q, d_kv = view_maps(d_qkv, self.map_size, self.num_heads, self.geometry)
+        d_qkv[:, math.prod(self.map_size) :, : d_qkv.shape[-1] // 3] = 0  # coarse queries
         for images, heads, tiles in self.planes_and_tiles():
-            regions = self.regions(self.load_maps(images, heads))
+            windows = self.windows(self.load_maps(images, heads))
             d_maps = self.padded_maps('gradients of maps', images, heads)
             for d_map in d_maps:
                 d_map.zero_()
             for tile in tiles:
-                d_keys = self._backward_tile(tile, regions, d_out, d_q, d_bias)
+                d_keys = self._backward_tile(tile, windows, d_out, d_q, d_bias)
                 self.add_keys(d_maps, d_keys, tile)
-            unwrap(d_maps[0], self.groups[0].margin)
-            for group, target, d_map in zip(self.groups, d_kv, d_maps):
-                target[:, images, heads].copy_(group.interior(d_map))
+            unwrap(d_maps[0], self.regions[0].margin)
+            for region, target, d_map in zip(self.regions, d_kv, d_maps):
+                target[:, images, heads].copy_(interior(d_map, region))
 
     def _backward_tile(
-        self, tile: Tile, regions: list[Tensor], d_out: Tensor, d_q: Tensor, d_bias: Tensor
+        self, tile: Tile, windows: list[Tensor], d_out: Tensor, d_q: Tensor, d_bias: Tensor
     ) -> Tensor:
         """Fill the gradient of the queries, add to that of the bias.
 
@@ -320,7 +289,7 @@ class ChunkedAttention:
             Gradient of keys and values, ``(2, n, K, d)``; scratch memory.
         """
         q = self.load_windows('q', self.maps.q, tile)
-        k, v = keys = self.load_keys(regions, tile)
+        k, v = keys = self.load_keys(windows, tile)
         weights = self.weights(q, k, tile)
         d_attended = self.load_windows('gradient of out', d_out, tile)
 
@@ -340,19 +309,19 @@ class ChunkedAttention:
         return keys
 
 
+def _attend(inputs: FocalInputs, bias: Tensor) -> Tensor:
+    qkv = inputs.qkv
+    out = qkv.new_empty(qkv.shape[0], *inputs.map_size, qkv.shape[-1] // 3)
+    ChunkedAttention(inputs, bias).forward(out)
+    return out
+
+
 class _ChunkedFunction(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx,
-        qkv: Tensor,
-        bias: Tensor,
-        geometry: FocalGeometry,
-        scale: float,
-        *coarse_kv: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(qkv, bias, *coarse_kv)
-        ctx.geometry, ctx.scale = geometry, scale
-        return _attend(qkv, coarse_kv, bias, geometry, scale)
+    def forward(ctx, qkv: Tensor, bias: Tensor, inputs: FocalInputs) -> Tensor:
+        ctx.save_for_backward(qkv, bias)
+        ctx.inputs = inputs._replace(qkv=None, bias=None)  # tensors that autograd does not see
+        return _attend(inputs._replace(qkv=qkv), bias)
 
     @staticmethod
     def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
@@ -361,36 +330,14 @@ class _ChunkedFunction(torch.autograd.Function):
                 "attn_impl='chunked' has no second derivative (create_graph=True); "
                 "choose attn_impl='sdpa'"
             )
-        qkv, bias, *coarse_kv = ctx.saved_tensors
-        d_qkv, *d_coarse_kv = (
-            torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (qkv, *coarse_kv)
-        )
+        qkv, bias = ctx.saved_tensors
+        d_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
         d_bias = torch.zeros_like(bias)
-        call = ChunkedAttention(qkv, coarse_kv, bias, ctx.geometry, ctx.scale)
-        call.backward(d_out, d_qkv, d_coarse_kv, d_bias)
-        return d_qkv, d_bias, None, None, *d_coarse_kv
+        call = ChunkedAttention(ctx.inputs._replace(qkv=qkv), bias)
+        call.backward(d_out, d_qkv, d_bias)
+        return d_qkv, d_bias, None
 
 
-def _attend(
-    qkv: Tensor,
-    coarse_kv: Sequence[Tensor],
-    bias: Tensor,
-    geometry: FocalGeometry,
-    scale: float,
-) -> Tensor:
-    out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
-    ChunkedAttention(qkv, coarse_kv, bias, geometry, scale).forward(out)
-    return out
-
-
-def focal_attention(
-    qkv: Tensor,
-    coarse_kv: tuple[Tensor, ...],
-    bias: FocalBias,
-    geometry: FocalGeometry,
-    scale: float,
-    dropout_p: float,
-) -> Tensor:
+def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
     """See :func:`mmfocal.ops.focal_attention.focal_attention`."""
-    merged = merged_bias(bias, geometry)
-    return _ChunkedFunction.apply(qkv, merged, geometry, scale, *coarse_kv)
+    return _ChunkedFunction.apply(inputs.qkv, bias, inputs)

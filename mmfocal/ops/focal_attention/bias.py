@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relative position bias: the tables of a layer, and their combination over all keys.
+
+See ``geometry`` for the shape legend and for why two entries of one key merge exactly.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmfocal import compat
+
+from .geometry import FocalGeometry
+
+# Bias of a place in the fine region that holds no key (2e > w). Finite, so that logaddexp of two
+# such places has a gradient; far below MASKED, so that its softmax is exactly zero.
+NO_KEY = -1e30
+
+
+class FocalBias(NamedTuple):
+    """Relative position bias tables of one attention layer, in the released checkpoints' layout.
+
+    Attributes:
+        own: ``((2w-1)^2, h)``, by relative position within the window.
+        neighbors: ``(1, h, w*w, 4(w^2-(w-e)^2))``, one value per query and key; None if e = 0.
+        coarse: per coarse level ``(h, (w+R-1)^2)``, by relative position in the region.
+    """
+
+    own: Tensor
+    neighbors: Tensor | None = None
+    coarse: tuple[Tensor, ...] = ()
+
+
+def bias_tables(bias: FocalBias) -> list[Tensor]:
+    """All tables that exist, in the order of :func:`flat_tables`."""
+    return [bias.own, *([] if bias.neighbors is None else [bias.neighbors]), *bias.coarse]
+
+
+def map_tables(change: Callable[[Tensor], Tensor], bias: FocalBias) -> FocalBias:
+    """Change every table that exists."""
+    neighbors = None if bias.neighbors is None else change(bias.neighbors)
+    return FocalBias(change(bias.own), neighbors, tuple(change(table) for table in bias.coarse))
+
+
+def relative_index(window_size: int, size: int, device: torch.device) -> Tensor:
+    """Entry of a relative position table for each query and key of a square of keys.
+
+    A table has side ``S = w + R - 1``; its row is ``qr - kr + R - 1``, its column likewise.
+
+    Returns:
+        Long ``(w*w, R*R)`` into the ``S * S`` entries.
+    """
+    query, key = (torch.arange(n, device=device) for n in (window_size, size))
+    offset = query[:, None] - key + size - 1  # (w, R)
+    index = offset[:, None, :, None] * (window_size + size - 1) + offset[None, :, None, :]
+    return index.reshape(window_size**2, size**2)
+
+
+class BiasIndex(NamedTuple):
+    """Where the bias of each query and key comes from, as indices of a head's flat entries.
+
+    Flat entries are own, neighbors, each coarse level, and last ``NO_KEY``.
+
+    Attributes:
+        first: Long ``(w*w, K)``.
+        doubled: Keys attended twice: long ``(m,)``, or None without any.
+        second: Their other entry: long ``(w*w, m)``, or None.
+    """
+
+    first: Tensor
+    doubled: Tensor | None = None
+    second: Tensor | None = None
+
+
+def _fine_index(geometry: FocalGeometry, none: int, device: torch.device) -> BiasIndex:
+    """Of own and neighbor keys."""
+    w = geometry.window_size
+    keys = relative_index(w, w, device)
+    if not geometry.expand_size:
+        return BiasIndex(keys)
+    shape = (w * w, geometry.num_neighbors)
+    neighbors = torch.arange(shape[0] * shape[1], device=device).view(shape) + (2 * w - 1) ** 2
+    keys = torch.cat([keys, neighbors, neighbors.new_full((w * w, 1), none)], dim=1)
+    sources = [torch.tensor(source, device=device) for source in geometry.square_sources]
+    last = keys.shape[1] - 1
+    places = [place for place, key in enumerate(geometry.square_sources[1]) if key != last]
+    first = keys.index_select(1, sources[0])
+    if not places:
+        return BiasIndex(first)
+    doubled = torch.tensor(places, device=device)
+    return BiasIndex(first, doubled, keys.index_select(1, sources[1][doubled]))
+
+
+def _compute_index(geometry: FocalGeometry, device: torch.device) -> BiasIndex:
+    w = geometry.window_size
+    counts = [(2 * w - 1) ** 2, w * w * geometry.num_neighbors]
+    counts += [(w + region.size - 1) ** 2 for region in geometry.regions[1:]]
+    fine, start, parts = _fine_index(geometry, sum(counts), device), sum(counts[:2]), []
+    for region, count in zip(geometry.regions[1:], counts[2:]):
+        parts.append(start + relative_index(w, region.size, device))
+        start += count
+    return fine._replace(first=torch.cat([fine.first, *parts], dim=1))
+
+
+_INDICES: dict[tuple[FocalGeometry, torch.device], BiasIndex] = {}
+
+
+def bias_index(geometry: FocalGeometry, device: torch.device) -> BiasIndex:
+    """See :class:`BiasIndex`. Kept in eager mode: a copy to a GPU waits for the device."""
+    if not compat.is_plain_eager():  # function transforms and fake tensors need their own
+        return _compute_index(geometry, device)
+    key = (geometry, device)
+    if key not in _INDICES:
+        with torch.inference_mode(False):  # an inference tensor cannot be saved for backward
+            _INDICES[key] = _compute_index(geometry, device)
+    return _INDICES[key]
+
+
+def _by_entry(table: Tensor, num_heads: int) -> Tensor:
+    """A table that begins with heads as ``(entries, h)``.
+
+    The gradient gets the table's own strides on its way through ``flatten``: those of a transposed
+    table of one head differ, which makes distributed training warn and copy.
+    """
+    return table.flatten().unflatten(0, (num_heads, -1)).t()
+
+
+def flat_tables(bias: FocalBias) -> Tensor:
+    """All entries of all tables and ``NO_KEY``, one row each: ``(entries, h)``."""
+    num_heads = bias.own.shape[1]
+    rows = [bias.own]
+    if bias.neighbors is not None:
+        rows.append(_by_entry(bias.neighbors, num_heads))
+    rows += [_by_entry(table, num_heads) for table in bias.coarse]
+    return torch.cat([*rows, bias.own.new_full((1, num_heads), NO_KEY)])
+
+
+def combined_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
+    """Combine all tables over the keys of all regions.
+
+    Returns:
+        ``(h, w*w, K)``, contiguous, differentiable in every table.
+    """
+    flat, index = flat_tables(bias), bias_index(geometry, bias.own.device)
+    combined = F.embedding(index.first, flat)  # (w*w, K, h); its backward adds rows up quickly
+    if index.doubled is not None:
+        twice = combined.index_select(1, index.doubled)
+        twice = torch.logaddexp(twice, F.embedding(index.second, flat))
+        combined = combined.index_copy(1, index.doubled, twice)
+    return combined.permute(2, 0, 1).contiguous()
