@@ -66,33 +66,30 @@ def ink_box(ink: np.ndarray) -> tuple[slice, slice]:
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-def _slanted(rng: np.random.Generator, scan: np.ndarray, slant: float) -> np.ndarray:
+def _slanted(rng: np.random.Generator, scan: np.ndarray) -> np.ndarray:
     """The gray levels of an (8, 8) scan on a fine (96, 96) grid, a little rotated and sheared."""
     fine = cv2.resize(np.pad(scan, 2), (96, 96), interpolation=cv2.INTER_CUBIC)
     fine = cv2.GaussianBlur(fine, (0, 0), 2)
-    angle, shear = slant * np.deg2rad(rng.uniform(-12, 12)), slant * rng.uniform(-0.2, 0.2)
+    angle, shear = np.deg2rad(rng.uniform(-12, 12)), rng.uniform(-0.2, 0.2)
     cos, sin = np.cos(angle), np.sin(angle)
     linear = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, shear], [0, 1]])
     center = np.full(2, 47.5)
     return cv2.warpAffine(fine, np.c_[linear, center - linear @ center], (96, 96))
 
 
-def render_digit(
-    rng: np.random.Generator, scan: np.ndarray, size: int, slant: float = 1.0
-) -> np.ndarray:
+def render_digit(rng: np.random.Generator, scan: np.ndarray, size: int) -> np.ndarray:
     """Draw one digit.
 
     Args:
         rng: Source of the slant.
         scan: (8, 8) gray levels in 0..1.
         size: Longer side of the ink box in pixels.
-        slant: How far the digit may be rotated and sheared; 1 means 12 degrees and 0.2.
 
     Returns:
         (h, w) opacity in 0..1, soft at the edge; ink is where it is at least 0.5, and max(h, w)
         equals ``size``.
     """
-    gray = _slanted(rng, scan, slant)
+    gray = _slanted(rng, scan)
     level = min(INK_LEVEL, 0.6 * gray.max())
     opacity = np.clip((gray - level) / 0.1 + 0.5, 0, 1)
     opacity = opacity[ink_box(opacity >= 0.5)]
@@ -180,7 +177,7 @@ def paint_digit(
 
 
 def render_crop(rng: np.random.Generator, scan: np.ndarray, crop_size: int) -> np.ndarray:
-    """Draw one digit alone, as ink on paper: dark on light, both a little tinted.
+    """Draw one enlarged scan alone, as ink on paper: dark on light, both a little tinted.
 
     Scenes are harder on purpose: there the boxes help to find what counts. A small classifier
     that starts from random weights learns nothing from single vivid digits on textured ground.
@@ -194,13 +191,11 @@ def render_crop(rng: np.random.Generator, scan: np.ndarray, crop_size: int) -> n
         (crop_size, crop_size, 3) uint8, RGB.
     """
     shape = crop_size, crop_size
-    size = int(rng.integers(crop_size * 11 // 16, crop_size * 7 // 8 + 1))
-    digit = render_digit(rng, scan, size, slant=0.5)
+    side = int(rng.integers(crop_size * 3 // 4, crop_size * 7 // 8 + 1))
+    digit = np.clip(cv2.resize(scan, (side, side), interpolation=cv2.INTER_CUBIC), 0, 1)
     paper = rng.uniform(205, 240) + rng.uniform(-8, 8, 3)
     canvas = (paper + 2 * _noise(rng, shape, max(2, crop_size // 5))).astype(np.float32)
     ink = rng.uniform(20, 80) + rng.uniform(-10, 10, 3)
-    room = np.subtract(shape, digit.shape)
-    shift = rng.integers(-crop_size // 16, crop_size // 16 + 1, 2)
-    corner = tuple(int(v) for v in np.clip(room // 2 + shift, 0, room))
+    corner = tuple(int(v) for v in rng.integers(0, crop_size - side + 1, 2))
     paint_digit(rng, canvas, digit, corner, ink)
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8)

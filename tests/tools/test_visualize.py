@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tools that show where a model looks."""
 
+import re
 import runpy
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +40,31 @@ def show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return capsys.readouterr().out
 
     return run_tool
+
+
+def blocks(language: str) -> list[str]:
+    """Code of the page about focal attention."""
+    page = (ROOT / 'docs/focal_attention.md').read_text()
+    found = re.findall(rf'```{language}\n(.+?)```', page, re.DOTALL)
+    assert found
+    return found
+
+
+def test_commands_of_the_page(workspace, monkeypatch, capsys):
+    (workspace / 'configs').symlink_to(ROOT / 'configs')
+    monkeypatch.chdir(workspace)
+    for line in ''.join(blocks('shell')).splitlines():
+        python, tool, *arguments = shlex.split(line)
+        assert python == 'python'
+        monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+        runpy.run_path(str(ROOT / tool), run_name='__main__')
+        for written in re.findall(r'wrote (\S+?)(?::|$)', capsys.readouterr().out, re.MULTILINE):
+            assert pixels(written).std() > 5, line
+
+
+def test_code_of_the_page():
+    for block in blocks('python'):
+        exec(block, {})
 
 
 def pixels(path: str) -> np.ndarray:
