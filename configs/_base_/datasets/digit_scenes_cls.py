@@ -25,7 +25,7 @@ tta_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=64,
     num_workers=1,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
