@@ -6,7 +6,7 @@ import logging
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
 
-from .models import FocalPretrained, FocalTransformer
+from .models import FocalPretrained, FocalTransformer, SwinPretrained
 from .version import __version__
 
 # MMEngine resolves `_base_ = 'mmfocal::...'` only for the packages that it knows.
@@ -23,4 +23,4 @@ class _MMEngineHandler(logging.Handler):
 logging.getLogger('mmfocal').setLevel(logging.INFO)
 logging.getLogger('mmfocal').addHandler(_MMEngineHandler())
 
-__all__ = ['FocalPretrained', 'FocalTransformer', '__version__']
+__all__ = ['FocalPretrained', 'FocalTransformer', 'SwinPretrained', '__version__']

@@ -2,6 +2,6 @@
 """The backbone and its checkpoint reader. They need PyTorch and MMEngine only."""
 
 from .focal_transformer import FocalTransformer
-from .pretrained import FocalPretrained
+from .pretrained import FocalPretrained, SwinPretrained
 
-__all__ = ['FocalPretrained', 'FocalTransformer']
+__all__ = ['FocalPretrained', 'FocalTransformer', 'SwinPretrained']
