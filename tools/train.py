@@ -12,8 +12,7 @@ from mmfocal.engine import (
     add_common_arguments,
     build_runner,
     check_checkpoint,
-    check_inputs,
-    check_widths,
+    check_run,
     latest_checkpoint,
     load_config,
 )
@@ -64,8 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args)
     apply_options(cfg, args)
     adapt_to_machine(cfg)
-    check_widths(cfg)
-    check_inputs(cfg, ('train', 'val'))
+    check_run(cfg, ('train', 'val'))
     runner = build_runner(cfg)
     runner.register_hook(ValidateFinished())
     runner.train()
