@@ -28,7 +28,7 @@ def test_missing_test_time_augmentation_is_explained(scope, message):
 def test_classification_does_not_draw_several_views():
     hook = dict(type='VisualizationHook', enable=True)
     cfg = Config(dict(default_scope='mmpretrain', default_hooks=dict(visualization=hook)))
-    with pytest.raises(ValueError, match='omit --show and --show-dir'):
+    with pytest.raises(ValueError, match='use --show-dir'):
         use_tta(cfg)
 
 

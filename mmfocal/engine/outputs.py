@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One output file per input image, whatever the images are called."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from mmengine.dataset import BaseDataset
+from mmengine.fileio import get
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+_WRITABLE = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+
+
+def output_names(paths: Iterable[str], suffix: str | None = None) -> dict[str, str]:
+    """Name output files after input files: by base name, or with folders where those are equal.
+
+    Args:
+        paths: Input files.
+        suffix: Suffix of the outputs; None keeps the inputs' own.
+
+    Returns:
+        Relative output path for each input path.
+    """
+    paths = list(dict.fromkeys(paths))
+    folders = {os.path.dirname(path) for path in paths}
+    try:
+        common = os.path.commonpath(folders) if folders else ''
+    except ValueError:  # absolute and relative ones
+        common = ''
+    relative = [os.path.relpath(path, common) if common else path.lstrip('/') for path in paths]
+    full = [name.replace('://', '/').replace('..', '_') for name in relative]
+    candidates = (
+        [_with_suffix(os.path.basename(path), suffix) for path in paths],
+        [_with_suffix(name, suffix) for name in full],
+        [f'{name}{suffix or ""}' for name in full],
+    )
+    for names in candidates:
+        # some file systems ignore case
+        if len({name.lower() for name in names}) == len(names):
+            break
+    return dict(zip(paths, names, strict=True))
+
+
+def _with_suffix(name: str, suffix: str | None) -> str:
+    stem, own = os.path.splitext(name)
+    if suffix is not None:
+        return stem + suffix
+    return name if own.lower() in _WRITABLE else f'{name}.png'
+
+
+def image_paths(dataset: BaseDataset) -> list[str]:
+    """List the images of a data set of any host library, in order.
+
+    Args:
+        dataset: Built data set; one that does not tell its images gives an empty list.
+    """
+    try:
+        return [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+    except (AttributeError, KeyError, TypeError):
+        return []
+
+
+def tell_replacement(path: str | None) -> None:
+    """Print a line if an output exists already.
+
+    Args:
+        path: File or folder that is about to be written.
+    """
+    if path and os.path.isdir(path) and os.listdir(path):
+        print(f'{path} is not empty: files of the same name are replaced', flush=True)
+    elif path and os.path.isfile(path):
+        print(f'{path} exists and is replaced', flush=True)
+
+
+class DrawPredictions(Hook):
+    """Draw each test image with its predictions into a file of its own.
+
+    The hosts' hooks name files by base name, so that images of several folders replace each other.
+
+    Args:
+        folder: Where the pictures go.
+        **options: Further arguments of the host's visualizer.
+    """
+
+    def __init__(self, folder: str, **options: Any) -> None:
+        self.folder = folder
+        self.options = options
+
+    def before_test(self, runner: Runner) -> None:
+        """Choose the names.
+
+        Args:
+            runner: The runner.
+        """
+        self.names = output_names(image_paths(runner.test_dataloader.dataset))
+        self.index = 0
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[Any]
+    ) -> None:
+        """Draw one batch.
+
+        Args:
+            runner: The runner.
+            batch_idx: Not used.
+            data_batch: Not used.
+            outputs: Predictions of mmdet, mmseg or mmpretrain.
+        """
+        import mmcv
+
+        visualizer = runner.visualizer
+        for sample in outputs:
+            path = sample.img_path
+            name = self.names.get(path) or _with_suffix(os.path.basename(path), None)
+            image = mmcv.imfrombytes(get(path), channel_order='rgb')
+            self.index += 1
+            options = dict(self.options, out_file=os.path.join(self.folder, name), step=self.index)
+            if hasattr(visualizer, 'visualize_cls'):
+                visualizer.visualize_cls(image, sample, name=name, **options)
+            else:
+                visualizer.add_datasample(name, image, data_sample=sample, **options)
+
+
+class SeparateLabelMaps(Hook):
+    """Let mmseg's ``IoUMetric`` write a label map for each image, in subfolders if need be."""
+
+    def before_test(self, runner: Runner) -> None:
+        """Choose the names.
+
+        Args:
+            runner: The runner.
+        """
+        metrics = [m for m in runner.test_evaluator.metrics if getattr(m, 'output_dir', None)]
+        if not metrics:
+            return
+        names = output_names(image_paths(runner.test_dataloader.dataset), '.png')
+        for metric in metrics:
+            metric.process = partial(_process_apart, metric, metric.process, names)
+
+
+def _process_apart(
+    metric: Any,
+    process: Callable,
+    names: dict[str, str],
+    data_batch: Any,
+    data_samples: Sequence[dict],
+) -> None:
+    root = metric.output_dir
+    for sample in data_samples:
+        path = os.path.join(root, names.get(sample['img_path'], sample['img_path']))
+        metric.output_dir = os.path.dirname(path)
+        os.makedirs(metric.output_dir, exist_ok=True)
+        process(data_batch, [dict(sample, img_path=path)])
+    metric.output_dir = root
