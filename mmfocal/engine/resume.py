@@ -5,6 +5,7 @@ import copy
 import os
 import warnings
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -68,7 +69,17 @@ def _named_checkpoint(work_dir: str | Path) -> str:
 
 
 def _problem(path: Path, allow_pickle: bool) -> str | None:
-    """Say why a file cannot be resumed from."""
+    """Say why a file cannot be resumed from.
+
+    PyTorch writes zip archives. Their directory is at the end, so a truncated one has none, and
+    their checksums, which PyTorch does not look at, tell damaged ones.
+    """
+    try:
+        with ZipFile(path) as archive:
+            if broken := archive.testzip():
+                return f'{path} is damaged: {broken} in it does not fit its checksum'
+    except (BadZipFile, OSError, EOFError):
+        return f'{path} is incomplete (interrupted while it was written?)'
     try:
         checkpoint = read_checkpoint(str(path), allow_pickle)
     except (ValueError, OSError) as error:
