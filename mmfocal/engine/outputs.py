@@ -24,24 +24,21 @@ def output_names(paths: Iterable[str], suffix: str | None = None) -> dict[str, s
     Returns:
         Relative output path for each input path.
     """
-    paths = list(dict.fromkeys(paths))
-    folders = {os.path.dirname(path) for path in paths}
-    try:
-        common = os.path.commonpath(folders) if folders else ''
-    except ValueError:  # absolute and relative ones
-        common = ''
-    relative = [os.path.relpath(path, common) if common else path.lstrip('/') for path in paths]
-    full = [name.replace('://', '/').replace('..', '_') for name in relative]
+    places = {path: path if '://' in path else os.path.abspath(path) for path in paths}
+    files = list(dict.fromkeys(places.values()))
+    parts = [place.replace('://', '/').lstrip('/') for place in files]
+    common = os.path.commonpath([os.path.dirname(part) for part in parts]) if parts else ''
+    below = [os.path.relpath(part, common) if common else part for part in parts]
     candidates = (
-        [_with_suffix(os.path.basename(path), suffix) for path in paths],
-        [_with_suffix(name, suffix) for name in full],
-        [f'{name}{suffix or ""}' for name in full],
+        [_with_suffix(os.path.basename(part), suffix) for part in parts],
+        [_with_suffix(part, suffix) for part in below],
+        [_with_suffix(part, None) + (suffix or '') for part in below],
+        [f'{i:06d}_{os.path.basename(part)}{suffix or ".png"}' for i, part in enumerate(parts)],
     )
-    for names in candidates:
-        # some file systems ignore case
-        if len({name.lower() for name in names}) == len(names):
-            break
-    return dict(zip(paths, names, strict=True))
+    # some file systems ignore case
+    names = next(each for each in candidates if len({name.lower() for name in each}) == len(each))
+    by_file = dict(zip(files, names, strict=True))
+    return {path: by_file[place] for path, place in places.items()}
 
 
 def _with_suffix(name: str, suffix: str | None) -> str:
