@@ -16,8 +16,9 @@ from mmengine.runner import Runner
 from .machine import dicts_in
 
 # what MMEngine's runner and the tools read
+_RUNNER_KEYS = inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}
 _TOP_LEVEL = {
-    *(inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}),
+    *_RUNNER_KEYS,
     *('activation_checkpointing', 'compile', 'cudnn_benchmark', 'efficient_conv_bn_eval'),
     *('find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn'),
     *('custom_imports', 'tta_model', 'tta_pipeline'),
@@ -132,7 +133,7 @@ def warn_of_unknown_keys(cfg: Config, options: dict[str, Any]) -> None:
         options: Values by dotted key.
     """
     for name in cfg.keys() - _TOP_LEVEL:  # a config may have variables of its own
-        (nearest,) = difflib.get_close_matches(name, _TOP_LEVEL, 1, cutoff=0.87) or [None]
+        (nearest,) = difflib.get_close_matches(name, _RUNNER_KEYS, 1, cutoff=0.87) or [None]
         if nearest and nearest not in cfg:
             print(f'WARNING: {name} in {cfg.filename} is not a known key; is {nearest} meant?')
     for key in options:

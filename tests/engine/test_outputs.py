@@ -52,7 +52,7 @@ def test_names_are_as_many_as_images_and_stay_below_the_folder():
         names = output_names(paths)
         files = {os.path.abspath(path) for path in paths}
         assert len(set(names.values())) == len(files)
-        assert not any(name.startswith(('/', '..')) for name in names.values())
+        assert all('..' not in Path(name).parts and name[0] != '/' for name in names.values())
 
 
 def folders(root: Path) -> list[str]:
