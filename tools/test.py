@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg.update(load_from=None, resume=False)  # LoadWholeModel takes their place
     if args.out:
         dump = [dump_metric(cfg.default_scope, args.out)]
-        tell_replacement(args.out)
+        tell_replacement(cfg, args.out)
     if args.show or args.show_dir:
         hooks.append(draw_predictions(cfg, args.show, args.show_dir, args.wait_time))
     check_widths(cfg)

@@ -11,6 +11,7 @@ from mmengine.fileio import load
 
 from .checks import leaf_datasets
 from .findings import InputError
+from .machine import tell
 from .outputs import DrawPredictions, tell_replacement
 
 _TTA_MODELS = (
@@ -76,7 +77,7 @@ def draw_predictions(
     """
     hook = cfg.get('default_hooks', {}).get('visualization')
     if show_dir:
-        tell_replacement(show_dir)
+        tell_replacement(cfg, show_dir)
         return DrawPredictions(
             os.path.abspath(show_dir), show=show, wait_time=wait_time, **_draw_options(cfg, hook)
         )
@@ -152,7 +153,7 @@ def score_nothing(cfg: Config, reason: str, writes: bool) -> None:
             f'{reason}. To write predictions: --out FILE.pkl, --show-dir FOLDER or --format-only '
             'TARGET'
         )
-    print(f'{reason[0].upper()}{reason[1:]}', flush=True)
+    tell(cfg, f'{reason[0].upper()}{reason[1:]}')
     cfg.test_evaluator = []
     for _, dataset in leaf_datasets('', cfg.test_dataloader.dataset):
         dataset.pipeline = _without_annotations(dataset.pipeline)

@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .machine import dicts_in
+from .machine import dicts_in, tell
 
 # what MMEngine's runner and the tools read
 _RUNNER_KEYS = inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}
@@ -88,6 +88,7 @@ def load_config(args: Namespace) -> Config:
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'config {args.config} does not exist')
     cfg = read_config(args.config)
+    cfg.launcher = args.launcher
     warn_of_unknown_keys(cfg, args.cfg_options)
     cfg.merge_from_dict(_keep_tuples(cfg, args.cfg_options))
     if cfg.get('default_scope') is None:
@@ -135,7 +136,7 @@ def warn_of_unknown_keys(cfg: Config, options: dict[str, Any]) -> None:
     for name in cfg.keys() - _TOP_LEVEL:  # a config may have variables of its own
         (nearest,) = difflib.get_close_matches(name, _RUNNER_KEYS, 1, cutoff=0.87) or [None]
         if nearest and nearest not in cfg:
-            print(f'WARNING: {name} in {cfg.filename} is not a known key; is {nearest} meant?')
+            tell(cfg, f'WARNING: {name} in {cfg.filename} is not a known key; is {nearest} meant?')
     for key in options:
         node, path = cfg._cfg_dict, key.split('.')
         for depth, name in enumerate(path):
@@ -150,7 +151,7 @@ def warn_of_unknown_keys(cfg: Config, options: dict[str, Any]) -> None:
                 # deeper parts may well get keys that the config leaves at their defaults
                 if near or not depth:
                     hint = f'the nearest is {nearest}' if near else 'nothing reads it'
-                    print(f'WARNING: --cfg-options {key}: there is no {name!r} here; {hint}')
+                    tell(cfg, f'WARNING: --cfg-options {key}: there is no {name!r} here; {hint}')
                 break
             node = node.get(name)
 

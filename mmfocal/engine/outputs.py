@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.fileio import get
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+
+from .machine import tell
 
 _WRITABLE = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -60,16 +63,17 @@ def image_paths(dataset: BaseDataset) -> list[str]:
         return []
 
 
-def tell_replacement(path: str | None) -> None:
+def tell_replacement(cfg: Config, path: str | None) -> None:
     """Print a line if an output exists already.
 
     Args:
+        cfg: Config with ``launcher``.
         path: File or folder that is about to be written.
     """
     if path and os.path.isdir(path) and os.listdir(path):
-        print(f'{path} is not empty: files of the same name are replaced', flush=True)
+        tell(cfg, f'{path} is not empty: files of the same name are replaced')
     elif path and os.path.isfile(path):
-        print(f'{path} exists and is replaced', flush=True)
+        tell(cfg, f'{path} exists and is replaced')
 
 
 class DrawPredictions(Hook):

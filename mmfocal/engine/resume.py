@@ -15,6 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 from mmfocal.models.pretrained import read_checkpoint
 
 from .findings import InputError
+from .machine import tell
 
 _PATTERNS = ('iter_*.pth', 'epoch_*.pth')
 _PARTS = ('meta', 'state_dict', 'message_hub')  # what MMEngine resumes from
@@ -114,10 +115,9 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
     # without a file MMEngine would look for one itself and take an incomplete one
     cfg.load_from, cfg.resume = found, found is not None
     if found is None:
-        print_log(f'--resume: there is no checkpoint in {cfg.work_dir}, the training starts anew')
-        cfg.load_from = None
+        tell(cfg, f'--resume: there is no checkpoint in {cfg.work_dir}, the training starts anew')
         return
-    print_log(f'--resume: going on from {found}')
+    tell(cfg, f'--resume: going on from {found}')
     if Path(found).is_file() and (cfg.get('randomness') or {}).get('seed') is None:
         # before data loaders are built, so that they draw in the same order
         seed = read_checkpoint(found, allow_pickle)['meta'].get('seed')

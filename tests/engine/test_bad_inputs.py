@@ -182,7 +182,9 @@ def test_annotations_that_are_read_as_mmdet_does_are_only_told(tmp_path, capsys,
     check_inputs(cfg)
     assert re.search(words, capsys.readouterr().out)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        dataset = DATASETS.build(dict(cfg.train_dataloader.dataset, pipeline=[]))
+        dataset = DATASETS.build(
+            dict(cfg.train_dataloader.dataset, pipeline=[], serialize_data=False)
+        )
     assert sum(len(entry['instances']) for entry in dataset) in (5, 6)
 
 
@@ -271,7 +273,7 @@ def test_pictures_of_every_kind_pass_and_load(tmp_path, mode, suffix):
     cfg.val_evaluator.metric = 'bbox'
     check_inputs(cfg)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        loaded = DATASETS.build(cfg.train_dataloader.dataset)[0]['img']
+        loaded = DATASETS.build(dict(cfg.train_dataloader.dataset, serialize_data=False))[0]['img']
     assert loaded.shape == (HEIGHT, WIDTH, 3) and loaded.dtype == np.uint8
 
 
@@ -286,7 +288,7 @@ def test_pictures_turned_by_exif_have_the_size_that_is_loaded(tmp_path):
     cfg.val_evaluator.metric = 'bbox'
     check_inputs(cfg)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        loaded = DATASETS.build(cfg.train_dataloader.dataset)[0]['img']
+        loaded = DATASETS.build(dict(cfg.train_dataloader.dataset, serialize_data=False))[0]['img']
     assert loaded.shape == (HEIGHT, WIDTH, 3)
     content['images'][0].update(height=WIDTH, width=HEIGHT)
     with pytest.raises(InputError, match=r'turned\.jpg is 30 x 20, .* says 20 x 30'):

@@ -114,12 +114,13 @@ def test_label_maps_of_equal_names_do_not_replace_each_other(tmp_path):
 
 
 def test_replaced_files_are_told(tmp_path, capsys):
-    tell_replacement(str(tmp_path))
-    tell_replacement(None)
+    cfg = Config({})
+    tell_replacement(cfg, str(tmp_path))
+    tell_replacement(cfg, None)
     assert not capsys.readouterr().out
     (tmp_path / 'a.pkl').touch()
-    tell_replacement(str(tmp_path))
-    tell_replacement(str(tmp_path / 'a.pkl'))
+    tell_replacement(cfg, str(tmp_path))
+    tell_replacement(cfg, str(tmp_path / 'a.pkl'))
     told = capsys.readouterr().out
     assert f'{tmp_path} is not empty' in told and 'a.pkl exists and is replaced' in told
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -114,6 +114,8 @@ def train(
         resume=resume is not None,
         log_level='ERROR',
     )
+    if settings.pop('cfg_wrapper', False):  # as adapt_to_machine does without a GPU
+        cfg['model'] = MMDistributedDataParallel(Net(), device_ids=None)
     cfg.update(copy.deepcopy(settings))
     runner = Runner(
         **cfg, cfg=dict(randomness=cfg['randomness'], param_scheduler=cfg['param_scheduler']),

@@ -11,7 +11,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 
 from ..findings import Findings, first_few
-from ..machine import RANK_VARIABLES, dicts_in
+from ..machine import dicts_in, is_first_process
 from .annotations import CocoFile, check_coco, check_scored_file
 from .folders import (
     check_class_folders,
@@ -109,7 +109,7 @@ def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
 
 
 def _check_data(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
-    if not _is_first_process(cfg.get('launcher', 'none')):
+    if not is_first_process(cfg.get('launcher', 'none')):
         return
     classes: dict[str, list[str]] = {}
     for split in splits:
@@ -127,12 +127,6 @@ def _check_data(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
                 classes[key] = found
         _check_evaluator(cfg, split, coco_files, findings)
     _compare_folders(classes, findings)
-
-
-def _is_first_process(launcher: str) -> bool:
-    """Ask the launcher's variables: MMEngine starts the process group only with the runner."""
-    variable, *_ = RANK_VARIABLES.get(launcher, ('RANK',))
-    return launcher == 'none' or int(os.environ.get(variable, 0)) == 0
 
 
 def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
