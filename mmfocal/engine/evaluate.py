@@ -98,8 +98,16 @@ def _draw_options(cfg: Config, hook: dict | None) -> dict[str, Any]:
         return dict(pred_score_thr=hook.get('score_thr', 0.3))
     if cfg.default_scope == 'mmseg':
         return {}
-    own = ('type', 'enable', 'interval', 'show', 'out_dir', 'priority', 'wait_time')
-    return {name: value for name, value in hook.items() if name not in own}
+    known = (
+        'classes',
+        'draw_gt',
+        'draw_pred',
+        'draw_score',
+        'resize',
+        'rescale_factor',
+        'text_cfg',
+    )
+    return {name: value for name, value in hook.items() if name in known}
 
 
 def nothing_to_score(cfg: Config) -> str | None:
