@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluate a detector, segmentor or classifier; the config's ``default_scope`` says which."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from mmfocal.engine import (
@@ -22,10 +22,10 @@ from mmfocal.engine.evaluate import (
 from mmfocal.engine.load import LoadWholeModel
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Read the command line."""
+def make_parser() -> ArgumentParser:
+    """Describe the command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or name of a shipped config')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out', metavar='FILE.pkl', help='write the predictions to this pickle file'
@@ -46,12 +46,12 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help='unpickle any object in the checkpoint, which can run any code: trusted files only',
     )
     add_common_arguments(parser)
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Test as the command line says."""
-    args = parse_args(argv)
+    args = make_parser().parse_args(argv)
     dump = []
     cfg = load_config(args)
     check_checkpoint(args.checkpoint)

@@ -10,6 +10,8 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmfocal.zoo import find_config
+
 from .machine import dicts_in
 
 
@@ -57,7 +59,7 @@ def load_config(args: Namespace) -> Config:
     """Read the config that a command line names and apply the options of ``add_common_arguments``.
 
     Args:
-        args: Parsed options; ``config`` is the file.
+        args: Parsed options; ``config`` is the file, or the name of a shipped config.
 
     Returns:
         The config with ``launcher`` and ``work_dir`` set.
@@ -67,9 +69,7 @@ def load_config(args: Namespace) -> Config:
         ValueError: If the config does not say which host library it belongs to.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'config {args.config} does not exist')
-    cfg = read_config(args.config)
+    cfg = read_config(find_config(args.config))
     cfg.merge_from_dict(args.cfg_options)
     if cfg.get('default_scope') is None:
         raise ValueError(
