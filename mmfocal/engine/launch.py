@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmfocal.zoo import find_config
 
 from .machine import dicts_in
+from .quiet import QuietRunner
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -100,6 +101,6 @@ def build_runner(cfg: Config) -> Runner:
         cfg: Complete config.
 
     Returns:
-        MMEngine's runner, or the one of ``runner_type``.
+        MMEngine's runner, less talkative, or the one of ``runner_type``.
     """
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else QuietRunner.from_cfg(cfg)

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 import supervision as sv
 import torch
-from mmengine import fileio
 from mmengine.config import Config
 from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, DefaultScope
@@ -26,6 +24,7 @@ from mmfocal.models.pretrained import (
 
 from .prediction import Boxes, ClassScores, LabelMap, Prediction
 from .run_folder import find_run
+from .sources import read_picture
 
 
 class Predictor:
@@ -83,9 +82,7 @@ class Predictor:
             ``Boxes``, ``LabelMap`` or ``ClassScores``.
         """
         if not isinstance(image, np.ndarray):
-            path, image = image, mmcv.imfrombytes(fileio.get(str(image)))
-            if image is None:
-                raise ValueError(f'{path} is no picture that OpenCV can read')
+            image = read_picture(image)
         inferencer = self._inferencer
         with DefaultScope.overwrite_default_scope(self.scope):
             (batch,) = inferencer.preprocess([image], batch_size=1)

@@ -16,6 +16,25 @@ IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.we
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.gif')
 
 
+def read_picture(path: str | Path) -> np.ndarray:
+    """Read a picture.
+
+    Args:
+        path: File or address.
+
+    Returns:
+        BGR image ``(H, W, 3)``, uint8.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    content = fileio.get(str(path))
+    image = mmcv.imfrombytes(content) if content else None
+    if image is None:
+        raise ValueError(f'{path} is no picture that OpenCV can read')
+    return image
+
+
 @dataclass(frozen=True)
 class Source:
     """One picture, one video or one camera.
@@ -40,7 +59,7 @@ class Source:
             ValueError: If it cannot be read.
         """
         if self.kind == 'image':
-            yield self._picture()
+            yield read_picture(self.path)
         elif self.kind == 'video':
             yield from sv.get_video_frames_generator(self.path)
         else:
@@ -56,12 +75,6 @@ class Source:
         if self.kind == 'video':
             return max(sv.VideoInfo.from_video_path(self.path).total_frames or 0, 0) or None
         return 1 if self.kind == 'image' else None
-
-    def _picture(self) -> np.ndarray:
-        image = mmcv.imfrombytes(fileio.get(self.path))
-        if image is None:
-            raise ValueError(f'{self.path} is no picture that OpenCV can read')
-        return image
 
     def _camera_frames(self) -> Iterator[np.ndarray]:
         camera = cv2.VideoCapture(int(self.path))

@@ -22,15 +22,23 @@ def check_num_classes(model: dict, key: str, classes: Sequence[str] | None) -> N
     """
     if not classes or 'language_model' in model:
         return
-    for head_key, found in _num_classes('model', model):
+    for head_key, found in num_classes_of('model', model):
         if found != len(classes):
             raise ValueError(
                 f'{head_key}={found}, but {key} has {len(classes)} classes: {_shortened(classes)}'
             )
 
 
-def _num_classes(key: str, node: Any) -> Iterator[tuple[str, int]]:
-    """Yield key and value of every ``num_classes`` of a head."""
+def num_classes_of(key: str, node: Any) -> Iterator[tuple[str, int]]:
+    """Look for the ``num_classes`` of every head.
+
+    Args:
+        key: Dotted name of ``node``.
+        node: A config's model, or a part of one.
+
+    Yields:
+        Dotted key and value.
+    """
     if isinstance(node, (list, tuple)):
         node = dict(enumerate(node))
     elif not isinstance(node, dict) or node.get('type') in _OTHER_TYPES:
@@ -39,7 +47,7 @@ def _num_classes(key: str, node: Any) -> Iterator[tuple[str, int]]:
         if name == 'num_classes':
             yield f'{key}.{name}', child
         elif name not in _OTHER_PARTS:
-            yield from _num_classes(f'{key}.{name}', child)
+            yield from num_classes_of(f'{key}.{name}', child)
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A runner whose log file says everything, and whose terminal starts with the first loss."""
+
+import logging
+from typing import Any
+
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+_LENGTHY = ('Config:\n', 'Hooks will be executed', '\n' + '-' * 60 + '\nSystem environment')
+
+
+def _is_short(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_LENGTHY)
+
+
+class QuietRunner(Runner):
+    """Keeps config, environment and list of hooks, over a thousand lines, off the terminal.
+
+    They are in the log file; the config is also in the work directory, as a file that runs.
+    """
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger as MMEngine does and filter what it prints.
+
+        Args:
+            *args: See ``Runner.build_logger``.
+            **kwargs: Likewise.
+
+        Returns:
+            The logger.
+        """
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_is_short)
+        logger.info(f'Config and log are in {self.work_dir}')
+        return logger
