@@ -3,11 +3,13 @@
 
 from .checks import check_checkpoint, check_inputs, check_widths
 from .launch import add_common_arguments, build_runner, load_config, read_config
+from .layer_decay import LayerDecayOptimWrapperConstructor
 from .machine import adapt_to_machine
 from .resume import ValidateFinished, latest_checkpoint
 from .skeleton import build_skeleton
 
 __all__ = [
+    'LayerDecayOptimWrapperConstructor',
     'ValidateFinished',
     'adapt_to_machine',
     'add_common_arguments',

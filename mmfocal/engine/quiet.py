@@ -7,7 +7,12 @@ from typing import Any
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
-_LENGTHY = ('Config:\n', 'Hooks will be executed', '\n' + '-' * 60 + '\nSystem environment')
+_LENGTHY = (
+    'Config:\n',
+    'Hooks will be executed',
+    'paramwise_options -- ',
+    '\n' + '-' * 60 + '\nSystem environment',
+)
 
 
 def _is_short(record: logging.LogRecord) -> bool:
@@ -15,9 +20,9 @@ def _is_short(record: logging.LogRecord) -> bool:
 
 
 class QuietRunner(Runner):
-    """Keeps config, environment and list of hooks, over a thousand lines, off the terminal.
+    """Keeps config, environment, hooks and options of parameters off the terminal.
 
-    They are in the log file; the config is also in the work directory, as a file that runs.
+    These lines, often thousands, are in the log file; the config is also a file beside it.
     """
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:

@@ -152,7 +152,7 @@ def count(name: str) -> int:
 def test_the_suite_sees_the_configs():
     found = Counter(str(Path(name).parent) for name in CONFIGS)
     assert found == {folder: len(rows) for folder, rows in PARAMETERS.items()}
-    assert len(CONFIGS) == 86
+    assert len(CONFIGS) == 92
 
 
 @pytest.mark.parametrize('name', CONFIGS)
