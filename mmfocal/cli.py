@@ -2,9 +2,11 @@
 """The console command ``mmfocal``: starts the scripts in ``tools`` by name."""
 
 import importlib.util
+import runpy
 import sys
 from argparse import Action, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
@@ -55,7 +57,11 @@ COMMANDS = {
         ('mmfocal flops detection/focal_t_maskrcnn_3x --depth 3',),
     ),
 }
-_ENV = 'print the versions of everything that matters'
+_OTHERS = {
+    'tool': 'run a tool of a host library: mmfocal tool mmdet browse_dataset my_config.py',
+    'env': 'print the versions of everything that matters',
+}
+HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
 
 
 def _load(name: str) -> ModuleType:
@@ -81,7 +87,14 @@ def _make_main_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog='mmfocal',
         description='Focal Transformer for detection, segmentation and classification.',
-        epilog='\n  '.join(['examples:', *examples, 'mmfocal env']),
+        epilog='\n  '.join(
+            [
+                'examples:',
+                *examples,
+                'mmfocal tool mmdet browse_dataset my_config.py --output-dir pictures --not-show',
+                'mmfocal env',
+            ]
+        ),
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument('--version', action='store_true', help='print the version')
@@ -106,7 +119,8 @@ def _print_completion(shell: str) -> None:
         for action in script._actions:
             _complete_files(action, shtab.FILE)
         commands.add_parser(name, help=command.meaning, parents=[script], add_help=False)
-    commands.add_parser('env', help=_ENV)
+    for name, meaning in _OTHERS.items():
+        commands.add_parser(name, help=meaning)
     print(shtab.complete(parser, shell))
 
 
@@ -117,6 +131,22 @@ def _complete_files(action: Action, completion: dict) -> None:
         action.complete = completion
 
 
+def _run_host_tool(arguments: Sequence[str]) -> None:
+    """Run a script that a host library has among its tools, from wherever it is installed."""
+    if len(arguments) < 2 or arguments[0] not in HOSTS:
+        sys.exit(f'usage: mmfocal tool {{{",".join(HOSTS)}}} NAME [OPTION ...]')
+    host, name, *options = arguments
+    spec = importlib.util.find_spec(host)
+    if spec is None:
+        sys.exit(f'mmfocal tool: {host} is not installed')
+    folder = Path(spec.origin).parent / '.mim' / 'tools'
+    tools = {path.stem: path for path in sorted(folder.rglob('*.py'))}
+    if name not in tools:
+        sys.exit(f'mmfocal tool: {host} has no {name!r}; it has {", ".join(sorted(tools))}')
+    sys.argv = [str(tools[name]), *options]
+    runpy.run_path(str(tools[name]), run_name='__main__')
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command.
 
@@ -125,6 +155,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     name, rest = (argv[0] if argv else None), argv[1:]
+    if name == 'tool':
+        return _run_host_tool(rest)
     if name == 'env':
         from mmfocal import collect_env
 
@@ -139,7 +171,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(metavar='COMMAND', title='commands')
     for known, command in COMMANDS.items():
         commands.add_parser(known, help=command.meaning)
-    commands.add_parser('env', help=_ENV)
+    for name, meaning in _OTHERS.items():
+        commands.add_parser(name, help=meaning)
     args = parser.parse_args(argv)
     if args.print_completion:
         return _print_completion(args.print_completion)
