@@ -140,7 +140,8 @@ def _run_host_tool(arguments: Sequence[str]) -> None:
     if spec is None:
         sys.exit(f'mmfocal tool: {host} is not installed')
     folder = Path(spec.origin).parent / '.mim' / 'tools'
-    tools = {path.stem: path for path in sorted(folder.rglob('*.py'))}
+    paths = sorted(folder.rglob('*.py'), key=lambda path: -len(path.parts))
+    tools = {path.stem: path for path in paths}  # of two with a name, the one less deep
     if name not in tools:
         sys.exit(f'mmfocal tool: {host} has no {name!r}; it has {", ".join(sorted(tools))}')
     sys.argv = [str(tools[name]), *options]

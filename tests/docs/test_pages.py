@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 
 from mmfocal.datasets.digit_scenes import DigitSceneParams, build
+from mmfocal.models.pretrained import read_checkpoint
 
 SHORTER = {
     'make_digit_scenes.py': '--train 16 --val 4',
@@ -136,3 +138,32 @@ def test_classification(shell, repo_root):
     results = sorted(Path('found/preds').glob('*.json'))
     assert len(results) == len(list(Path('data/three_folders/val/one').iterdir()))
     assert json.loads(results[0].read_text())['class_name'] in ('zero', 'one', 'two')
+
+
+@pytest.mark.slow
+def test_recipes(shell, repo_root):
+    blocks = re.findall(r'```python\n(.+?)```', (repo_root / 'docs/recipes.md').read_text(), re.S)
+    base = "_base_ = __import__('mmfocal').config('quickstart/focal_nano_maskrcnn')\n"
+    Path('recipes.py').write_text(base + '\n'.join(blocks))
+    command = 'mmfocal train recipes.py'
+    document = Sybil([CodeBlockParser('shell', shell)], path='.').parse(
+        _page(f'```shell\n{command}\n```\n')
+    )
+    for example in document.examples():
+        example.evaluate()
+    checkpoint = read_checkpoint('work_dirs/recipes/iter_2.pth')
+    assert checkpoint['ema_state_dict']['steps'] == 2
+    hooks = Path(next(Path('work_dirs/recipes').rglob('*.log'))).read_text()
+    assert 'EarlyStoppingHook' in hooks
+    (settings, *_) = [line for line in hooks.splitlines() if 'from the stem to the heads' in line]
+    rates = [float(rate) for rate in settings.rpartition(': ')[2].split(', ')]
+    assert rates[-1] == pytest.approx(rates[-2] / 0.9, rel=0.01)
+    assert len(rates) == 8 - 1  # the stem and the two blocks of the first stage are frozen
+    assert list(Path('work_dirs/recipes').rglob('events.out.tfevents*'))
+    cfg = Config.fromfile('recipes.py')
+    assert cfg.model.backbone.with_cp and cfg.optim_wrapper.accumulative_counts == 4
+
+
+def _page(text: str) -> Path:
+    Path('page.md').write_text(text)
+    return Path('page.md')

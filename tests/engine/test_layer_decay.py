@@ -45,6 +45,6 @@ def test_frozen_parts_and_bad_settings():
     for rate in (None, 0, 1.5):
         with pytest.raises(ValueError, match='layer_decay_rate'):
             groups(cfg, layer_decay_rate=rate)
-    cfg.model.backbone = dict(type='mmpretrain.MobileNetV2')
+    cfg.model.backbone = dict(type='mmdet.ResNet', depth=18)
     with pytest.raises(TypeError, match='ImageClassifier has no backbone with get_layer_depth'):
         groups(cfg, layer_decay_rate=0.9)
