@@ -73,7 +73,7 @@ EXTRAS = {
 }
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS['track'] = ['mlflow>=2', 'tensorboard>=2', 'wandb>=0.16']
-EXTRAS['labels'] = ['datumaro>=1.6']  # annotations of CVAT and labelme
+EXTRAS['labels'] = ['datumaro>=1.6']  # annotations of CVAT
 EXTRAS['dev'] = [
     *('pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9', 'sybil>=6', 'timm>=1')
 ]

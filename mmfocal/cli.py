@@ -140,8 +140,9 @@ def _run_host_tool(arguments: Sequence[str]) -> None:
     if spec is None:
         sys.exit(f'mmfocal tool: {host} is not installed')
     folder = Path(spec.origin).parent / '.mim' / 'tools'
-    paths = sorted(folder.rglob('*.py'), key=lambda path: -len(path.parts))
-    tools = {path.stem: path for path in paths}  # of two with a name, the one less deep
+    tools: dict[str, Path] = {}
+    for path in sorted(folder.rglob('*.py'), key=lambda path: (len(path.parts), path)):
+        tools.setdefault(path.stem, path)  # of two with a name, that of analysis_tools
     if name not in tools:
         sys.exit(f'mmfocal tool: {host} has no {name!r}; it has {", ".join(sorted(tools))}')
     sys.argv = [str(tools[name]), *options]

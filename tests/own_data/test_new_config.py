@@ -152,6 +152,40 @@ def test_voc_becomes_coco(data):
     assert found.classes == ('dog',) and found.train.count == 2
 
 
+def test_labelme_becomes_coco(data):
+    shapes = [
+        dict(label='cat', points=[[28, 26], [8, 10]], shape_type='rectangle'),
+        dict(label='ant', points=[[0, 0], [40, 0], [0, 20]], shape_type='polygon'),
+    ]
+    content = dict(imagePath='..\\\\0.jpg', imageHeight=40, imageWidth=80, shapes=shapes)
+    Path('labelme').mkdir()
+    Path('labelme/0.json').write_text(json.dumps(content))
+    to_coco('labelme', 'labelme', 'pictures/train', 'labelme.json')
+    found = json.loads(Path('labelme.json').read_text())
+    assert found['images'][0]['file_name'] == '0.jpg'
+    assert [c['name'] for c in found['categories']] == ['ant', 'cat']
+    box, triangle = found['annotations']
+    assert (box['bbox'], box['area'], box['category_id']) == ([8, 10, 20, 16], 320, 2)
+    assert (triangle['bbox'], triangle['area']) == ([0, 0, 40, 20], 400)
+    shapes[0]['shape_type'] = 'circle'
+    Path('labelme/0.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"0\.json: shape_type='circle'"):
+        to_coco('labelme', 'labelme', 'pictures/train', 'labelme.json')
+
+
+def test_cvat_becomes_coco(data):
+    pytest.importorskip('datumaro', reason="pip install 'mmfocal[labels]'")
+    Path('cvat.xml').write_text(
+        '<annotations><version>1.1</version><meta><task><id>1</id><size>1</size>'
+        '<mode>annotation</mode><labels><label><name>cat</name></label></labels></task></meta>'
+        '<image id="0" name="0.jpg" width="80" height="40"><polygon label="cat" occluded="0" '
+        'points="8,10;28,10;28,26;8,26"></polygon></image></annotations>'
+    )
+    to_coco('cvat', 'cvat.xml', 'pictures/train', 'cvat.json')
+    found = json.loads(Path('cvat.json').read_text())
+    assert found['annotations'][0]['bbox'] == pytest.approx([8, 10, 20, 16])
+
+
 def test_bad_input_is_named(new_config, data):
     arguments = [*COCO.split(), '--out', 'my.py', '--base']
     with pytest.raises(ValueError, match='wrapped by RepeatDataset'):
