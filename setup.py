@@ -64,6 +64,8 @@ COMMON = [
     'pycocotools>=2.0.6',  # COCO's metric, and the masks of the digit scenes of all three tasks
     'scikit-learn>=1.3',
     'safetensors>=0.4',  # the format of timm's and the Hugging Face Hub's weights
+    'shtab>=1.7',  # completion of `mmfocal` in shells
+    'supervision>=0.31',  # draws predictions and reads videos; asks for no OpenCV of its own
 ]
 EXTRAS = {
     'det': [*COMMON, 'onedl-mmdetection>=3.5,<3.6'],
@@ -72,7 +74,11 @@ EXTRAS = {
 }
 EXTRAS['vis'] = ['grad-cam>=1.5', 'matplotlib']
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
-EXTRAS['dev'] = ['pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9', 'timm>=1']
+EXTRAS['track'] = ['mlflow>=2', 'tensorboard>=2', 'wandb>=0.16']
+EXTRAS['labels'] = ['datumaro>=1.6']  # annotations of CVAT
+EXTRAS['dev'] = [
+    *('pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9', 'sybil>=6', 'timm>=1')
+]
 
 setup(
     name='mmfocal',
@@ -93,6 +99,7 @@ setup(
     python_requires='>=3.10',
     install_requires=['numpy', 'torch>=2.4'],
     extras_require=EXTRAS,
+    entry_points={'console_scripts': ['mmfocal = mmfocal.cli:main']},
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,
 )

@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 
 from .models import FocalPretrained, FocalTransformer, SwinPretrained
 from .version import __version__
+from .zoo import config
 
 # MMEngine resolves `_base_ = 'mmfocal::...'` only for the packages that it knows.
 MODULE2PACKAGE.setdefault('mmfocal', 'mmfocal')
@@ -23,4 +24,4 @@ class _MMEngineHandler(logging.Handler):
 logging.getLogger('mmfocal').setLevel(logging.INFO)
 logging.getLogger('mmfocal').addHandler(_MMEngineHandler())
 
-__all__ = ['FocalPretrained', 'FocalTransformer', 'SwinPretrained', '__version__']
+__all__ = ['FocalPretrained', 'FocalTransformer', 'SwinPretrained', '__version__', 'config']

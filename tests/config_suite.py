@@ -24,7 +24,17 @@ SMALL = [name for name in CONFIGS if name.startswith('quickstart/')]
 # rows of the paper's tables and their variants
 ROWS = [name for name in CONFIGS if name not in SMALL and not name.endswith('_overfit')]
 METHODS = (
-    *('retinanet', 'maskrcnn', 'cascade', 'atss', 'reppointsv2', 'sparsercnn', 'htcpp', 'dyhead'),
+    *(
+        'retinanet',
+        'maskrcnn',
+        'fasterrcnn',
+        'cascade',
+        'atss',
+        'reppointsv2',
+        'sparsercnn',
+        'htcpp',
+        'dyhead',
+    ),
     *('upernet', 'in1k', 'in22k'),
 )
 # what training and evaluation read of a config, its backbone apart

@@ -24,10 +24,10 @@ from mmfocal.engine.resume import ResumeSchedule, ValidateFinished, resume
 HOOKS = (RandomNumbers, StopAtNonFinite, SaveOnSignal, ResumeSchedule, ValidateFinished)
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Read the command line."""
+def make_parser() -> ArgumentParser:
+    """Describe the command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or name of a shipped config')
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help='scale the learning rate by actual batch size / auto_scale_lr.base_batch_size',
     )
     add_common_arguments(parser)
-    return parser.parse_args(argv)
+    return parser
 
 
 def apply_options(cfg: Config, args: Namespace) -> None:
@@ -65,7 +65,7 @@ def apply_options(cfg: Config, args: Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
-    args = parse_args(argv)
+    args = make_parser().parse_args(argv)
     cfg = load_config(args)
     apply_options(cfg, args)
     adapt_to_machine(cfg)

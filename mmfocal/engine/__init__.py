@@ -4,12 +4,14 @@
 from .checks import check_checkpoint, check_inputs, check_run, check_widths
 from .findings import InputError
 from .launch import add_common_arguments, build_runner, load_config, read_config
+from .layer_decay import LayerDecayOptimWrapperConstructor
 from .machine import adapt_to_machine
 from .resume import ValidateFinished, latest_checkpoint
 from .skeleton import build_skeleton
 
 __all__ = [
     'InputError',
+    'LayerDecayOptimWrapperConstructor',
     'ValidateFinished',
     'adapt_to_machine',
     'add_common_arguments',

@@ -64,6 +64,12 @@ PARAMETERS = {
         focal_b_maskrcnn_3x=109_658_096,
         focal_t_maskrcnn_overfit=48_717_732,
         focal_nano_reppointsv2_overfit=3_661_172,
+        focal_t_fasterrcnn_1x=46_074_452,
+        focal_t_fasterrcnn_3x=46_074_452,
+        focal_s_fasterrcnn_1x=68_356_748,
+        focal_s_fasterrcnn_3x=68_356_748,
+        focal_b_fasterrcnn_1x=107_014_816,
+        focal_b_fasterrcnn_3x=107_014_816,
         focal_t_cascade_3x=86_552_934,
         focal_s_cascade_3x=108_835_230,
         focal_b_cascade_3x=147_493_298,
@@ -153,7 +159,7 @@ def count(name: str) -> int:
 def test_the_suite_sees_the_configs():
     found = Counter(str(Path(name).parent) for name in CONFIGS)
     assert found == {folder: len(rows) for folder, rows in PARAMETERS.items()}
-    assert len(CONFIGS) == 86
+    assert len(CONFIGS) == 92
 
 
 @pytest.mark.parametrize('name', CONFIGS)

@@ -35,6 +35,7 @@ class Recipe(NamedTuple):
 RECIPES = dict(
     retinanet=Recipe(),
     maskrcnn=Recipe(),
+    fasterrcnn=Recipe(),
     cascade=Recipe(),
     atss=Recipe(),
     reppointsv2=Recipe(),

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes in two stages; not a row of the paper."""
+
+_base_ = [
+    '../_base_/models/focal_t_fasterrcnn.py',
+    '../_base_/datasets/coco_detection_ms_crop.py',
+    '../_base_/schedules/coco_3x.py',
+    '../_base_/default_runtime_mmdet.py',
+]
