@@ -19,7 +19,9 @@ visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='vi
 # Further log back ends, one line each:
 # visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='TensorboardVisBackend')])
 # visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='WandbVisBackend')])
-randomness = dict(seed=0)  # choice: runs repeat; seed=None draws one
+# choice: runs repeat; seed=None draws one. Ranks draw different numbers (drop path, Mixup), as in
+# the released training.
+randomness = dict(seed=0, diff_rank_seed=True)
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None
