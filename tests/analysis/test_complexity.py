@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmfocal.analysis.complexity import CONVENTIONS, complexity
 from mmfocal.analysis.complexity.counter import MacCounter
-from mmfocal.analysis.paper_tables import read_paper
+from tools.dev.model_zoo.paper import read_paper
 from mmfocal.engine import read_config
 from mmfocal.models.focal_transformer import FocalAttention
 from mmfocal.models.layers import FcPool

@@ -15,7 +15,9 @@ model = dict(
     type='HybridTaskCascade',
     data_preprocessor=dict(pad_seg=True),
     roi_head=dict(
-        type='HybridTaskCascadeRoIHead',
+        # averages the masks of all stages, as mmdet 2 did; mmdet 3's HybridTaskCascadeRoIHead
+        # takes the last stage's
+        type='AveragedHTCRoIHead',
         interleaved=True,
         mask_info_flow=True,
         mask_head=[dict(mask_head, with_conv_res=False), mask_head, mask_head],
