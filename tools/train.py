@@ -14,6 +14,7 @@ from mmfocal.engine import (
     check_checkpoint,
     check_inputs,
     check_widths,
+    describe_batch_size,
     latest_checkpoint,
     load_config,
 )
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_widths(cfg)
     check_inputs(cfg, ('train', 'val'))
     runner = build_runner(cfg)
+    if line := describe_batch_size(cfg, runner.world_size):
+        runner.logger.warning(line)
     runner.register_hook(ValidateFinished())
     runner.train()
 
