@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
+custom_imports = dict(imports=['mmfocal'], allow_failed_imports=False)
 # choice: runs repeat; seed=None draws one. Ranks draw different numbers (drop path, Mixup), as in
 # the released training.
 randomness = dict(seed=0, diff_rank_seed=True)

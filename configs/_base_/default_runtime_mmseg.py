@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Restated: `mmseg::` inheritance fails with the renamed distribution onedl-mmsegmentation.
 default_scope = 'mmseg'
+custom_imports = dict(imports=['mmfocal'], allow_failed_imports=False)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),

@@ -13,8 +13,8 @@ from mmengine.infer import BaseInferencer
 from modelindex.load_model_index import load as load_index
 
 import mmfocal
-from tools.dev.model_zoo.zoo import BLOCK, find_configs
 from tools.dev.model_zoo.paper import read_paper
+from tools.dev.model_zoo.zoo import BLOCK, find_configs
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = sorted((ROOT / 'configs').rglob('*.md'))

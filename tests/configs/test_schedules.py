@@ -6,6 +6,7 @@ import math
 import pytest
 from mmengine.config import Config
 
+from tests.config_suite import ROWS, load, method_of, words
 from tools.dev.model_zoo.paper import read_paper
 from tools.dev.model_zoo.schedule import (
     epoch_length,
@@ -13,7 +14,6 @@ from tools.dev.model_zoo.schedule import (
     learning_rates,
     schedules_page,
 )
-from tests.config_suite import ROWS, load, method_of, words
 
 COCO_EPOCH = 7330  # iterations of 16 images
 IMAGENET_EPOCH = 1252  # of 1,024

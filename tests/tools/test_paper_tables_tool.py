@@ -64,7 +64,9 @@ def test_the_page_is_written_then_checked(
 
 
 def test_configs_without_a_row_are_named(tables: Callable, nano_paper: Path) -> None:
-    with pytest.raises(ValueError, match=r'no row of tools/dev/model_zoo/paper\.yml has this config'):
+    with pytest.raises(
+        ValueError, match=r'no row of tools/dev/model_zoo/paper\.yml has this config'
+    ):
         tables('--paper', nano_paper, '--check')
 
 

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
+from mmfocal.engine import read_config
 from tools.dev.model_zoo.paper import read_paper
 from tools.dev.model_zoo.schedule import Schedule, group_schedules, schedules_page
-from mmfocal.engine import read_config
 
 ROOT = Path(__file__).resolve().parents[3]
 COLUMNS = 4

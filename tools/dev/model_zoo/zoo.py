@@ -31,8 +31,8 @@ INTRODUCTION = (
     'README of its code (microsoft/Focal-Transformer) print, in the columns named "paper", beside '
     'this project, in the columns named "ours". Of other architectures, only '
     "Swin's rows are repeated; this project has no numbers for those without a config. Where two "
-    'versions of a source differ, both numbers stand ("5.2 or 4.9") and a note says which is which. '
-    'Columns in which no row has a value are left out.',
+    'versions of a source differ, both numbers stand ("5.2 or 4.9") and a note says which is '
+    'which. Columns in which no row has a value are left out.',
     'Parameters and FLOPs (multiply-accumulates) of this project are computed from its configs. '
     'Its scores are read from the logs of runs; "not run" says that there is none. A dash stands '
     'where nothing is printed or nothing applies.',
