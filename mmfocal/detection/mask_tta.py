@@ -215,7 +215,7 @@ class MaskTTAModel(BaseTTAModel):
         return found
 
     def _segment(self, view: View, boxes: Tensor) -> Tensor:
-        """Mask probabilities (n, classes or 1, h, w), averaged over the stages that the RoI head returns."""
+        """Mask probabilities (n, classes or 1, h, w), averaged over the head's stages."""
         head, rois = self.module.roi_head, bbox2roi([view.from_image(boxes)])
         if isinstance(head, HybridTaskCascadeRoIHead):
             logits = head._mask_forward(-1, view.maps, rois, **view.semantic, training=False)
