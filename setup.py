@@ -11,6 +11,8 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')
+# Tools that need a checkout: set-up, tests, quickstart, and what makes the project's own pages.
+NOT_IN_MIM = ('setup_env.sh', 'run_tests.sh', 'quickstart.sh', 'dev')
 
 
 def read_version() -> str:
@@ -49,7 +51,8 @@ class BuildWithMim(build_py):
         if self.editable_mode and os.name != 'nt':  # Windows asks for rights to make links
             target.symlink_to(os.path.relpath(source, target.parent))
         elif source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__'))
+            left_out = shutil.ignore_patterns('__pycache__', *NOT_IN_MIM)
+            shutil.copytree(source, target, ignore=left_out)
         else:
             shutil.copy2(source, target)
 
@@ -95,7 +98,6 @@ setup(
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],
     packages=find_packages(include=['mmfocal', 'mmfocal.*']),
-    package_data={'mmfocal.analysis': ['*.yml']},
     python_requires='>=3.10',
     install_requires=['numpy', 'torch>=2.4'],
     extras_require=EXTRAS,

@@ -13,6 +13,7 @@ from mmfocal.engine import (
     build_runner,
     check_checkpoint,
     check_run,
+    describe_batch_size,
     load_config,
 )
 from mmfocal.engine.checkpoints import SaveOnSignal
@@ -74,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     runner = build_runner(cfg)
     for hook in HOOKS:
         runner.register_hook(hook())
+    if line := describe_batch_size(cfg, runner.world_size):
+        runner.logger.warning(line)
     runner.train()
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``tools/train.py`` and ``tools/test.py`` share; needs torch and MMEngine alone."""
 
+from .batch_size import describe_batch_size
 from .checks import check_checkpoint, check_inputs, check_run, check_widths
 from .findings import InputError
 from .launch import add_common_arguments, build_runner, load_config, read_config
@@ -21,6 +22,7 @@ __all__ = [
     'check_inputs',
     'check_run',
     'check_widths',
+    'describe_batch_size',
     'latest_checkpoint',
     'load_config',
     'read_config',

@@ -63,6 +63,7 @@ RUNS = {
     'StandardRoIHead': _run_standard,
     'CascadeRoIHead': _run_cascade,
     'HybridTaskCascadeRoIHead': _run_htc,
+    'AveragedHTCRoIHead': _run_htc,
     'SparseRoIHead': _run_sparse,
     'NoneType': _run_dense,
 }

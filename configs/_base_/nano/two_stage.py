@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What small detectors with proposals share; models take the parts as ``_base_.fpn`` and so on."""
 
-_base_ = 'nano_detection.py'
+_base_ = 'detection.py'
 
-channels = _base_.channels
+channels = _base_.head_channels
 fpn = dict(in_channels=[32, 64, 128, 256], out_channels=channels, num_outs=4)
 rpn_head = dict(
     in_channels=channels,

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmfocal.analysis.schedule import group_schedules, learning_rates, schedules_page
+from tools.dev.model_zoo.schedule import group_schedules, learning_rates, schedules_page
 
 LENGTH = 5  # iterations of an epoch
 SCHEDULERS = {

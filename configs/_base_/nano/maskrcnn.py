@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small Mask R-CNN for digit scenes, complete but for the backbone (widths 32, 64, 128, 256)."""
 
-_base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'nano_two_stage.py']
+_base_ = ['../models/maskrcnn.py', 'two_stage.py']
 
-channels = _base_.channels
+channels = _base_.head_channels
 model = dict(
     neck=_base_.fpn,
     rpn_head=_base_.rpn_head,

@@ -2,7 +2,8 @@
 """The paper's numbers beside this project's.
 
 ``paper.yml`` holds what was printed. This project's parameters and FLOPs are computed from the
-configs whenever a table is made, its scores are read from the logs of runs.
+configs whenever a table is made, its scores are read from the logs of runs, and ``results.yml``
+holds those that were published before.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from mmfocal.analysis.run_log import read_run_log, read_tests
 from mmfocal.engine import read_config
 
 PAPER_FILE = Path(__file__).with_name('paper.yml')
+RESULTS_FILE = Path(__file__).with_name('results.yml')
 COMPUTED = ('params', 'flops')  # columns that this project computes
 
 
@@ -39,10 +41,15 @@ SCORES = {
     'box75': Score('box AP75', 'coco/bbox_mAP_75', 100.0),
     'mask50': Score('mask AP50', 'coco/segm_mAP_50', 100.0),
     'mask75': Score('mask AP75', 'coco/segm_mAP_75', 100.0),
-    'box_ms': Score('box AP multi-scale', 'coco/bbox_mAP', 100.0, True),
-    'mask_ms': Score('mask AP multi-scale', 'coco/segm_mAP', 100.0, True),
+    'box_small': Score('box AP small', 'coco/bbox_mAP_s', 100.0),
+    'box_medium': Score('box AP medium', 'coco/bbox_mAP_m', 100.0),
+    'box_large': Score('box AP large', 'coco/bbox_mAP_l', 100.0),
     'box_testdev': Score('box AP test-dev'),
     'mask_testdev': Score('mask AP test-dev'),
+    'box_ms': Score('box AP multi-scale', 'coco/bbox_mAP', 100.0, True),
+    'mask_ms': Score('mask AP multi-scale', 'coco/segm_mAP', 100.0, True),
+    'box_ms_testdev': Score('box AP multi-scale test-dev'),
+    'mask_ms_testdev': Score('mask AP multi-scale test-dev'),
     'miou': Score('mIoU', 'mIoU'),
     'miou_ms': Score('mIoU multi-scale', 'mIoU', is_multi_scale=True),
     'speed224': Score('images/s at 224'),
@@ -88,6 +95,8 @@ class Row:
         params: Printed parameters in millions.
         flops: Printed multiply-accumulates in units of 10^9.
         scores: Printed scores by key of :data:`SCORES`.
+        also: What another version of the source prints instead, by column or score.
+        measured: Keys of :data:`SCORES` that a run yields; by default the method's.
         differs: Why parameters or FLOPs differ from the printed ones: notes by column.
         notes: What else is to be known.
     """
@@ -101,6 +110,8 @@ class Row:
     params: float | None = None
     flops: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    also: Mapping[str, float] = field(default_factory=dict)
+    measured: tuple[str, ...] = ()
     differs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -165,10 +176,14 @@ def _make_row(settings: dict, methods: Mapping[str, Method], notes: Mapping[str,
     row.update(settings, method=method, shape=tuple(settings.get('shape', method.shape)))
     _check_keys(row, Row.__dataclass_fields__, 'key')
     _check_keys(row.get('scores', ()), SCORES, 'score')
+    _check_keys(row.get('also', ()), (*COMPUTED, *row.get('scores', ())), 'column or score')
+    _check_keys(row.get('measured', ()), SCORES, 'score')
     _check_keys(row.get('differs', ()), COMPUTED, 'column')
     _check_keys([row['convention']], CONVENTIONS, 'convention')
     if 'config' not in row:
         raise ValueError("'config' is missing: a path below configs/, or null")
+    measured = row.get('measured', method.scores)
+    row['measured'] = tuple(key for key in method.scores if key in measured)
     row['differs'] = {
         column: _texts(keys, notes) for column, keys in settings.get('differs', {}).items()
     }
@@ -272,6 +287,27 @@ def compute(rows: Iterable[Row], configs: Path) -> dict[str, Ours]:
         batch_size = cfg.auto_scale_lr.base_batch_size
         ours[row.config] = Ours(built[key].params, flops, unit, length, batch_size)
     return ours
+
+
+def read_results(path: str | Path = RESULTS_FILE) -> dict[str, dict[str, str]]:
+    """Read the published scores of this project's runs.
+
+    Args:
+        path: YAML file: scores by name of a config and key of :data:`SCORES`.
+
+    Returns:
+        Per name of a config the cells by key of :data:`SCORES`.
+
+    Raises:
+        ValueError: If a score has an unknown key.
+    """
+    results = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    for name, scores in results.items():
+        _check_keys(scores, SCORES, f'{path}: {name}: score')
+    return {
+        name: {key: f'{value:.1f}' for key, value in scores.items()}
+        for name, scores in results.items()
+    }
 
 
 def _config_of(work_dir: Path) -> Path:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The paper's tables beside this project's numbers, and all that is generated about the configs.
 
-Without options, it renews ``docs/paper_tables.{md,html}``, the tables of the READMEs in
+Without options, it renews ``docs/paper_tables.md``, the tables of the READMEs in
 ``configs/``, every ``metafile.yml`` and ``model-index.yml``.
 """
 
@@ -14,10 +14,16 @@ from pathlib import Path
 from mmengine.logging import MMLogger
 from rich.progress import track
 
-from mmfocal.analysis.model_zoo import check_complete, paper_pages, zoo_files
-from mmfocal.analysis.paper_tables import PAPER_FILE, compute, read_paper, read_scores
+from tools.dev.model_zoo.paper import (
+    PAPER_FILE,
+    compute,
+    read_paper,
+    read_results,
+    read_scores,
+)
+from tools.dev.model_zoo.zoo import PAGE, check_complete, paper_page, zoo_files
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +33,7 @@ def parse_args() -> argparse.Namespace:
         '--work-dirs', type=Path, nargs='+', default=[], help='runs whose scores are to be shown'
     )
     parser.add_argument(
-        '--out', type=Path, help='write the two pages into this folder and leave all else alone'
+        '--out', type=Path, help='write the page into this folder and leave all else alone'
     )
     parser.add_argument(
         '--check', action='store_true', help='write nothing; fail if a file is out of date'
@@ -57,17 +63,18 @@ def main() -> None:
     paper = read_paper(args.paper)
     if not args.out:
         check_complete(paper, ROOT / 'configs')
-    scores = read_scores(args.work_dirs)
+    scores = {**read_results(), **read_scores(args.work_dirs)}
     be_quiet()
     ours = compute(track(paper.rows, 'Building models'), ROOT / 'configs')
     if args.out:
-        files = paper_pages(paper, ours, scores, ROOT / 'configs', args.out)
+        page = paper_page(paper, ours, scores, ROOT / 'configs', args.out)
+        files = {args.out / PAGE: page}
     else:
         files = zoo_files(ROOT, paper, ours, scores)
     outdated = find_outdated(files)
     if args.check and outdated:
         names = '\n'.join(map(str, outdated))
-        sys.exit(f'out of date, run python tools/analysis/paper_tables.py:\n{names}')
+        sys.exit(f'out of date, run python -m tools.dev.model_zoo.tables:\n{names}')
     for path in outdated:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(files[path], encoding='utf-8')

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
-from mmfocal.analysis.paper_tables import read_paper
-from mmfocal.analysis.schedule import Schedule, group_schedules, schedules_page
 from mmfocal.engine import read_config
+from tools.dev.model_zoo.paper import read_paper
+from tools.dev.model_zoo.schedule import Schedule, group_schedules, schedules_page
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COLUMNS = 4
 FOLDERS = ('classification', 'detection', 'segmentation')
 

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What small detectors for digit scenes share, complete but for the model."""
 
-_base_ = ['datasets/digit_scenes_det.py', 'schedules/nano.py', 'default_runtime_mmdet.py']
+_base_ = [
+    '../datasets/digit_scenes_det.py',
+    '../schedules/nano.py',
+    '../default_runtime_mmdet.py',
+]
 
-channels = 64  # of the neck and the heads; backbones have 32, 64, 128 and 256
+head_channels = 64  # of the neck and the heads; backbones have 32, 64, 128 and 256
 # Many small steps learn more in a few minutes than half as many of twice the size.
 train_dataloader = dict(batch_size=4)
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3), clip_grad=dict(max_norm=5.0))

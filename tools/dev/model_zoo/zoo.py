@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All generated text about the configs: pages of tables, tables in READMEs, metafiles, index."""
+"""All generated text about the configs: page of tables, tables in READMEs, metafiles, index."""
 
 import os
 import re
@@ -9,21 +9,30 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from mmfocal.analysis.complexity import CONVENTIONS
-from mmfocal.analysis.pages import Cell, Grid, html_page, markdown_page, markdown_table
-from mmfocal.analysis.paper_tables import SCORES, Ours, Paper, PaperTable, Row
+from tools.dev.model_zoo.pages import (
+    Cell,
+    Grid,
+    drop_empty_columns,
+    markdown_page,
+    markdown_table,
+)
+from tools.dev.model_zoo.paper import SCORES, Ours, Paper, PaperTable, Row
 
 NOTHING = Cell('–')
-NO_CONFIG = Cell('no config', kind='ours')
+NO_CONFIG = Cell('no config')
 NOT_RUN = 'not run'
 BACKBONES = dict(focal='Focal Transformer', swin='Swin Transformer', r50='ResNet')
 BLOCK = re.compile(r'(<!-- table: ([^>]+) -->\n).*?(<!-- /table -->)', re.DOTALL)
 
+PAGE = 'paper_tables.md'
 TITLE = 'The paper beside this project'
 INTRODUCTION = (
-    'Made by `python tools/analysis/paper_tables.py`: what the paper (arXiv 2107.00641) and the '
+    'Made by `python -m tools.dev.model_zoo.tables`: what the paper (arXiv 2107.00641) and the '
     'README of its code (microsoft/Focal-Transformer) print, in the columns named "paper", beside '
     'this project, in the columns named "ours". Of other architectures, only '
-    "Swin's rows are repeated; this project has no numbers for those without a config.",
+    "Swin's rows are repeated; this project has no numbers for those without a config. Where two "
+    'versions of a source differ, both numbers stand ("5.2 or 4.9") and a note says which is '
+    'which. Columns in which no row has a value are left out.',
     'Parameters and FLOPs (multiply-accumulates) of this project are computed from its configs. '
     'Its scores are read from the logs of runs; "not run" says that there is none. A dash stands '
     'where nothing is printed or nothing applies.',
@@ -31,12 +40,12 @@ INTRODUCTION = (
     "public, and Focal-L's never were.",
 )
 METAFILE_HEAD = """\
-# Made by tools/analysis/paper_tables.py. No weights, hence no results of this project: scores of
+# Made by tools/dev/model_zoo. No weights, hence no results of this project: scores of
 # the paper stand beside its own in the README. FLOPs are multiply-accumulates, counted as
 # docs/paper_tables.md says.
 """
 INDEX_HEAD = """\
-# Made by tools/analysis/paper_tables.py: every metafile of configs/. MMEngine also needs this file
+# Made by tools/dev/model_zoo: every metafile of configs/. MMEngine also needs this file
 # to resolve `mmfocal::` base configs.
 """
 
@@ -60,9 +69,9 @@ class _Writer:
         if row.config is None:
             return Cell('none')
         if row.config not in self.ours:
-            return Cell(PurePosixPath(row.config).stem, kind='code')
+            return Cell(PurePosixPath(row.config).stem, is_code=True)
         href = os.path.relpath(self.configs / row.config, self.folder)
-        return Cell(PurePosixPath(row.config).stem, href, 'code')
+        return Cell(PurePosixPath(row.config).stem, href, is_code=True)
 
     def schedule(self, row: Row) -> Cell:
         ours = self.ours.get(row.config)
@@ -72,30 +81,35 @@ class _Writer:
 
     def amount(self, row: Row, key: str, unit: float) -> tuple[Cell, Cell]:
         """Printed and computed parameters or FLOPs."""
-        printed = getattr(row, key)
-        left = NOTHING if printed is None else Cell(str(printed))
+        left = _printed(row, key, getattr(row, key))
         if row.config not in self.ours:
             return left, NOTHING if row.config is None else NO_CONFIG
         value = getattr(self.ours[row.config], key) / unit
-        kind = 'ours' if printed is None or agrees(printed, value) else 'differs'
         is_long = key == 'flops' and value >= 100
-        return left, Cell(f'{value:.1f}' if is_long else f'{value:.2f}', kind=kind)
+        return left, Cell(f'{value:.1f}' if is_long else f'{value:.2f}')
 
     def score(self, row: Row, key: str) -> tuple[Cell, Cell]:
         """Printed and measured score."""
-        left = Cell(str(row.scores[key])) if key in row.scores else NOTHING
-        if row.config is None or not (key in row.scores or key in row.method.scores):
+        left = _printed(row, key, row.scores.get(key))
+        if row.config is None or not (key in row.scores or key in row.measured):
             return left, NOTHING
         if row.config not in self.ours:
             return left, NO_CONFIG
         measured = self.scores.get(PurePosixPath(row.config).stem, {})
-        return left, Cell(measured.get(key, NOT_RUN), kind='ours')
+        return left, Cell(measured.get(key, NOT_RUN))
 
 
 def agrees(printed: float, value: float) -> bool:
     """Whether a value, rounded as the printed number is, equals it."""
     decimals = len(str(printed).partition('.')[2])
     return round(value, decimals) == printed
+
+
+def _printed(row: Row, key: str, value: float | None) -> Cell:
+    """A printed number, with the one that another version of the source prints."""
+    if value is None:
+        return NOTHING
+    return Cell(f'{value} or {row.also[key]}' if key in row.also else str(value))
 
 
 def _number_notes(rows: Iterable[Row]) -> dict[str, int]:
@@ -129,20 +143,21 @@ def paper_grid(table: PaperTable, writer: _Writer) -> Grid:
         rows.append([*cells, _notes_cell(row, numbers)])
     header = ['model', 'config', 'input (h x w)', 'counted as']
     header += [*_amount_and_score_header(table.scores), 'notes']
-    return Grid(table.title, table.source, header, rows, list(numbers))
+    grid = Grid(table.title, table.source, header, rows, list(numbers))
+    return drop_empty_columns(grid, NOTHING)
 
 
 def zoo_grid(rows: Sequence[Row], writer: _Writer) -> Grid:
     """A README's table: one row per config."""
     numbers = _number_notes(rows)
-    keys = tuple(dict.fromkeys(key for row in rows for key in row.method.scores))
+    keys = tuple(dict.fromkeys(key for row in rows for key in row.measured))
     lines = []
     for row in rows:
         cells = [writer.config(row), writer.schedule(row)]
         cells += _amount_and_score_cells(row, writer, keys)
         lines.append([*cells, _notes_cell(row, numbers)])
     header = ['config', 'schedule', *_amount_and_score_header(keys), 'notes']
-    return Grid('', '', header, lines, list(numbers))
+    return drop_empty_columns(Grid('', '', header, lines, list(numbers)), NOTHING)
 
 
 def _convention_grid(rows: Iterable[Row]) -> Grid:
@@ -155,32 +170,29 @@ def _convention_grid(rows: Iterable[Row]) -> Grid:
     return Grid('How FLOPs are counted', 'One multiply and one add are one', header, cells, [])
 
 
-def paper_pages(
+def paper_page(
     paper: Paper,
     ours: Mapping[str, Ours],
     scores: Mapping[str, Mapping[str, str]],
     configs: Path,
     folder: Path,
-) -> dict[Path, str]:
-    """The paper's tables, completed.
+) -> str:
+    """Write the paper's tables, completed, as Markdown.
 
     Args:
         paper: The printed numbers.
         ours: Computed columns by config.
         scores: Measured scores by name of a config.
         configs: The folder ``configs/``, for links.
-        folder: Where the pages are to lie.
+        folder: Where the page is to lie.
 
     Returns:
-        Texts by path.
+        The page.
     """
     writer = _Writer(ours, scores, configs, folder)
     grids = [paper_grid(table, writer) for table in paper.tables]
     grids.append(_convention_grid(row for table in paper.tables for row in table.rows))
-    return {
-        folder / 'paper_tables.md': markdown_page(TITLE, INTRODUCTION, grids),
-        folder / 'paper_tables.html': html_page(TITLE, INTRODUCTION, grids),
-    }
+    return markdown_page(TITLE, INTRODUCTION, grids)
 
 
 def fill_readme(text: str, rows: Sequence[Row], writer: _Writer) -> str:
@@ -271,9 +283,9 @@ def check_complete(paper: Paper, configs: Path) -> None:
     """Raise ValueError if a config has no row, or a row's config does not exist."""
     found, named = set(find_configs(configs)), {row.config for row in paper.rows} - {None}
     for config in sorted(found - named):
-        raise ValueError(f'{config}: no row of mmfocal/analysis/paper.yml has this config')
+        raise ValueError(f'{config}: no row of tools/dev/model_zoo/paper.yml has this config')
     for config in sorted(named - found):
-        raise ValueError(f'mmfocal/analysis/paper.yml: config {config} is not in {configs}')
+        raise ValueError(f'tools/dev/model_zoo/paper.yml: config {config} is not in {configs}')
 
 
 def zoo_files(
@@ -288,13 +300,14 @@ def zoo_files(
         scores: Measured scores by name of a config.
 
     Returns:
-        Texts by path: pages below ``docs/``, READMEs and metafiles of ``configs/``, the index.
+        Texts by path: ``docs/paper_tables.md``, READMEs and metafiles of ``configs/``, the index.
 
     Raises:
         ValueError: If a README's table has no config.
     """
     configs = root / 'configs'
-    files = paper_pages(paper, ours, scores, configs, root / 'docs')
+    docs = root / 'docs'
+    files = {docs / PAGE: paper_page(paper, ours, scores, configs, docs)}
     for readme in sorted(configs.rglob('*.md')):
         writer = _Writer(ours, scores, configs, readme.parent)
         files[readme] = fill_readme(readme.read_text(encoding='utf-8'), paper.rows, writer)
