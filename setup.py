@@ -89,7 +89,7 @@ setup(
     packages=find_packages(include=['mmfocal', 'mmfocal.*']),
     package_data={'mmfocal.analysis': ['*.yml']},
     python_requires='>=3.10',
-    install_requires=['numpy', 'torch>=2.4'],
+    install_requires=['numpy', 'torch>=2.1'],
     extras_require=EXTRAS,
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,
