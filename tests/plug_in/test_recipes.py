@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from mmfocal.datasets.digit_scenes import DigitSceneParams, build
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.plug_in]
 
 PAGE = Path(__file__).parents[2] / 'docs/plug_in.md'
 RECIPES = dict(re.findall(r'```python\n# (\w+)\.py\n(.+?)```', PAGE.read_text(), re.DOTALL))

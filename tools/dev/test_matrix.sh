@@ -68,4 +68,36 @@ set_up() {
   touch "$folder/$leg/.ready"
 }
 
-for leg in "$@"; do set_up $leg; done
+# Runs the tests of a leg: those of what a torch or a host can break, and two steps of training per recipe and host.
+run_tests() {
+  local leg=$1 report=$folder/$1.xml status=0
+  say "$leg: tests"
+  OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} nice "$python" -m pytest -q -p no:cacheprovider --junitxml "$report" \
+    -m 'not slow or plug_in' tests/models tests/ops tests/configs tests/plug_in || status=$?
+  if [[ -n $record ]]; then "$python" tools/dev/record_leg.py "$leg" "$report" docs/compatibility.md; fi
+  return "$status"
+}
+
+record='' only_set_up='' legs=()
+for argument in "$@"; do
+  case $argument in
+    --record) record=1 ;;
+    --set-up) only_set_up=1 ;;
+    oldest | original | middle | lock | newest) legs+=("$argument") ;;
+    *)
+      say "unknown argument '$argument'; see the head of tools/dev/test_matrix.sh" >&2
+      exit 2
+      ;;
+  esac
+done
+if [[ ${#legs[@]} -eq 0 ]]; then legs=(oldest original middle lock newest); fi
+failed=()
+mkdir -p "$folder"
+for leg in "${legs[@]}"; do
+  set_up "$leg"
+  if [[ -z $only_set_up ]]; then run_tests "$leg" || failed+=("$leg"); fi
+done
+if [[ ${#failed[@]} -gt 0 ]]; then
+  say "failed: ${failed[*]}"
+  exit 1
+fi
