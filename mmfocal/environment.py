@@ -7,7 +7,7 @@ It reads what pip recorded and imports none of them, for an import is what fails
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -104,6 +104,14 @@ def _torch_too_new() -> Iterator[str]:
         )
 
 
+def _setuptools_too_new() -> Iterator[str]:
+    if installed('mmengine') and find_spec('pkg_resources') is None:
+        yield (
+            'the original mmengine imports pkg_resources to find the configs of hosts, which '
+            'setuptools 82 no longer has: pip install "setuptools<81"'
+        )
+
+
 def _opencv_missing() -> Iterator[str]:
     if find_spec('cv2') is None:
         yield "MMEngine's hooks import opencv, found none: pip install opencv-python-headless"
@@ -113,7 +121,7 @@ def problems() -> list[str]:
     """What does not fit, a sentence each, with the command that mends it."""
     checks = (
         *(_double_packages, _mmcv_without_operators, _numpy_too_new, _torch_too_new),
-        _opencv_missing,
+        *(_setuptools_too_new, _opencv_missing),
     )
     return [problem for check in checks for problem in check()]
 
@@ -127,15 +135,15 @@ def _from_error(error: Exception) -> list[str]:
     return []
 
 
-@contextmanager
-def explained() -> Iterator[None]:
-    """Say of an import that fails inside what does not fit, if anything is known.
+def require(*modules: str) -> None:
+    """Import what comes next, and say of an import that fails what does not fit.
 
     Raises:
-        ImportError: In place of the failure, which is its cause.
+        ImportError: In place of the failure, which is its cause, if anything is known.
     """
     try:
-        yield
+        for module in modules:
+            import_module(module)
     except Exception as error:  # a missing file, a name that numpy dropped, a host's assertion
         reasons = _from_error(error) + problems()
         if not reasons:

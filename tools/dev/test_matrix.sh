@@ -8,7 +8,7 @@
 #   --set-up   only make the environments
 #   --record   write versions and results to docs/compatibility.md
 #   MATRIX_DIR   where the environments go (default .venv-matrix, about 5 GB for each; `lock` is .venv itself)
-# An environment that is there is used as it is: remove its folder to make it anew. mmcv is kept as a wheel.
+# A finished environment is used as it is: remove its folder to make it anew. mmcv is kept as a wheel.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -52,15 +52,14 @@ set_up() {
   if [[ -f $folder/$leg/.ready ]]; then return; fi
   version=$(case $leg in oldest) echo 3.10 ;; middle) echo 3.12 ;; *) echo 3.11 ;; esac)
   say "$leg: making $folder/$leg"
-  rm -rf "${folder:?}/$leg"
-  "$(find_python "$version")" -m venv "$folder/$leg"
+  if [[ ! -x $python ]]; then "$(find_python "$version")" -m venv "$folder/$leg"; fi
   local install=("$python" -m pip install --quiet)
   "${install[@]}" -r requirements/build.txt
   "${install[@]}" --no-cache-dir -r "requirements/matrix/$leg.txt"
   case $leg in
     original) install_mmcv "$leg" requirements/matrix/original-mmcv.txt ;;
     middle | newest) # what the lock has, but for what torch brings
-      "${install[@]}" --no-deps --no-build-isolation -r <(grep -v '^triton' requirements/lock.txt)
+      "${install[@]}" --no-deps --no-build-isolation -r <(grep -Ev '^(triton|sympy)=' requirements/lock.txt)
       install_mmcv "$leg" requirements/mmcv.txt
       ;;
   esac

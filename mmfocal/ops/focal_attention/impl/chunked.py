@@ -49,9 +49,7 @@ def region_windows(padded: Tensor, region: Region) -> Tensor:
     return _slide(_slide(padded, 3, region), 4, region)
 
 
-def add_regions(
-    padded: Tensor, values: Tensor, region: Region, rows: slice, cols: slice
-) -> None:
+def add_regions(padded: Tensor, values: Tensor, region: Region, rows: slice, cols: slice) -> None:
     """Add ``(2, B, h, rows, cols, R, R, d)`` to regions of a padded map, which overlap.
 
     First columns are added up, then rows, each time those windows at once that share nothing.
