@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed of the attention operator alone, at the stages of Focal-T, beside the machine's roofline.
 
-The yardstick, ``window``, is what Swin computes: PyTorch's fused attention of each window to its
+The baseline, ``window``, is what Swin computes: PyTorch's fused attention of each window to its
 own 49 tokens. The backward pass is timed without the forward one.
 """
 
@@ -20,17 +20,18 @@ from torch import Tensor
 
 from mmfocal import FocalTransformer
 from mmfocal.models.focal_transformer import FocalAttention
-from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attention
+from mmfocal.ops.focal_attention import FocalGeometry, FocalInputs, focal_attention
 from mmfocal.ops.focal_attention.api import BACKENDS
-from mmfocal.ops.focal_attention.geometry import own_bias, window_partition, window_reverse
+from mmfocal.ops.focal_attention.bias import bias_tables, relative_index
+from mmfocal.ops.focal_attention.geometry import window_partition, window_reverse
 
-YARDSTICK = 'window'
+BASELINE = 'window'
 TINY = FocalTransformer.arch_zoo['tiny']
 
 
 @dataclass(frozen=True)
 class Case:
-    """One candidate: a back end, or the yardstick, at one stage (1 to 4) of Focal-T."""
+    """One candidate: a back end, or the baseline, at one stage (1 to 4) of Focal-T."""
 
     impl: str
     dtype: str
@@ -61,11 +62,11 @@ class Case:
         """Keys of a window, those attended twice counted once."""
         geometry = self.geometry
         fine = geometry.window_size**2
-        if self.impl == YARDSTICK:
+        if self.impl == BASELINE:
             return fine
         fine += geometry.num_neighbors
         fine = sum(key < fine for key in geometry.square_sources[0])
-        return fine + sum(geometry.region_size(level) ** 2 for level in geometry.coarse_levels)
+        return fine + sum(region.size**2 for region in geometry.regions[1:])
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -86,7 +87,7 @@ def window_attention(qkv: Tensor, own_table: Tensor, scale: float) -> Tensor:
     batch, height, width, _ = qkv.shape
     windows = window_partition(qkv, 7).flatten(0, 1)  # (B * N, 49, 3C)
     q, k, v = windows.unflatten(-1, (3, own_table.shape[1], -1)).permute(2, 0, 3, 1, 4)
-    bias = own_bias(own_table, 7).to(qkv.dtype)
+    bias = own_table[relative_index(7, 7, qkv.device)].permute(2, 0, 1).to(qkv.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=scale)
     out = out.transpose(1, 2).flatten(2).unflatten(0, (batch, -1))
     return window_reverse(out, 7, height, width)
@@ -97,22 +98,22 @@ def make_step(case: Case) -> Step:
     torch.manual_seed(0)
     batch, height, width, dim = case.shape
     options = dict(device=case.device, dtype=DTYPES[case.dtype], requires_grad=True)
-    qkv = torch.randn(batch, height, width, 3 * dim, **options)
-    coarse_kv = torch.randn(batch, height // 7, width // 7, 2 * dim, **options)
-    bias: FocalBias = FocalAttention(dim, case.num_heads, case.geometry).to(case.device).bias
+    tokens = height * width
+    if case.impl != BASELINE:
+        tokens = case.geometry.num_tokens(height, width)
+    qkv = torch.randn(batch, tokens, 3 * dim, **options)
+    bias = FocalAttention(dim, case.num_heads, case.geometry).to(case.device).bias
     scale = (dim // case.num_heads) ** -0.5
 
     def forward() -> Tensor:
-        if case.impl == YARDSTICK:
-            return window_attention(qkv, bias.own, scale)
-        call = (qkv, (coarse_kv,), bias, case.geometry)
-        return focal_attention(*call, scale=scale, impl=case.impl)
+        if case.impl == BASELINE:
+            return window_attention(qkv.unflatten(1, (height, width)), bias.own, scale)
+        inputs = FocalInputs(qkv, (height, width), bias, case.geometry, scale)
+        return focal_attention(inputs, case.impl)
 
     if case.direction == 'fwd':
         return torch.no_grad()(forward)
-    inputs = [qkv, bias.own]
-    if case.impl != YARDSTICK:
-        inputs += [coarse_kv, *bias.coarse, *filter(torch.is_tensor, [bias.neighbors])]
+    inputs = [qkv, *([bias.own] if case.impl == BASELINE else bias_tables(bias))]
     out = forward()
     grad = torch.randn_like(out)
     return lambda: torch.autograd.grad(out, inputs, grad, retain_graph=True)
@@ -128,7 +129,7 @@ def work(case: Case) -> tuple[int, int]:
     batch, height, width, dim = case.shape
     tokens = batch * height * width
     flops = 2 * 2 * tokens * case.keys * dim
-    cells = 0 if case.impl == YARDSTICK else tokens // 49
+    cells = 0 if case.impl == BASELINE else tokens // 49
     maps = 3 * tokens * dim + 2 * cells * dim
     moved = (maps + tokens * dim) * DTYPES[case.dtype].itemsize
     if case.direction == 'fwd':
@@ -137,13 +138,13 @@ def work(case: Case) -> tuple[int, int]:
 
 
 def make_row(
-    case: Case, times: list[float] | None, yardstick: list[float] | None, note: str
+    case: Case, times: list[float] | None, baseline: list[float] | None, note: str
 ) -> Row:
     """Columns of a case; ``times`` is None where it did not run, and ``note`` says why."""
     _, height, width, dim = case.shape
     row = dict(impl=case.impl, dtype=case.dtype, direction=case.direction, stage=case.stage)
     row |= case.size._asdict() | dict(map=f'{height}x{width}x{dim}', keys=case.keys)
-    row |= measure.time_columns(times, yardstick) | dict(yardstick=YARDSTICK)
+    row |= measure.time_columns(times, baseline) | dict(baseline=BASELINE)
     flops, moved = work(case)
     matmul = measure.matmul_rate(case.device, case.dtype)
     reachable = min(matmul, flops / moved * measure.copy_rate(case.device))
@@ -157,13 +158,15 @@ def make_row(
 
 
 def measure_impls(args: argparse.Namespace, **how) -> list[Row]:
-    """Run the yardstick and all back ends in turn."""
-    cases = [Case(impl, device=args.device, **how) for impl in (YARDSTICK, *args.impls)]
+    """Run the baseline and all back ends in turn."""
+    cases = [Case(impl, device=args.device, **how) for impl in (BASELINE, *args.impls)]
     started = {case: measure.start(make_step, case, args.device) for case in cases}
     steps = {case: step for case, (step, _, _) in started.items() if step}
-    times = measure.alternate(steps, args.device, args.rounds)
+    times, why = measure.steadily(
+        lambda: measure.alternate(steps, args.device, args.rounds), cases[:1], args.max_spread
+    )
     beside = times.get(cases[0])
-    return [make_row(case, times.get(case), beside, started[case][2]) for case in cases]
+    return [make_row(case, times.get(case), beside, started[case][2] or why) for case in cases]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -28,11 +28,12 @@ from mmfocal.ops.focal_attention.api import IMPLS
 NANO = dict(embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8))  # of configs/quickstart
 ARCHS = ('nano', *FocalTransformer.arch_zoo)
 TIMM_ARCHS = ('tiny', 'small', 'base')
-YARDSTICKS = (*(f'swin_{arch}' for arch in ARCHS), *(f'timm_swin_{arch}' for arch in TIMM_ARCHS))
+BASELINES = (*(f'swin_{arch}' for arch in ARCHS), *(f'timm_swin_{arch}' for arch in TIMM_ARCHS))
 CLASSIFICATION = (7, 5, 3, 1)  # focal windows of the stages at 224 pixels
 DETECTION = (15, 13, 9, 7)
 GROWTH = (224, 320, 448, 640, 896, 1280, 1792, 2048)
-# Products that are computed, neighbours that are attended twice counted once: back ends may merge
+COMPILER = 'inductor'
+# Products that are computed, neighbors that are attended twice counted once: back ends may merge
 # them. Nor is what they recompute for the backward pass useful work.
 KINDS = CONVENTIONS['default'].kinds - {'repeated'}
 
@@ -69,7 +70,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add('--archs', nargs='+', choices=ARCHS, default=['tiny'], help='of Focal (default: tiny)')
     add('--impls', nargs='+', choices=IMPLS, default=['auto'], help='back ends (default: auto)')
-    add('--yardsticks', nargs='*', choices=YARDSTICKS, default=['swin_tiny'])
+    add('--baselines', nargs='*', choices=BASELINES, default=['swin_tiny'])
     add('--dtypes', nargs='+', choices=DTYPES, default=['fp32'], help='half types by autocast')
     add('--modes', nargs='+', choices=['infer', 'train'], default=['infer', 'train'])
     add('--compile', action='store_true', help='with torch.compile too')
@@ -99,8 +100,8 @@ def _swin(arch: str, size: Size) -> nn.Module:
         from mmpretrain.models import SwinTransformer
     except ImportError as error:
         raise SystemExit(
-            f'the yardstick is the Swin of mmpretrain, which cannot be imported: {error}; '
-            'install onedl-mmpretrain or leave it out with --yardsticks'
+            f'the baseline is the Swin of mmpretrain, which cannot be imported: {error}; '
+            'install onedl-mmpretrain or leave it out with --baselines'
         ) from error
     return SwinTransformer(
         NANO if arch == 'nano' else arch,
@@ -117,7 +118,7 @@ def _timm_swin(arch: str, size: Size) -> nn.Module:
     except ImportError as error:
         raise SystemExit(
             f'timm_swin_{arch} needs timm, which cannot be imported: {error}; '
-            'pip install timm, or leave it out with --yardsticks'
+            'pip install timm, or leave it out with --baselines'
         ) from error
     timm.layers.set_fused_attn(True, experimental=True)  # which timm calls that of Swin
     name = f'swin_{arch}_patch4_window7_224'
@@ -165,7 +166,8 @@ def make_step(case: Case) -> Step:
     model.train(case.mode == 'train')
     if case.runtime == 'compile':
         # Focal must compile as a whole: what its back end refuses is not to run uncompiled
-        model.compile(fullgraph=case.model.startswith('focal'), dynamic=False)
+        fullgraph = case.model.startswith('focal')
+        model.compile(fullgraph=fullgraph, dynamic=False, backend=COMPILER)
     height, width, batch = case.size
     images = torch.randn(batch, 3, height, width, device=case.device)
     grads = []
@@ -207,46 +209,46 @@ def macs_per_image(name: str, size: Size, coarse: tuple[int, ...]) -> int:
 
 
 def list_cases(args: argparse.Namespace, **how) -> list[Case]:
-    """All models and back ends, yardsticks first, to be run in the same way."""
+    """All models and back ends, baselines first, to be run in the same way."""
     coarse = DETECTION if max(how['size'][:2]) > 224 else CLASSIFICATION
     coarse = tuple(args.coarse or coarse)
-    yardsticks = [Case(name, '', coarse=(), device=args.device, **how) for name in args.yardsticks]
-    return yardsticks + [
+    baselines = [Case(name, '', coarse=(), device=args.device, **how) for name in args.baselines]
+    return baselines + [
         Case(f'focal_{arch}', impl, coarse=coarse, device=args.device, **how)
         for arch, impl in product(args.archs, args.impls)
     ]
 
 
-def yardstick_of(case: Case, yardsticks: Sequence[str]) -> str:
-    """The first yardstick of the same arch, else the first."""
+def baseline_of(case: Case, baselines: Sequence[str]) -> str:
+    """The first baseline of the same arch, else the first."""
     arch = case.model.rpartition('_')[2]
-    return next((name for name in yardsticks if name.endswith(arch)), (*yardsticks, '')[0])
+    return next((name for name in baselines if name.endswith(arch)), (*baselines, '')[0])
 
 
-def make_row(case: Case, yardstick: str, **measured) -> Row:
+def make_row(case: Case, baseline: str, **measured) -> Row:
     """Columns of a case; ``times`` and ``memory`` are None where it did not run.
 
-    ``yardstick_times`` and ``yardstick_memory`` are the same of the model named ``yardstick``.
+    ``baseline_times`` and ``baseline_memory`` are the same of the model named ``baseline``.
     """
-    times, memory, beside = (measured[key] for key in ('times', 'memory', 'yardstick_memory'))
+    times, memory, beside = (measured[key] for key in ('times', 'memory', 'baseline_memory'))
     row = dict(model=case.model, impl=case.impl, dtype=case.dtype, mode=case.mode)
     row |= dict(runtime=case.runtime, **case.size._asdict())
     row['coarse'] = '-'.join(map(str, case.coarse))
-    row |= measure.time_columns(times, measured['yardstick_times']) | dict(yardstick=yardstick)
-    ms_per_image = images_per_s = utilisation = None
+    row |= measure.time_columns(times, measured['baseline_times']) | dict(baseline=baseline)
+    ms_per_image = images_per_s = utilization = None
     macs = macs_per_image(case.model, case.size._replace(batch=1), case.coarse)
     if times:
         ms_per_image = row['ms'] / case.size.batch
         images_per_s = 1000 / ms_per_image
         flops = 2 * macs * (3 if case.mode == 'train' else 1)  # backward: twice the forward pass
-        utilisation = flops * images_per_s / measure.matmul_rate(case.device, case.dtype)
+        utilization = flops * images_per_s / measure.matmul_rate(case.device, case.dtype)
     return row | dict(
         ms_per_image=ms_per_image,
         images_per_s=images_per_s,
         memory_mib=None if memory is None else memory / MIB,
         memory_ratio=memory / beside if memory is not None and beside else None,
         gmacs_per_image=macs / 1e9,
-        utilisation=utilisation,
+        utilization=utilization,
         first_s=measured['first'],
         note=measured['note'],
     )
@@ -258,7 +260,10 @@ def measure_cases(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
         torch.compiler.reset()  # PyTorch gives up compiling what it has compiled often
     started = {case: measure.start(make_step, case, args.device) for case in cases}
     steps = {case: step for case, (step, _, _) in started.items() if step}
-    times = measure.alternate(steps, args.device, args.rounds)
+    baselines = [case for case in cases if case.model in args.baselines]
+    times, why = measure.steadily(
+        lambda: measure.alternate(steps, args.device, args.rounds), baselines, args.max_spread
+    )
     memory = {}
     if args.memory:
         memory = {
@@ -268,18 +273,18 @@ def measure_cases(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
         }
     rows = []
     for case in cases:
-        yardstick = yardstick_of(case, args.yardsticks)
-        beside = next((other for other in cases if other.model == yardstick), None)
+        baseline = baseline_of(case, args.baselines)
+        beside = next((other for other in cases if other.model == baseline), None)
         rows.append(
             make_row(
                 case,
-                yardstick,
+                baseline,
                 times=times.get(case),
                 memory=memory.get(case),
-                yardstick_times=times.get(beside),
-                yardstick_memory=memory.get(beside),
+                baseline_times=times.get(beside),
+                baseline_memory=memory.get(beside),
                 first=started[case][1],
-                note=started[case][2],
+                note=started[case][2] or why,
             )
         )
     return rows
@@ -289,7 +294,7 @@ def print_rows(rows: Sequence[Row]) -> None:
     """Print the columns that matter most."""
     columns = ('model', 'impl', 'dtype', 'mode', 'runtime', 'height', 'width', 'batch', 'ms')
     columns += ('ms_min', 'ms_max', 'images_per_s', 'ratio', 'memory_mib', 'memory_ratio')
-    columns += ('utilisation', 'first_s', 'note')
+    columns += ('utilization', 'first_s', 'note')
     measure.print_table('Backbones', columns, [[row[name] for name in columns] for row in rows])
 
 

@@ -9,7 +9,7 @@ default=benchmarks/results
 RESULTS=${RESULTS:-$default}
 PREFIX=${DEVICE/cuda/gpu}
 options=("$@")
-archs=(--archs tiny small base large --yardsticks swin_tiny swin_small swin_base swin_large)
+archs=(--archs tiny small base large --baselines swin_tiny swin_small swin_base swin_large)
 picture=docs/images/${PREFIX}_growth.png
 [[ $RESULTS == "$default" ]] || picture=$RESULTS/${PREFIX}_growth.png
 

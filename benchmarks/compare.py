@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Has it become slower? Compare a new CSV with an older one, such as those in ``results/``.
 
-Times of two days or machines do not compare; ratios to a yardstick that was timed in the same run
+Times of two days or machines do not compare; ratios to a baseline that was timed in the same run
 do. The exit status is 1 if a ratio, of time or of memory, grew by more than the tolerance, or if
 a candidate that ran no longer does.
 """
@@ -16,12 +16,12 @@ import measure
 
 # What tells rows apart, of whichever benchmark.
 KEYS = ('config', 'model', 'impl', 'dtype', 'mode', 'runtime', 'direction', 'stage', 'height')
-KEYS += ('width', 'batch', 'coarse', 'workers', 'yardstick')
+KEYS += ('width', 'batch', 'coarse', 'workers', 'baseline')
 RATIOS = ('ratio', 'memory_ratio')
 
 
 class Change(NamedTuple):
-    """One ratio of one candidate; None where it, or its yardstick, did not run."""
+    """One ratio of one candidate; None where it, or its baseline, did not run."""
 
     name: str
     what: str
@@ -37,25 +37,25 @@ class Change(NamedTuple):
         if not self.runs:
             return 'no longer runs'
         if self.growth is None:
-            return 'no yardstick'
+            return 'no baseline'
         return 'WORSE' if self.growth > tolerance else 'ok'
 
 
-def _is_yardstick(row: dict[str, str]) -> bool:
+def _is_baseline(row: dict[str, str]) -> bool:
     """Whether a row is of no model of ours: those of Swin have no back end."""
     names = (row.get('config'), row.get('model'), row.get('impl'))
-    return row['yardstick'] in names or row.get('impl') == ''
+    return row['baseline'] in names or row.get('impl') == ''
 
 
 def _candidates(path: Path) -> dict[str, dict[str, str]]:
-    """Rows by name, but for the yardsticks', whose ratios say nothing."""
+    """Rows by name, but for the baselines', whose ratios say nothing."""
     rows = measure.read_csv(path)
     if 'ratio' not in rows[0]:
-        raise ValueError(f"{path} has no column 'ratio': it is of no benchmark with a yardstick")
+        raise ValueError(f"{path} has no column 'ratio': it is of no benchmark with a baseline")
     return {
         ' '.join(filter(None, (row.get(key) for key in KEYS))): row
         for row in rows
-        if not _is_yardstick(row)
+        if not _is_baseline(row)
     }
 
 
@@ -90,8 +90,8 @@ def find_changes(old_path: Path, new_path: Path) -> list[Change]:
     changes = [change for name in ran for change in _changes_of(name, old[name], new[name])]
     if all(change.runs and change.growth is None for change in changes):
         raise ValueError(
-            'nothing to compare: both files need a candidate, not a yardstick, with the same back '
-            'end, size, dtype and mode, and with a ratio to the same yardstick\n'
+            'nothing to compare: both files need a candidate, not a baseline, with the same back '
+            'end, size, dtype and mode, and with a ratio to the same baseline\n'
             f'{old_path} has:\n{_listed(old)}\n{new_path} has:\n{_listed(new)}'
         )
     return changes
@@ -113,9 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         growth = '' if change.growth is None else f'{change.growth:+.0%}'
         table.append([*change[:-1], growth, verdict])
     measure.print_table(
-        'Ratio to the yardstick', ('candidate', 'ratio of', 'old', 'new', 'change', ''), table
+        'Ratio to the baseline', ('candidate', 'ratio of', 'old', 'new', 'change', ''), table
     )
-    compared = [verdict for verdict in verdicts if verdict != 'no yardstick']
+    compared = [verdict for verdict in verdicts if verdict != 'no baseline']
     slower = len(compared) - compared.count('ok')
     print(f'{slower} of {len(compared)} ratios grew by more than {args.tolerance:.0%}.')
     return int(slower > 0)

@@ -11,6 +11,7 @@
 set -euo pipefail
 DEVICE=cpu
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+options=(--max-spread 0.1 "${options[@]}") # on a busy machine ratios say nothing
 
 make_data
 sizes=(--sizes 224x224x8 784x1344x1 --memory)
@@ -28,6 +29,7 @@ measure cpu_bf16 backbone.py "${sizes[@]}" --dtypes bf16 --impls chunked
 measure cpu_growth backbone.py --growth --coarse 15 13 9 7 --memory --plot "$picture"
 measure cpu_attention attention.py --sizes 224x224x8 784x1344x1 --impls chunked sdpa reference
 measure cpu_detector detector.py configs/quickstart/focal_nano_maskrcnn.py \
-    --yardstick configs/quickstart/swin_nano_maskrcnn.py --data-root data/digit_scenes --memory
+    --baseline configs/quickstart/swin_nano_maskrcnn.py --data-root data/digit_scenes --memory
+measure cpu_busy busy.py
 measure cpu_loader detector.py configs/detection/focal_t_maskrcnn_3x.py --loader-only "${data[@]}"
 publish

@@ -3,7 +3,7 @@
 
 Runs the training pipeline, model and optimizer of configs, from random weights, on any data set of
 COCO's format. Every image that a step sees has gone through the config's own augmentations, so
-sizes differ from step to step; a yardstick with the same pipeline sees the same ones.
+sizes differ from step to step; a baseline with the same pipeline sees the same ones.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add('config', help='config of a detector')
-    add('--yardstick', metavar='CONFIG', help='config to compare with, step by step')
+    add('--baseline', metavar='CONFIG', help='config to compare with, step by step')
     add('--data-root', help="folder of the data (default: the config's)")
     add('--ann-file', default='annotations/instances_train.json', help='in --data-root')
     add('--images', default='train/', metavar='FOLDER', help='in --data-root')
@@ -182,15 +182,22 @@ def make_step(case: Case) -> Callable[[], dict[str, Any]]:
 
 
 def measure_steps(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
-    """Train in turn; the last case is the yardstick, if there is more than one."""
+    """Train in turn; the last case is the baseline, if there is more than one."""
     steps = {case: make_step(case) for case in cases}
     for step in steps.values():  # the first one fills caches and starts the workers
         step()
-    taken = {case: [] for case in cases}
-    for _ in range(args.rounds):
-        for case, step in steps.items():
-            taken[case].append(step())
-    totals = {c: [sum(step[part] for part in PARTS) for step in taken[c]] for c in cases}
+    taken: dict[Case, list] = {}
+
+    def run() -> dict[Case, list[float]]:
+        taken.update({case: [] for case in cases})
+        for _ in range(args.rounds):
+            for case, step in steps.items():
+                taken[case].append(step())
+        return {c: [sum(step[part] for part in PARTS) for step in taken[c]] for c in cases}
+
+    totals, why = measure.steadily(run, cases[1:], args.max_spread)
+    if why:
+        raise SystemExit(why)
     memory = dict.fromkeys(cases)
     if args.memory:
         for case, step in steps.items():
@@ -203,7 +210,7 @@ def measure_steps(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
         row |= dict(workers=taken[case][0]['workers'], batch=images / args.rounds)
         row['megapixels'] = sum(step['pixels'] for step in taken[case]) / args.rounds / 1e6
         row |= measure.time_columns(totals[case], totals.get(beside))
-        row['yardstick'] = Path(beside.config).stem if beside else ''
+        row['baseline'] = Path(beside.config).stem if beside else ''
         row |= {f'{p}_ms': 1000 * median(step[p] for step in taken[case]) for p in PARTS}
         row['images_per_s'] = images / sum(totals[case])
         peak = memory[case]
@@ -268,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         counts = sorted(set(args.workers))
         rows = [measure_loader(make_case(args.config, args, n), args.batches) for n in counts]
     else:
-        configs = [args.config, *filter(None, [args.yardstick])]
+        configs = [args.config, *filter(None, [args.baseline])]
         workers = args.workers[0] if args.workers else None
         rows = measure_steps([make_case(config, args, workers) for config in configs], args)
     measure.write_csv(args.csv, rows)

@@ -5,10 +5,22 @@
 #
 #   bash benchmarks/gpu.sh               refuses if there are results
 #   bash benchmarks/gpu.sh --force
+#   bash benchmarks/gpu.sh --quick       in five minutes, with PyTorch, Triton, timm and mmengine only:
+#                                        Focal-T beside Swin-T, what it should reach, and kernels
+#   bash benchmarks/gpu.sh --quick --rehearse --results FOLDER       every part of it, on a CPU
 #
 #   RESULTS   where the files go (default: benchmarks/results)
 #   PYTHON    interpreter (default: that of .venv, which is made if needed)
 set -euo pipefail
+if [[ ${1:-} == --quick ]]; then
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    if [[ -z ${PYTHON:-} ]]; then
+        PYTHON=python3
+        [[ ! -x .venv/bin/python ]] || PYTHON=.venv/bin/python
+    fi
+    export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+    exec "$PYTHON" benchmarks/quick.py "${@:2}"
+fi
 DEVICE=cuda
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -16,14 +28,14 @@ if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; 
     echo "gpu.sh needs a GPU: PyTorch finds no CUDA device here (benchmarks/cpu.sh needs none)" >&2
     exit 1
 fi
-yardsticks=(--yardsticks swin_tiny)
+baselines=(--baselines swin_tiny)
 if "$PYTHON" -c 'import timm' 2>/dev/null; then
-    yardsticks=(--yardsticks timm_swin_tiny swin_tiny) # ratios are to the first one
+    baselines=(--baselines timm_swin_tiny swin_tiny) # ratios are to the first one
 else
     echo "timm is not installed: its Swin, which has fused attention, is left out" >&2
 fi
 make_data
-sizes=(--sizes 224x224x128 448x448x32 800x1344x2 --dtypes bf16 --memory "${yardsticks[@]}")
+sizes=(--sizes 224x224x128 448x448x32 800x1344x2 --dtypes bf16 --memory "${baselines[@]}")
 measure gpu_backbone backbone.py "${sizes[@]}" --impls triton sdpa reference
 measure gpu_compile backbone.py "${sizes[@]}" --impls triton sdpa --compile --cuda-graphs
 measure gpu_archs backbone.py --sizes 224x224x128 --dtypes bf16 --memory "${archs[@]}"
@@ -32,6 +44,6 @@ measure gpu_growth backbone.py --growth --coarse 15 13 9 7 --dtypes bf16 --memor
 measure gpu_attention attention.py --sizes 224x224x128 448x448x32 800x1344x2 --dtypes bf16 \
     --impls triton sdpa reference
 measure gpu_detector detector.py configs/detection/focal_t_maskrcnn_1x.py \
-    --yardstick configs/detection/ablations/swin_t_maskrcnn_1x.py --memory "${data[@]}"
+    --baseline configs/detection/ablations/swin_t_maskrcnn_1x.py --memory "${data[@]}"
 measure gpu_loader detector.py configs/detection/focal_t_maskrcnn_3x.py --loader-only "${data[@]}"
 publish

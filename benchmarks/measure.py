@@ -35,6 +35,9 @@ MIB = 2**20
 SIDES = {'cpu': 2048, 'cuda': 8192}  # of the matrices that tell the rate of arithmetic
 COPIED = 64 * MIB  # floats that tell the rate of copying
 LEAST_SECONDS = 0.2  # of one timing: short steps are repeated
+ROUNDS = 6
+TRIES = 3  # to find the machine steady
+SETTINGS = ('GLIBC_TUNABLES', 'GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')
 LIBRARIES = ('torch', 'triton', 'mmpretrain', 'mmdet')
 
 Step = Callable[[], Any]
@@ -67,7 +70,16 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     default = 'cuda' if torch.cuda.is_available() else 'cpu'
     parser.add_argument('--device', choices=['cpu', 'cuda'], default=default)
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), metavar='N')
-    parser.add_argument('--rounds', type=int, default=5, metavar='N', help='(default: 5)')
+    parser.add_argument(
+        '--rounds', type=int, default=ROUNDS, metavar='N', help='(default: %(default)s)'
+    )
+    parser.add_argument(
+        '--max-spread',
+        type=float,
+        metavar='X',
+        help='measure again, and reject at last, where the slowest round of a baseline takes more '
+        'than 1 + X times as long as its fastest',
+    )
     parser.add_argument('--csv', type=Path, metavar='PATH', help='file to write')
     parser.add_argument('--force', action='store_true', help='overwrite files')
 
@@ -82,6 +94,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     for name in ('threads', 'rounds'):
         if getattr(args, name) < 1:
             parser.error(f'--{name} must be at least 1, got {getattr(args, name)}')
+    if args.max_spread is not None and (args.max_spread <= 0 or args.rounds < ROUNDS):
+        parser.error(f'--max-spread must be positive and needs at least {ROUNDS} --rounds')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: PyTorch finds no CUDA device on this machine')
     torch.set_num_threads(args.threads)
@@ -171,17 +185,42 @@ def alternate(
     return times
 
 
-def ratio_of(times: Sequence[float], yardstick: Sequence[float]) -> float:
+def steadily(
+    run: Callable[[], dict[Hashable, list[float]]],
+    baselines: Sequence[Hashable],
+    max_spread: float | None,
+) -> tuple[dict[Hashable, list[float]], str]:
+    """Time candidates until the machine is steady, which the baselines tell.
+
+    Args:
+        run: Seconds per step of each candidate, round by round, such as :func:`alternate`'s.
+        baselines: Those whose rounds must agree.
+        max_spread: Longest time over shortest, less 1; None allows any.
+
+    Returns:
+        What ``run`` returned and an empty string; or, if it did not help to measure again,
+        no times and why.
+    """
+    for _ in range(TRIES):
+        times = run()
+        spreads = [max(times[name]) / min(times[name]) - 1 for name in baselines if name in times]
+        spread = max(spreads, default=0.0)
+        if max_spread is None or spread <= max_spread:
+            return times, ''
+    return {}, f'rejected: rounds of the baseline spread by {spread:.0%}, over {max_spread:.0%}'
+
+
+def ratio_of(times: Sequence[float], baseline: Sequence[float]) -> float:
     """Median over rounds of the ratio of two candidates' times."""
-    return median(a / b for a, b in zip(times, yardstick, strict=True))
+    return median(a / b for a, b in zip(times, baseline, strict=True))
 
 
-def time_columns(times: Sequence[float] | None, yardstick: Sequence[float] | None) -> Row:
-    """Median, least and greatest time of a step in ms, and ratio to the yardstick's."""
+def time_columns(times: Sequence[float] | None, baseline: Sequence[float] | None) -> Row:
+    """Median, least and greatest time of a step in ms, and ratio to the baseline's."""
     if times is None:
         return dict.fromkeys(('ms', 'ms_min', 'ms_max', 'ratio'))
     ms = [1000 * seconds for seconds in times]
-    ratio = ratio_of(times, yardstick) if yardstick else None
+    ratio = ratio_of(times, baseline) if baseline else None
     return dict(ms=median(ms), ms_min=min(ms), ms_max=max(ms), ratio=ratio)
 
 
@@ -291,7 +330,7 @@ def _versions() -> dict[str, str]:
 
 def environment() -> Row:
     """What a row was measured with: machine, versions, variables that matter, day (UTC)."""
-    names = sorted(n for n in os.environ if n == 'GLIBC_TUNABLES' or n.startswith('MMFOCAL_'))
+    names = sorted(n for n in os.environ if n in SETTINGS or n.startswith('MMFOCAL_'))
     return dict(
         _versions(),
         threads=torch.get_num_threads(),

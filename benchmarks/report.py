@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the tables of ``docs/performance.md`` from the CSV files in ``benchmarks/results``.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME.csv is its file. What
-has no file is called not measured.
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME.csv is its file. Where
+there is no file yet, the page says so.
 """
 
 import argparse
@@ -72,11 +72,11 @@ BACKBONE: dict[str, Value] = {
     'image, batch': _image,
     'ms per step (least to greatest)': _time,
     'images/s': _number('images_per_s'),
-    'time / yardstick': _number('ratio'),
+    'time / baseline': _number('ratio'),
     'memory, MiB': _number('memory_mib'),
-    'memory / yardstick': _number('memory_ratio'),
+    'memory / baseline': _number('memory_ratio'),
     'GMACs per image': _number('gmacs_per_image'),
-    'utilisation': _number('utilisation', 100, ' %'),
+    'utilization': _number('utilization', 100, ' %'),
     'first call, s': _number('first_s'),
 }
 ATTENTION: dict[str, Value] = {
@@ -103,9 +103,9 @@ DETECTOR: dict[str, Value] = {
     'forward, ms': _number('forward_ms'),
     'backward, ms': _number('backward_ms'),
     'optimizer, ms': _number('optimizer_ms'),
-    'time / yardstick': _number('ratio'),
+    'time / baseline': _number('ratio'),
     'memory, MiB': _number('memory_mib'),
-    'memory / yardstick': _number('memory_ratio'),
+    'memory / baseline': _number('memory_ratio'),
 }
 LOADER: dict[str, Value] = {
     'config': _text('config'),
@@ -114,12 +114,38 @@ LOADER: dict[str, Value] = {
     'images/s': _number('images_per_s'),
     'images/s per worker': _number('images_per_s_per_worker'),
 }
+BUSY: dict[str, Value] = {
+    'beside': _text('beside'),
+    'GOMP_SPINCOUNT': _text('spincount'),
+    'image, batch': _image,
+    'ms per step (least to greatest)': _time,
+    'time / default': _number('ratio'),
+}
+KERNELS: dict[str, Value] = {
+    'model': _text('model'),
+    'mode': _text('mode'),
+    'image, batch': _image,
+    'kernel': _text('kernel'),
+    'ms per step': _number('kernel_ms'),
+    'calls': _number('calls'),
+}
+GOALS: dict[str, Value] = {
+    "goal (a speed of 1 is Swin-T's)": _text('goal'),
+    'image, batch': _text('image'),
+    'at commit ce20759': _number('before'),
+    'wanted': _number('wanted'),
+    'measured': _number('measured'),
+    '': _text('verdict'),
+}
 # Which columns a file gets, by one that only this kind of file has.
 KINDS = {
     'runtime': BACKBONE,
     'of_roofline': ATTENTION,
     'optimizer_ms': DETECTOR,
     'images_per_s_per_worker': LOADER,
+    'spincount': BUSY,
+    'kernel_ms': KERNELS,
+    'verdict': GOALS,
 }
 
 
@@ -175,7 +201,7 @@ def render(page: str, results: Path) -> str:
 
     def fill(match: re.Match) -> str:
         path = results / f'{match[2]}.csv'
-        text = table(path) if path.exists() else 'Not measured.\n'
+        text = table(path) if path.exists() else f'No file `{path.name}` yet.\n'
         picture = PAGE.parent / 'images' / f'{match[2]}.png'
         if path.exists() and picture.exists():
             text += f'\n![Time and memory over pixels](images/{picture.name})\n'

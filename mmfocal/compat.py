@@ -4,6 +4,7 @@
 It imports torch only. Each function says what it answers where the name is missing.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -52,6 +53,13 @@ def is_dispatch_mode_active() -> bool:
     return mode() is not None
 
 
+def without_dispatch_modes() -> AbstractContextManager:
+    """A context in which operators run on real tensors, unwatched."""
+    from torch.utils import _python_dispatch
+
+    return getattr(_python_dispatch, '_disable_current_modes', nullcontext)()
+
+
 def is_plain_eager() -> bool:
     """Whether operators run at once, unwatched and untransformed."""
     return not (is_recorded() or are_transforms_active() or is_dispatch_mode_active())
@@ -60,6 +68,11 @@ def is_plain_eager() -> bool:
 def is_plain_tensor(x: Tensor) -> bool:
     """Whether it is no subclass."""
     return type(x) in (Tensor, nn.Parameter)
+
+
+def is_dense_tensor(x: Tensor) -> bool:
+    """Whether it is a plain tensor, or a fake one that stands for such."""
+    return is_plain_tensor(x) or type(x).__name__ == 'FakeTensor'
 
 
 def is_autocast_enabled(device_type: str) -> bool:

@@ -4,6 +4,11 @@ set -euo pipefail
 TOOLS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 ROOT="$(dirname "$TOOLS")"
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+# GNU's OpenMP lets idle threads spin; beside another busy process they take the cores that the
+# others need (benchmarks/busy.py measures it).
+if [[ -z "${OMP_WAIT_POLICY:-}" ]]; then
+    export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000}
+fi
 
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=python

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The yardstick: Swin of the same width, depth and schedule as ``focal_nano_maskrcnn.py``."""
+"""The baseline: Swin of the same width, depth and schedule as ``focal_nano_maskrcnn.py``."""
 
 _base_ = '../_base_/nano_maskrcnn.py'
 

@@ -10,10 +10,14 @@ Differs from the released classification code (https://github.com/microsoft/Foca
 * window, expand and shift are configuration, not shrunk to the map's size. For 224-pixel
   checkpoints set ``expand_sizes=(3, 3, 3, 0)``;
 * one output norm per stage (``norm0`` ... ``norm3``) instead of a final ``norm``, and no head;
-* attention is a function with several back ends (``mmfocal.ops.focal_attention``);
+* attention is a function with several backends (``mmfocal.ops.focal_attention``);
 * index buffers do not exist, so checkpoints hold parameters only.
 
-Shape legend: ``B`` batch, ``H, W`` token map of a stage, ``C`` its channels, ``h`` heads.
+The layers below define the model, on every device. A stage may compute stock blocks by a faster
+path (``fast_path``).
+
+Shape legend: ``B`` batch, ``H, W`` token map of a stage, ``C`` its channels, ``h`` heads, ``T``
+tokens of the padded map and of its coarse maps.
 """
 
 from collections.abc import Sequence
@@ -26,28 +30,11 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmfocal.ops import chunked_block, cpu
-from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attention
-from mmfocal.ops.focal_attention.api import check_impl, log_choice, resolve_impl
-from mmfocal.ops.focal_attention.bias_cache import BiasCache
-from mmfocal.ops.linear import linear
+from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs, focal_attention
 
-from .layers import (
-    DropPath,
-    Linear,
-    Mlp,
-    has_no_hooks,
-    is_replaceable,
-    make_pool_layer,
-    mlp_parameters,
-    norm_mlp,
-    pad_or_crop,
-    pad_to_multiple,
-    pool_cells,
-)
-
-POOL_METHODS = ('fc', 'conv', 'mean', 'max', 'none')
-EXPAND_LAYERS = ('all', 'even', 'odd')
+from .arguments import check_options, parse_arch, parse_grid, parse_out_indices, stage_geometries
+from .fast_path import call_block
+from .layers import DropPath, Mlp, make_pool_layer, pad_or_crop, pad_to_multiple, pool_cells
 
 
 class PatchEmbed(nn.Module):
@@ -94,7 +81,7 @@ class FocalAttention(nn.Module):
         qk_scale: Replaces ``(C / h) ** -0.5``; None, False and 0 keep it.
         attn_drop: Dropout on the attention weights.
         proj_drop: Dropout on the output.
-        impl: Back end of the attention.
+        impl: Backend of the attention.
     """
 
     def __init__(
@@ -114,8 +101,8 @@ class FocalAttention(nn.Module):
         self.attn_drop = attn_drop
         self.impl = impl
         w = geometry.window_size
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * w - 1) ** 2, num_heads))
         self.relative_position_bias_table_to_neighbors = None
@@ -124,14 +111,14 @@ class FocalAttention(nn.Module):
                 torch.empty(1, num_heads, w * w, geometry.num_neighbors)
             )
         self.relative_position_bias_table_to_windows = nn.ParameterList(
-            nn.Parameter(torch.empty(num_heads, (w + geometry.region_size(level) - 1) ** 2))
-            for level in geometry.coarse_levels
+            nn.Parameter(torch.empty(num_heads, (w + region.size - 1) ** 2))
+            for region in geometry.regions[1:]
         )
-        self.bias_cache = BiasCache()
         self.reset_tables()
 
     @property
     def bias(self) -> FocalBias:
+        """The relative position bias tables."""
         return FocalBias(
             self.relative_position_bias_table,
             self.relative_position_bias_table_to_neighbors,
@@ -139,46 +126,34 @@ class FocalAttention(nn.Module):
         )
 
     def reset_tables(self) -> None:
-        """Initialise the tables as the released code does: own zero, the others random."""
+        """Initialize the tables as the released code does: own zero, the others random."""
         nn.init.zeros_(self.bias.own)
         if self.bias.neighbors is not None:
             nn.init.trunc_normal_(self.bias.neighbors, std=0.02)
         for table in self.bias.coarse:
             nn.init.trunc_normal_(table, std=0.02)
 
-    def composed_bias(self) -> FocalBias:
-        """The tables, with their composition where it is kept until they change."""
-        return self.bias_cache(self.bias, self.geometry)
-
-    def forward(self, x: Tensor, coarse: Sequence[Tensor], geometry: FocalGeometry) -> Tensor:
+    def forward(self, tokens: Tensor, map_size: tuple[int, int], shift: int = 0) -> Tensor:
         """Attend.
 
         Args:
-            x: ``(B, H, W, C)``, H and W multiples of the window.
-            coarse: Pooled maps, ``(B, 2^k nH, 2^k nW, C)`` per level k.
-            geometry: The layer's own geometry, with or without shift.
+            tokens: ``(B, T, C)``, those of the map, row-major, then those of each coarse map.
+            map_size: ``(H, W)``, multiples of the window.
+            shift: By how many tokens the map is rolled.
 
         Returns:
             ``(B, H, W, C)``.
         """
-        dim = x.shape[-1]
-        kv_weight = self.qkv.weight[dim:]  # queries of coarse tokens are never used
-        kv_bias = None if self.qkv.bias is None else self.qkv.bias[dim:]
-        out = focal_attention(
-            self.qkv(x),
-            tuple(linear(level, kv_weight, kv_bias) for level in coarse),
-            self.composed_bias(),
-            geometry,
+        inputs = FocalInputs(
+            qkv=self.qkv(tokens),
+            map_size=map_size,
+            bias=self.bias,
+            geometry=self.geometry,
             scale=self.scale,
+            shift=shift,
             dropout_p=self.attn_drop if self.training else 0.0,
-            impl=self.impl,
         )
-        return self.proj_drop(self.proj(out))
-
-
-def _roll_back(x: Tensor, geometry: FocalGeometry) -> Tensor:
-    """Undo the shift of ``(B, H, W, C)``."""
-    return torch.roll(x, (geometry.shift_size,) * 2, (1, 2)) if geometry.shift_size else x
+        return self.proj_drop(self.proj(focal_attention(inputs, self.impl)))
 
 
 class FocalBlock(nn.Module):
@@ -187,7 +162,8 @@ class FocalBlock(nn.Module):
     Args:
         dim: Channels C.
         num_heads: Heads h.
-        geometry: The key set of a window; its ``shift_size`` is what this block rolls by.
+        geometry: The key set of a window.
+        shift_size: By how many tokens the map is rolled; not on maps as small as a window.
         pool_method: How coarse tokens are made.
         mlp_ratio: Hidden channels of the MLP over C.
         drop: Dropout after the projection and both MLP layers.
@@ -201,6 +177,7 @@ class FocalBlock(nn.Module):
         dim: int,
         num_heads: int,
         geometry: FocalGeometry,
+        shift_size: int = 0,
         pool_method: str = 'fc',
         mlp_ratio: float = 4.0,
         drop: float = 0.0,
@@ -210,7 +187,7 @@ class FocalBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.geometry = geometry
-        self.unshifted_geometry = replace(geometry, shift_size=0)
+        self.shift_size = shift_size
         self.pool_layers = nn.ModuleList(
             make_pool_layer(pool_method, dim, geometry.cell_size(level))
             for level in geometry.coarse_levels
@@ -225,83 +202,37 @@ class FocalBlock(nn.Module):
             self.gamma_1 = nn.Parameter(torch.full((dim,), float(layer_scale_init)))
             self.gamma_2 = nn.Parameter(torch.full((dim,), float(layer_scale_init)))
 
-    def _geometry_of(self, x: Tensor) -> FocalGeometry:
+    def effective_shift(self, height: int, width: int) -> int:
         """A map that is not larger than a window is not shifted."""
-        is_small = min(x.shape[1:3]) <= self.geometry.window_size
-        return self.unshifted_geometry if is_small else self.geometry
+        return 0 if min(height, width) <= self.geometry.window_size else self.shift_size
 
-    def _roll_and_pool(self, x: Tensor, geometry: FocalGeometry) -> tuple[Tensor, list[Tensor]]:
-        """Padded map ``(B, H, W, C)`` as it is attended, and its coarse maps."""
-        if geometry.shift_size:
-            x = torch.roll(x, (-geometry.shift_size,) * 2, dims=(1, 2))
-        windows = [size // geometry.window_size for size in x.shape[1:3]]
-        return x, [
-            pool_cells(x, pool, geometry.cell_size(k), tuple(2**k * n for n in windows))
-            for k, pool in enumerate(self.pool_layers)
-        ]
+    def _pool(self, x: Tensor) -> Tensor:
+        """Padded map ``(B, H, W, C)`` -> tokens ``(B, T, C)`` of it and of its coarse maps."""
+        maps, sizes = [x], self.geometry.map_sizes(*x.shape[1:3])
+        for level, pool in enumerate(self.pool_layers):
+            cell = self.geometry.cell_size(level)
+            maps.append(pool_cells(x, pool, cell, sizes[1 + level]))
+        return torch.cat([level.flatten(1, 2) for level in maps], dim=1)
 
     def _attend(self, x: Tensor) -> Tensor:
         """Pad, roll, pool, attend, and undo: ``(B, H, W, C)`` -> ``(B, H, W, C)``."""
         _, height, width, _ = x.shape
-        geometry = self._geometry_of(x)
-        x = pad_to_multiple(x, geometry.window_size)
-        x = self.attn(*self._roll_and_pool(x, geometry), geometry)
-        return pad_or_crop(_roll_back(x, geometry), height, width)
-
-    def _is_lean(self, x: Tensor) -> bool:
-        """Whether :mod:`mmfocal.ops.chunked_block` computes what the block does, and faster.
-
-        So it is on CPUs without gradients, unless it would leave something out: hooks, replaced
-        layers, dropout, another back end, or the types that autocast chooses.
-        """
-        if cpu.refusals([x]) or x.numel() == 0 or torch.is_autocast_enabled('cpu'):
-            return False
-        attn, tensors = self.attn, [x, *self.parameters()]
-        return (
-            not cpu.records_gradients(tensors)
-            and resolve_impl(attn.impl) in ('auto', 'chunked')
-            and not (attn.training and attn.attn_drop)
-            and (type(attn), type(attn.qkv)) == (FocalAttention, Linear)
-            and all(map(has_no_hooks, (attn, attn.qkv, *self.pool_layers)))
-            and is_replaceable(
-                *(self.norm1, attn.proj, attn.proj_drop, self.drop_path, self.norm2, self.mlp)
-            )
-            and not cpu.refusals(tensors)
-        )
-
-    def _forward_lean(self, x: Tensor) -> Tensor:
-        """See :meth:`_is_lean`."""
-        if resolve_impl(self.attn.impl) == 'auto':
-            log_choice('chunked', 'cpu')
-        geometry, attn = self._geometry_of(x), self.attn
-        norm = (self.norm1.weight, self.norm1.bias, self.norm1.eps)
-        attended = chunked_block.attend(
-            *self._roll_and_pool(
-                chunked_block.padded_norm(x, *norm, geometry.window_size), geometry
-            ),
-            chunked_block.Projection(attn.qkv.weight, attn.qkv.bias),
-            attn.composed_bias(),
-            geometry,
-            attn.scale,
-        )
-        return chunked_block.add_branches(
-            x,
-            _roll_back(attended, geometry),
-            chunked_block.Projection(attn.proj.weight, attn.proj.bias),
-            mlp_parameters(self.norm2, self.mlp),
-            self.norm2.eps,
-            (self.gamma_1, self.gamma_2),
-        )
+        shift = self.effective_shift(height, width)
+        x = pad_to_multiple(x, self.geometry.window_size)
+        if shift:
+            x = torch.roll(x, (-shift, -shift), dims=(1, 2))
+        x = self.attn(self._pool(x), x.shape[1:3], shift)
+        if shift:
+            x = torch.roll(x, (shift, shift), dims=(1, 2))
+        return pad_or_crop(x, height, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, H, W, C)`` -> ``(B, H, W, C)``."""
-        if self._is_lean(x):
-            return self._forward_lean(x)
         attended = self._attend(self.norm1(x))
         if self.gamma_1 is not None:
             attended = self.gamma_1 * attended
         x = x + self.drop_path(attended)
-        mixed = norm_mlp(self.norm2, self.mlp, x)
+        mixed = self.mlp(self.norm2(x))
         if self.gamma_2 is not None:
             mixed = self.gamma_2 * mixed
         return x + self.drop_path(mixed)
@@ -313,8 +244,11 @@ class FocalStage(nn.Module):
     Args:
         dim: Channels C.
         num_heads: Heads h.
-        geometries: Key set of each block.
+        geometry: The key set of a window.
         drop_paths: Stochastic depth rate of each block.
+        expand_layer: Blocks that look beyond their window: ``'all'``, or all but those of
+            ``'even'`` or ``'odd'`` index.
+        use_shift: Shift the windows of odd blocks by half a window.
         downsample: Makes the next stage's map; None in the last stage.
         with_cp: Recompute blocks in the backward pass to save memory.
         **block_cfg: Further arguments of :class:`FocalBlock`.
@@ -324,17 +258,25 @@ class FocalStage(nn.Module):
         self,
         dim: int,
         num_heads: int,
-        geometries: Sequence[FocalGeometry],
+        geometry: FocalGeometry,
         drop_paths: Sequence[float],
+        expand_layer: str = 'all',
+        use_shift: bool = False,
         downsample: PatchEmbed | None = None,
         with_cp: bool = False,
         **block_cfg,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            FocalBlock(dim, num_heads, geometry, drop_path=rate, **block_cfg)
-            for geometry, rate in zip(geometries, drop_paths, strict=True)
-        )
+        self.blocks = nn.ModuleList()
+        for index, rate in enumerate(drop_paths):
+            parity = ('even', 'odd')[index % 2]
+            expand_size = 0 if expand_layer == parity else geometry.expand_size
+            shift_size = geometry.window_size // 2 if use_shift and parity == 'odd' else 0
+            block_geometry = replace(geometry, expand_size=expand_size)
+            block = FocalBlock(
+                dim, num_heads, block_geometry, shift_size, drop_path=rate, **block_cfg
+            )
+            self.blocks.append(block)
         self.downsample = downsample
         self.with_cp = with_cp
 
@@ -342,64 +284,20 @@ class FocalStage(nn.Module):
         """``(B, H, W, C)`` -> this stage's map and the next stage's input."""
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(call_block, block, x, use_reentrant=False)
             else:
-                x = block(x)
+                x = call_block(block, x)
         if self.downsample is None:
             return x, x
         return x, self.downsample(x.permute(0, 3, 1, 2))
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _require(condition: bool, name: str, allowed: str, value: object) -> None:
-    if not condition:
-        raise ValueError(f'{name} must be {allowed}, got {value!r}')
-
-
-def _ints(name: str, value: object, allowed: str) -> tuple[int, ...]:
-    """A sequence of ints as a tuple."""
-    is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
-    _require(is_sequence and all(map(_is_int, value)), name, allowed, value)
-    return tuple(value)
-
-
-def _per_stage(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
-    """An argument given per stage; a single int serves all four."""
-    allowed = 'an int or four ints, one per stage'
-    values = (value,) * 4 if _is_int(value) else _ints(name, value, allowed)
-    _require(len(values) == 4, name, allowed, value)
-    return values
-
-
-def _block_geometry(
-    geometry: FocalGeometry, index: int, expand_layer: str, use_shift: bool
-) -> FocalGeometry:
-    """Geometry of a stage's block: which parity looks beyond its window, which is shifted."""
-    parity = ('even', 'odd')[index % 2]
-    return replace(
-        geometry,
-        expand_size=0 if expand_layer == parity else geometry.expand_size,
-        shift_size=geometry.window_size // 2 if use_shift and parity == 'odd' else 0,
-    )
-
-
 def _init_linear(module: nn.Module) -> None:
-    """Initialise linear layers, pooling included, as the released code does."""
+    """Initialize linear layers, pooling included, as the released code does."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    _require(value in allowed, name, f'one of {", ".join(allowed)}', value)
 
 
 @MODELS.register_module()
@@ -434,10 +332,10 @@ class FocalTransformer(BaseModule):
         out_indices: Stages whose maps are returned, rising. Later stages do not run.
         frozen_stages: Parameters frozen from construction on: -1 none, 0 the stem, i the stem and
             the first i stages.
-        norm_eval: Keep normalisation layers in evaluation mode while training.
+        norm_eval: Keep normalization layers in evaluation mode while training.
         with_cp: Recompute blocks in the backward pass to save memory.
-        attn_impl: Back end of attention, see :func:`mmfocal.ops.focal_attention.focal_attention`.
-        init_cfg: MMEngine initialisation, e.g. ``dict(type='FocalPretrained', checkpoint=...)``.
+        attn_impl: Backend of attention, see :func:`mmfocal.ops.focal_attention.focal_attention`.
+        init_cfg: MMEngine initialization, e.g. ``dict(type='FocalPretrained', checkpoint=...)``.
 
     Raises:
         ValueError: If an argument makes no sense; names it and what is allowed.
@@ -455,16 +353,16 @@ class FocalTransformer(BaseModule):
         arch: str | dict = 'tiny',
         in_channels: int = 3,
         window_size: int | Sequence[int] = 7,
-        focal_levels: Sequence[int] = (2, 2, 2, 2),
-        focal_windows: Sequence[int] = (7, 5, 3, 1),
-        expand_sizes: Sequence[int] = (3, 3, 3, 0),
+        focal_levels: int | Sequence[int] = (2, 2, 2, 2),
+        focal_windows: int | Sequence[int] = (7, 5, 3, 1),
+        expand_sizes: int | Sequence[int] = (3, 3, 3, 0),
         expand_layer: str = 'all',
         pool_method: str = 'fc',
         use_conv_embed: bool = False,
         use_shift: bool = False,
         use_pre_norm: bool = False,
         layer_scale_init: float | None = None,
-        abs_pos_embed_size: int | tuple[int, int] | None = None,
+        abs_pos_embed_size: int | Sequence[int] | None = None,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         qk_scale: float | None = None,
@@ -479,142 +377,48 @@ class FocalTransformer(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        embed_dims, self.depths, num_heads = self._parse_arch(arch)
+        embed_dims, self.depths, num_heads = parse_arch(arch, self.arch_zoo)
+        check_options(
+            dict(in_channels=in_channels, expand_layer=expand_layer, pool_method=pool_method)
+            | dict(mlp_ratio=mlp_ratio, qk_scale=qk_scale, layer_scale_init=layer_scale_init)
+            | dict(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, attn_impl=attn_impl)
+            | dict(drop_path_rate=drop_path_rate, frozen_stages=frozen_stages),
+            embed_dims,
+        )
         self.num_features = [embed_dims * 2**stage for stage in range(4)]
-        self.out_indices = self._parse_out_indices(out_indices)
-        _require(_is_int(in_channels) and in_channels > 0, 'in_channels', 'positive', in_channels)
-        _require(frozen_stages in range(-1, 5), 'frozen_stages', 'an int in -1..4', frozen_stages)
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
-        _check_choice('expand_layer', expand_layer, EXPAND_LAYERS)
-        _check_choice('pool_method', pool_method, POOL_METHODS)
-        check_impl(attn_impl)
-        for name, rate in dict(
-            drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
-        ).items():
-            _require(_is_number(rate) and 0 <= rate < 1, name, 'a number in [0, 1)', rate)
-        self._check_scales(mlp_ratio, qk_scale, layer_scale_init)
+        self.out_indices = parse_out_indices(out_indices)
+        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
 
         self.patch_embed = PatchEmbed(in_channels, embed_dims, 4, use_conv_embed)
         self.absolute_pos_embed = self._make_pos_embed(abs_pos_embed_size)
         self.pos_drop = nn.Dropout(drop_rate)
-        if pool_method == 'none':
-            focal_levels = 1
-        geometries = self._stage_geometries(window_size, focal_levels, focal_windows, expand_sizes)
-        block_cfg = dict(
-            pool_method=pool_method,
-            mlp_ratio=mlp_ratio,
-            drop=drop_rate,
-            layer_scale_init=layer_scale_init,
-            qkv_bias=qkv_bias,
-            qk_scale=qk_scale,
-            attn_drop=attn_drop_rate,
-            impl=attn_impl,
-        )
+        focal_levels = 1 if pool_method == 'none' else focal_levels
+        geometries = stage_geometries(window_size, focal_levels, focal_windows, expand_sizes)
         drop_paths = torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu')
-        drop_paths = [rates.tolist() for rates in drop_paths.split(self.depths)]
+        attn_cfg = dict(qkv_bias=qkv_bias, qk_scale=qk_scale, attn_drop=attn_drop_rate)
+        block_cfg = dict(mlp_ratio=mlp_ratio, drop=drop_rate, layer_scale_init=layer_scale_init)
+        block_cfg.update(attn_cfg, pool_method=pool_method, impl=attn_impl)
+        stage_cfg = dict(expand_layer=expand_layer, use_shift=use_shift, with_cp=with_cp)
         self.layers = nn.ModuleList()
-        for stage, dim in enumerate(self.num_features):
-            block_geometries = [
-                _block_geometry(geometries[stage], index, expand_layer, use_shift)
-                for index in range(self.depths[stage])
-            ]
-            downsample = None
+        stages = zip(self.num_features, num_heads, geometries, drop_paths.split(self.depths))
+        for stage, (dim, heads, geometry, rates) in enumerate(stages):
+            layer = FocalStage(dim, heads, geometry, rates.tolist(), **stage_cfg, **block_cfg)
             if stage < 3:
-                downsample = PatchEmbed(dim, 2 * dim, 2, use_conv_embed, use_pre_norm)
-            self.layers.append(
-                FocalStage(
-                    dim,
-                    num_heads[stage],
-                    block_geometries,
-                    drop_paths[stage],
-                    downsample,
-                    with_cp,
-                    **block_cfg,
-                )
-            )
+                layer.downsample = PatchEmbed(dim, 2 * dim, 2, use_conv_embed, use_pre_norm)
+            self.layers.append(layer)
         for stage in self.out_indices:
             self.add_module(f'norm{stage}', nn.LayerNorm(self.num_features[stage]))
         self.apply(_init_linear)
         self._freeze_stages()
 
-    def _parse_arch(self, arch: str | dict) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-        """Width, depths and heads of ``arch``, checked."""
-        if isinstance(arch, str):
-            _check_choice('arch', arch, tuple(self.arch_zoo))
-            arch = self.arch_zoo[arch]
-        keys = ('embed_dims', 'depths', 'num_heads')
-        is_complete = isinstance(arch, dict) and set(arch) == set(keys)
-        _require(is_complete, 'arch', f'a name or a dict of {", ".join(keys)}', arch)
-        width = arch['embed_dims']
-        _require(_is_int(width) and width > 0, 'arch.embed_dims', 'a positive int', width)
-        depths, heads = (
-            _ints(f'arch.{name}', arch[name], 'four positive ints') for name in keys[1:]
-        )
-        for name, values in zip(keys[1:], (depths, heads), strict=True):
-            is_valid = len(values) == 4 and min(values) > 0
-            _require(is_valid, f'arch.{name}', 'four positive ints', values)
-        for stage, stage_heads in enumerate(heads):
-            dim = width * 2**stage
-            allowed = f'a divisor of the {dim} channels of its stage'
-            _require(dim % stage_heads == 0, f'arch.num_heads[{stage}]', allowed, stage_heads)
-        return width, depths, heads
-
-    @staticmethod
-    def _parse_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-        allowed = 'a sequence of rising stages in 0..3'
-        indices = _ints('out_indices', out_indices, allowed)
-        is_valid = indices and set(indices) <= set(range(4)) and sorted({*indices}) == [*indices]
-        _require(bool(is_valid), 'out_indices', allowed, indices)
-        return indices
-
-    def _check_scales(
-        self, mlp_ratio: float, qk_scale: float | None, layer_scale_init: float | None
-    ) -> None:
-        least = 1 / self.num_features[0]
-        is_valid = _is_number(mlp_ratio) and mlp_ratio >= least
-        _require(
-            is_valid, 'mlp_ratio', f'a number of at least 1 / embed_dims = {least}', mlp_ratio
-        )
-        is_valid = not qk_scale or (_is_number(qk_scale) and qk_scale > 0)
-        _require(is_valid, 'qk_scale', 'positive, or None, False or 0 for the default', qk_scale)
-        is_valid = layer_scale_init is None or _is_number(layer_scale_init)
-        _require(is_valid, 'layer_scale_init', 'a number or None', layer_scale_init)
-
     def _make_pos_embed(self, size: int | Sequence[int] | None) -> nn.Parameter | None:
         """Absolute position embedding ``(1, N, C)`` of a token grid."""
         if size is None:
             return None
-        allowed = 'an int or (rows, columns), positive'
-        grid = (size, size) if _is_int(size) else _ints('abs_pos_embed_size', size, allowed)
-        _require(len(grid) == 2 and min(grid) > 0, 'abs_pos_embed_size', allowed, size)
-        self.pos_embed_grid = grid
-        embed = torch.empty(1, grid[0] * grid[1], self.num_features[0])
+        self.pos_embed_grid = parse_grid('abs_pos_embed_size', size)
+        rows, cols = self.pos_embed_grid
+        embed = torch.empty(1, rows * cols, self.num_features[0])
         return nn.Parameter(nn.init.trunc_normal_(embed, std=0.02))
-
-    @staticmethod
-    def _stage_geometries(
-        window_size: int | Sequence[int],
-        focal_levels: int | Sequence[int],
-        focal_windows: int | Sequence[int],
-        expand_sizes: int | Sequence[int],
-    ) -> list[FocalGeometry]:
-        arguments = dict(
-            window_size=('window_size', window_size),
-            focal_level=('focal_levels', focal_levels),
-            focal_window=('focal_windows', focal_windows),
-            expand_size=('expand_sizes', expand_sizes),
-        )
-        settings = {field: _per_stage(*argument) for field, argument in arguments.items()}
-        geometries = []
-        for stage in range(4):
-            try:
-                geometry = FocalGeometry(**{k: values[stage] for k, values in settings.items()})
-            except ValueError as error:
-                field, message = str(error).split(maxsplit=1)
-                raise ValueError(f'{arguments[field][0]}[{stage}] {message}') from error
-            geometries.append(geometry)
-        return geometries
 
     def _freeze_stages(self) -> None:
         """Stop gradients into, and dropout in, the stem and the first stages.

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of the backbone that know nothing of attention; shapes as in ``focal_transformer``."""
+"""Parts of the backbone around the attention; shapes as in ``focal_transformer``."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
-from mmfocal.ops import chunked_mlp, cpu
-from mmfocal.ops.linear import linear
+from mmfocal import compat
 
 
 def pad_or_crop(x: Tensor, height: int, width: int) -> Tensor:
@@ -15,8 +12,7 @@ def pad_or_crop(x: Tensor, height: int, width: int) -> Tensor:
     rows, cols = height - x.shape[1], width - x.shape[2]
     # Compiled, no view: whether that is contiguous would depend on the size, and the code with it.
     # Traced, no choice: it would hold for all sizes.
-    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if is_recorded or rows > 0 or cols > 0:
+    if compat.is_recorded() or rows > 0 or cols > 0:
         return F.pad(x, (0, 0, 0, cols, 0, rows))
     return x[:, :height, :width]
 
@@ -45,71 +41,18 @@ class DropPath(nn.Module):
         return f'drop_prob={self.drop_prob:.3g}'
 
 
-class Linear(nn.Linear):
-    """``nn.Linear`` by what is fastest here, see :func:`mmfocal.ops.linear.linear`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
-
-
 class Mlp(nn.Module):
     """Two linear layers with GELU between them."""
 
     def __init__(self, dim: int, hidden_dim: int, drop: float) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU()
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
-
-
-def has_no_hooks(module: nn.Module) -> bool:
-    """Whether calling the module runs the ``forward`` of its class and no more."""
-    hooks = (
-        module._forward_pre_hooks,
-        module._forward_hooks,
-        module._backward_pre_hooks,
-        module._backward_hooks,
-    )
-    return not any(hooks) and 'forward' not in vars(module)
-
-
-def is_replaceable(*modules: nn.Module) -> bool:
-    """Whether calling these parts of a block, and theirs, computes what their parameters say."""
-    return not _has_any_global_hook() and all(map(_is_known, modules))
-
-
-def _is_known(module: nn.Module) -> bool:
-    if isinstance(module, (nn.Dropout, DropPath)):
-        rate = module.p if isinstance(module, nn.Dropout) else module.drop_prob
-        is_known = rate == 0 or not module.training
-    elif isinstance(module, nn.GELU):
-        is_known = module.approximate == 'none'
-    elif type(module) in (nn.LayerNorm, Linear):
-        is_known = module.bias is not None
-    else:
-        is_known = type(module) is Mlp and is_replaceable(*module.children())
-    return is_known and has_no_hooks(module)
-
-
-def mlp_parameters(norm: nn.LayerNorm, mlp: Mlp) -> chunked_mlp.MlpParameters:
-    """What :mod:`mmfocal.ops.chunked_mlp` is given."""
-    layers = (norm, mlp.fc1, mlp.fc2)
-    return chunked_mlp.MlpParameters(
-        *(parameter for layer in layers for parameter in (layer.weight, layer.bias))
-    )
-
-
-def norm_mlp(norm: nn.LayerNorm, mlp: Mlp, x: Tensor) -> Tensor:
-    """``mlp(norm(x))``; on a CPU by chunks of tokens, unless a hook or dropout would notice."""
-    if not cpu.refusals([x]) and is_replaceable(norm, mlp):
-        parameters = mlp_parameters(norm, mlp)
-        if chunked_mlp.pays(x, parameters):
-            return chunked_mlp.norm_mlp(x, parameters, norm.eps)
-    return mlp(norm(x))
 
 
 class FcPool(nn.Linear):

@@ -22,7 +22,7 @@ from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry
-from mmfocal.ops.focal_attention.geometry import merged_bias
+from mmfocal.ops.focal_attention.bias import combined_bias
 
 from .focal_transformer import FocalTransformer
 
@@ -262,7 +262,7 @@ def resize_neighbors(table: Tensor, old: FocalGeometry, new: FocalGeometry) -> T
     if 2 * e > w:
         return None
     zeros = table.new_zeros((2 * w - 1) ** 2, table.shape[1], dtype=torch.float)
-    square = merged_bias(FocalBias(zeros, table.float()), FocalGeometry(w, e))
+    square = combined_bias(FocalBias(zeros, table.float()), FocalGeometry(w, e))
     square = square.unflatten(2, (w + 2 * e,) * 2).unflatten(1, (w, w))
     edge = _stretch(e, new.expand_size)
     queries = _stretch(w, new.window_size)
@@ -278,7 +278,7 @@ def _places(geometry: FocalGeometry) -> list[int]:
     """Place of each neighbour key in the square of side ``w + 2e``, in the table's order."""
     w, e = geometry.window_size, geometry.expand_size
     return [
-        (position // w + move.rows + e) * geometry.fine_size + position % w + move.cols + e
+        (position // w + move.rows + e) * geometry.regions[0].size + position % w + move.cols + e
         for move in geometry.moves
         for position in move.kept
     ]
@@ -314,8 +314,8 @@ def _fit(key: str, source: StateDict, model: FocalTransformer) -> Tensor | None:
     if name == _NEIGHBORS:
         return resize_neighbors(value, _file_geometry(block[0], source), geometry)
     if name.startswith('attn.relative_position_bias_table_to_windows.'):
-        region = geometry.region_size(int(name.split('.')[-1]))
-        return resize_coarse(value, geometry.window_size + region - 1)
+        region = geometry.regions[1 + int(name.split('.')[-1])]
+        return resize_coarse(value, geometry.window_size + region.size - 1)
     if name.startswith('pool_layers.') and name.endswith('.weight'):
         return resize_pool(value, geometry.cell_size(int(name.split('.')[1])))
     return value

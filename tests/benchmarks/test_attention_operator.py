@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention alone: rows, the yardstick's arithmetic, and the work that is counted."""
+"""Attention alone: rows, the baseline's arithmetic, and the work that is counted."""
 
 import math
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from measure import Size
 
-from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attention
+from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs, focal_attention
 
 
 def test_rows(tmp_path, read_rows, capsys):
@@ -59,18 +59,17 @@ def test_dense_sizes_are_padded_and_look_further():
     assert make_case(stage=4).geometry == FocalGeometry(7, 0, 1, 2)
 
 
-def test_yardstick_is_attention_of_the_own_window():
+def test_baseline_is_attention_of_the_own_window():
     qkv, table = torch.randn(2, 14, 21, 3 * 12), torch.randn(169, 3)
     out = attention.window_attention(qkv, table, 0.5)
-    expected = focal_attention(
-        qkv, (), FocalBias(table), FocalGeometry(7), scale=0.5, impl='reference'
-    )
+    inputs = FocalInputs(qkv.flatten(1, 2), (14, 21), FocalBias(table), FocalGeometry(7), 0.5)
+    expected = focal_attention(inputs, 'reference')
     torch.testing.assert_close(out, expected)
 
 
 def test_backward_differentiates_every_input():
     gradients = attention.make_step(make_case(direction='bwd', size=Size(64, 64, 1)))()
-    assert len(gradients) == 5  # map, coarse map, three tables
+    assert len(gradients) == 4  # tokens, three tables
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 

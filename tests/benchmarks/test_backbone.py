@@ -26,7 +26,7 @@ def run(options: str, path: Path) -> None:
 
 def test_rows(tmp_path, read_rows, capsys):
     path = tmp_path / 'rows.csv'
-    run('--impls chunked sdpa --yardsticks swin_nano --rounds 3', path)
+    run('--impls chunked sdpa --baselines swin_nano --rounds 3', path)
     rows = read_rows(path)
     models = [('swin_nano', ''), ('focal_nano', 'chunked'), ('focal_nano', 'sdpa')]
     expected = [(mode, *model) for mode in ('infer', 'train') for model in models]
@@ -35,9 +35,9 @@ def test_rows(tmp_path, read_rows, capsys):
         ms = [float(row[name]) for name in ('ms_min', 'ms', 'ms_max')]
         assert 0 < ms[0] <= ms[1] <= ms[2]
         assert math.isclose(float(row['images_per_s']), 1000 / ms[1], rel_tol=1e-4)
-        assert row['yardstick'] == 'swin_nano' and row['note'] == ''
+        assert row['baseline'] == 'swin_nano' and row['note'] == ''
         assert (float(row['ratio']) == 1) == (row['model'] == 'swin_nano')
-        assert 0 < float(row['utilisation']) < 1 and float(row['first_s']) > 0
+        assert 0 < float(row['utilization']) < 1 and float(row['first_s']) > 0
         assert row['coarse'] == ('7-5-3-1' if row['impl'] else '')
         assert row['memory_mib'] == '' and row['torch'] and row['threads'] == '1'
     printed = capsys.readouterr().out
@@ -48,7 +48,7 @@ def test_rows(tmp_path, read_rows, capsys):
 def test_kernels_interpreted(repo_root, tmp_path, read_rows):
     """In a process of its own, as the interpreter is chosen when Triton is imported."""
     path = tmp_path / 'rows.csv'
-    options = '--sizes 28x28x1 --archs nano --rounds 1 --threads 1 --device cpu --yardsticks'
+    options = '--sizes 28x28x1 --archs nano --rounds 1 --threads 1 --device cpu --baselines'
     options += f' --modes infer --impls triton --csv {path}'
     subprocess.run(
         [sys.executable, repo_root / 'benchmarks/backbone.py', *options.split()],
@@ -62,11 +62,11 @@ def test_kernels_interpreted(repo_root, tmp_path, read_rows):
 
 def test_memory_picture_and_half_precision(tmp_path, read_rows):
     path, picture = tmp_path / 'rows.csv', tmp_path / 'pictures' / 'growth.png'
-    options = f'--impls sdpa --modes train --dtypes bf16 --memory --yardsticks --plot {picture}'
+    options = f'--impls sdpa --modes train --dtypes bf16 --memory --baselines --plot {picture}'
     run(options, path)
     (row,) = read_rows(path)
     assert 1 < float(row['memory_mib']) < 500
-    assert (row['dtype'], row['yardstick'], row['ratio'], row['memory_ratio']) == (
+    assert (row['dtype'], row['baseline'], row['ratio'], row['memory_ratio']) == (
         'bf16',
         '',
         '',
@@ -105,16 +105,16 @@ def test_what_refuses_is_left_out_with_its_reason(monkeypatch, tmp_path, read_ro
     )
     monkeypatch.setitem(api.BACKENDS, 'reference', backend)
     path = tmp_path / 'rows.csv'
-    run('--modes infer --impls reference sdpa --yardsticks swin_nano', path)
+    run('--modes infer --impls reference sdpa --baselines swin_nano', path)
     swin, reference, sdpa = read_rows(path)
     assert reference['note'] == 'it needs; another CPU'
-    assert reference['ms'] == reference['ratio'] == reference['utilisation'] == ''
+    assert reference['ms'] == reference['ratio'] == reference['utilization'] == ''
     assert float(swin['ratio']) == 1 and float(sdpa['ratio']) > 0
 
 
 def test_what_cannot_be_compiled_does_not_run_uncompiled(tmp_path, read_rows):
     path = tmp_path / 'rows.csv'
-    run('--modes infer --compile --impls chunked --yardsticks', path)
+    run('--modes infer --compile --impls chunked --baselines', path)
     eager, compiled = read_rows(path)
     assert (eager['runtime'], compiled['runtime']) == ('eager', 'compile')
     assert float(eager['ms']) > 0
@@ -125,7 +125,7 @@ def test_what_cannot_be_compiled_does_not_run_uncompiled(tmp_path, read_rows):
 def test_compile(tmp_path, read_rows, monkeypatch):
     monkeypatch.setitem(backbone.NANO, 'depths', (1, 1, 1, 1))
     path = tmp_path / 'rows.csv'
-    run('--modes infer --compile --impls sdpa --yardsticks', path)
+    run('--modes infer --compile --impls sdpa --baselines', path)
     _, compiled = read_rows(path)
     assert float(compiled['first_s']) > 10 * float(compiled['ms']) / 1000
 
@@ -145,13 +145,13 @@ def test_settings_follow_the_size():
     assert [layer.blocks[0].geometry.expand_size for layer in model.layers] == [3, 3, 3, 3]
 
 
-def test_yardstick_of_the_same_size():
+def test_baseline_of_the_same_size():
     how = dict(impl='sdpa', dtype='', mode='', runtime='', size=(), coarse=(), device='')
     small, large = (backbone.Case(f'focal_{arch}', **how) for arch in ('small', 'large'))
     names = ['swin_tiny', 'swin_small', 'timm_swin_small']
-    assert backbone.yardstick_of(small, names) == 'swin_small'
-    assert backbone.yardstick_of(large, names) == 'swin_tiny'
-    assert backbone.yardstick_of(large, []) == ''
+    assert backbone.baseline_of(small, names) == 'swin_small'
+    assert backbone.baseline_of(large, names) == 'swin_tiny'
+    assert backbone.baseline_of(large, []) == ''
 
 
 def test_macs_agree_with_the_project(repo_root):
@@ -170,7 +170,7 @@ def test_macs_agree_with_the_project(repo_root):
 def test_swin_of_timm(tmp_path, read_rows):
     timm = pytest.importorskip('timm')
     path = tmp_path / 'rows.csv'
-    run('--impls sdpa --yardsticks timm_swin_tiny', path)
+    run('--impls sdpa --baselines timm_swin_tiny', path)
     rows = read_rows(path)
     assert [(row['model'], row['mode']) for row in rows] == [
         ('timm_swin_tiny', 'infer'),
@@ -183,7 +183,7 @@ def test_swin_of_timm(tmp_path, read_rows):
         assert math.isclose(
             float(focal['ratio']), float(focal['ms']) / float(swin['ms']), rel_tol=1e-4
         )
-        assert (focal['yardstick'], focal['timm']) == ('timm_swin_tiny', timm.__version__)
+        assert (focal['baseline'], focal['timm']) == ('timm_swin_tiny', timm.__version__)
 
 
 def test_swin_of_timm_is_fused_and_the_same_model():
@@ -203,7 +203,7 @@ def test_missing_libraries(monkeypatch):
     with pytest.raises(SystemExit, match=r'timm_swin_tiny needs timm.*pip install timm'):
         backbone._timm_swin('tiny', size)
     monkeypatch.setitem(sys.modules, 'mmpretrain.models', None)
-    with pytest.raises(SystemExit, match=r'Swin of mmpretrain.*--yardsticks'):
+    with pytest.raises(SystemExit, match=r'Swin of mmpretrain.*--baselines'):
         backbone._swin('tiny', size)
 
 

@@ -11,7 +11,7 @@ import compare
 import measure
 import pytest
 
-COLUMNS = ('model', 'impl', 'mode', 'height', 'ms', 'ratio', 'memory_ratio', 'yardstick', 'date')
+COLUMNS = ('model', 'impl', 'mode', 'height', 'ms', 'ratio', 'memory_ratio', 'baseline', 'date')
 SWIN = ('', 'infer', 8, 1, 1)
 
 
@@ -54,13 +54,13 @@ def test_verdicts(name, row, status, old, tmp_path, capsys):
     assert ('no longer runs' in printed) == (name == 'does not run')
 
 
-def test_yardstick_that_fails(old, tmp_path, capsys):
+def test_baseline_that_fails(old, tmp_path, capsys):
     """It says nothing about Focal, which runs."""
     failed, infer = ('', 'infer', '', '', ''), ('sdpa', 'infer', 10, '', '')
     new = write(tmp_path / 'new.csv', failed, infer, ('sdpa', 'train', 30, 1.5, 0.9))
     assert compare.main([str(old), str(new)]) == 0
     printed = capsys.readouterr().out
-    assert 'no longer runs' not in printed and 'no yardstick' in printed
+    assert 'no longer runs' not in printed and 'no baseline' in printed
     assert '0 of 2 ratios grew by' in printed
     new = write(tmp_path / 'new.csv', failed, infer)
     with pytest.raises(ValueError, match='nothing to compare'):
@@ -74,7 +74,7 @@ def test_candidate_that_fails_without_a_ratio(old, tmp_path, capsys):
     assert 'no longer runs' in capsys.readouterr().out
 
 
-def test_yardsticks_alone_are_no_success(old, tmp_path):
+def test_baselines_alone_are_no_success(old, tmp_path):
     new = write(tmp_path / 'new.csv', SWIN, ('auto', 'infer', 10, 1.2, 0.8))
     with pytest.raises(ValueError) as caught:
         compare.main([str(old), str(new)])
@@ -88,12 +88,12 @@ def test_yardsticks_alone_are_no_success(old, tmp_path):
 @pytest.mark.parametrize(
     'row',
     [
-        dict(model='swin_tiny', impl='', yardstick='timm_swin_tiny'),
-        dict(impl='window', yardstick='window'),
-        dict(config='swin_t_maskrcnn_1x', yardstick='swin_t_maskrcnn_1x'),
+        dict(model='swin_tiny', impl='', baseline='timm_swin_tiny'),
+        dict(impl='window', baseline='window'),
+        dict(config='swin_t_maskrcnn_1x', baseline='swin_t_maskrcnn_1x'),
     ],
 )
-def test_yardsticks_of_all_benchmarks(row, tmp_path):
+def test_baselines_of_all_benchmarks(row, tmp_path):
     path = tmp_path / 'rows.csv'
     measure.write_csv(path, [row | dict(ms=10.0, ratio=1.1)])
     with pytest.raises(ValueError, match='nothing to compare'):
@@ -110,8 +110,8 @@ def test_documented_example(repo_root, tmp_path):
     for size, mode in product(args.sizes, args.modes):
         how = dict(size=size, dtype='fp32', mode=mode, runtime='eager')
         for case in backbone.list_cases(args, **how):
-            unmeasured = dict.fromkeys(('times', 'memory', 'yardstick_memory', 'first', 'note'))
-            unmeasured['yardstick_times'] = None
+            unmeasured = dict.fromkeys(('times', 'memory', 'baseline_memory', 'first', 'note'))
+            unmeasured['baseline_times'] = None
             row = backbone.make_row(case, 'swin_tiny', **unmeasured)
             rows.append(row | dict(ms=1.0, ratio=1.0))
     measure.write_csv(tmp_path / 'new.csv', rows)

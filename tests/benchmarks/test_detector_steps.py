@@ -20,7 +20,7 @@ def options(scenes, tmp_path) -> list[str]:
 
 
 def test_steps(repo_root, options, tmp_path, read_rows):
-    arguments = [repo_root / FOCAL, '--yardstick', repo_root / SWIN, '--rounds', 2]
+    arguments = [repo_root / FOCAL, '--baseline', repo_root / SWIN, '--rounds', 2]
     arguments += ['--workers', 0, '--cfg-options', 'train_dataloader.batch_size=2']
     detector.main([*map(str, arguments), *options])
     focal, swin = read_rows(tmp_path / 'rows.csv')
@@ -33,7 +33,7 @@ def test_steps(repo_root, options, tmp_path, read_rows):
         # with two rounds medians are means
         assert math.isclose(sum(parts), float(row['ms']), rel_tol=1e-3)
         assert math.isclose(float(row['images_per_s']), 2000 / float(row['ms']), rel_tol=1e-3)
-        assert row['yardstick'] == 'swin_nano_maskrcnn'
+        assert row['baseline'] == 'swin_nano_maskrcnn'
     assert float(swin['ratio']) == 1 != float(focal['ratio'])
 
 

@@ -32,6 +32,16 @@ def test_ratio_compares_times_of_the_same_round():
     assert set(measure.time_columns(None, None).values()) == {None}
 
 
+def test_rounds_of_the_baseline_must_agree():
+    noisy, steady = ({'swin': [1.0, last], 'focal': [1.0, 3.0]} for last in (1.2, 1.05))
+    runs = [noisy, steady, noisy]
+    assert measure.steadily(lambda: runs.pop(0), ['swin'], 0.1) == (steady, '')
+    runs = [noisy] * measure.TRIES
+    times, why = measure.steadily(lambda: runs.pop(0), ['swin'], 0.1)
+    assert times == {} and why == 'rejected: rounds of the baseline spread by 20%, over 10%'
+    assert measure.steadily(lambda: noisy, ['swin'], None) == (noisy, '')
+
+
 def _explode(message: str):
     raise ValueError(message)
 
@@ -87,6 +97,7 @@ def test_bad_sizes(text):
     [
         ('--csv {file}', 'exists; give another name, or --force'),
         ('--rounds 0', '--rounds must be at least 1, got 0'),
+        ('--max-spread 0.1 --rounds 5', 'needs at least 6 --rounds'),
         ('--threads -1', '--threads must be at least 1, got -1'),
         ('--device tpu', "invalid choice: 'tpu'"),
     ],

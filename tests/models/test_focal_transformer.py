@@ -79,14 +79,14 @@ def test_hosts_find_it_under_the_same_name(host: str) -> None:
     assert registry.get('FocalTransformer') is FocalTransformer
 
 
-def test_the_chosen_back_end_is_in_the_run_log() -> None:
+def test_the_chosen_backend_is_in_the_run_log() -> None:
     api.log_choice.cache_clear()
     logger = MMLogger.get_instance('some_run', logger_name='some_run')
     handler = logging.StreamHandler(stream := io.StringIO())
     logger.addHandler(handler)
     nano()(torch.randn(1, 3, 32, 32))
     logger.removeHandler(handler)
-    assert stream.getvalue().count("focal attention on cpu: using 'chunked'") == 1
+    assert stream.getvalue().count("focal attention on cpu uses 'chunked'") == 1
 
 
 def test_checkpoints_hold_parameters_only() -> None:
@@ -252,7 +252,7 @@ def test_checkpointing_covers_every_block(
     recomputed = []
     monkeypatch.setattr(
         'mmfocal.models.focal_transformer.checkpoint',
-        lambda block, x, use_reentrant: recomputed.append(block) or block(x),
+        lambda call, block, x, use_reentrant: recomputed.append(block) or call(block, x),
     )
     model = nano(with_cp=True, frozen_stages=frozen_stages).train()
     model(torch.randn(1, 3, 64, 64))
@@ -304,7 +304,7 @@ def test_layer_depth() -> None:
             dict(arch=dict(NANO, num_heads=(3, 1, 1, 1))),
             r'num_heads\[0\] must be a divisor.*got 3',
         ),
-        (dict(in_channels=0), 'in_channels must be positive, got 0'),
+        (dict(in_channels=0), 'in_channels must be a positive int, got 0'),
         (dict(window_size=(7, 7)), r'window_size must be an int or four ints.*got \(7, 7\)'),
         (dict(window_size=7.0), 'window_size must be an int or four ints.*got 7.0'),
         (dict(window_size=0), r'window_size\[0\] must be at least 1, got 0'),

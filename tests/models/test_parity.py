@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmfocal.ops import chunked_mlp
+from mmfocal.ops.cpu import mlp
 from mmfocal.ops.focal_attention.impl import chunked
 from tests.golden import GOLDEN_DIR, GOLDEN_NAMES, golden_backbone, load_golden
 from tests.ops.test_focal_attention import CPU_IMPLS
@@ -64,8 +64,8 @@ def test_equals_released_code(name: str, impl: str) -> None:
 @pytest.mark.parametrize('name', GOLDEN_NAMES)
 def test_equals_released_code_by_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that CPUs do at sizes larger than these, or on other processors."""
-    monkeypatch.setattr(chunked_mlp, 'TRAINING_BYTES', 0)
-    monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', 2**14)
+    monkeypatch.setattr(mlp, 'TRAINING_BYTES', 0)
+    monkeypatch.setattr(mlp, 'CHUNK_BYTES', 2**14)
     monkeypatch.setattr(chunked, 'TILE_BYTES', 2**17)
     monkeypatch.setenv('MMFOCAL_CPU_LINEAR', 'onednn')
     check_golden(name, 'chunked')

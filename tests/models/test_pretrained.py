@@ -35,7 +35,7 @@ from mmfocal.models.pretrained import (
     tensors_of,
 )
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry
-from mmfocal.ops.focal_attention.geometry import merged_bias
+from mmfocal.ops.focal_attention.bias import combined_bias
 from tests.golden import (
     GOLDEN_DIR,
     GOLDEN_NAMES,
@@ -441,7 +441,7 @@ def test_symmetric_tables_stay_symmetric():
 def composed(table: Tensor, w: int, e: int) -> Tensor:
     """Bias of each place around the window: ``(h, w, w, R, R)``."""
     own = torch.zeros((2 * w - 1) ** 2, table.shape[1])
-    square = merged_bias(FocalBias(own, table), FocalGeometry(w, e))
+    square = combined_bias(FocalBias(own, table), FocalGeometry(w, e))
     return square.unflatten(2, (w + 2 * e,) * 2).unflatten(1, (w, w))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sets the CPU operators apart: memory of their own, and calls that they refuse.
+"""What sets the CPU operators apart: memory of their own, and inputs that they do not support.
 
 That they compute the right thing is tested in ``test_focal_attention``.
 """
@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmfocal.ops import cpu
-from mmfocal.ops.focal_attention import FocalGeometry
-from mmfocal.ops.focal_attention import geometry as geometry_module
+from mmfocal.ops.cpu import memory
+from mmfocal.ops.focal_attention import FocalGeometry, FocalInputs, focal_attention
+from mmfocal.ops.focal_attention import bias as bias_module
 from mmfocal.ops.focal_attention.impl import chunked
-from tests.ops.test_focal_attention import CASES, call, make_inputs, run
+from tests.ops.test_focal_attention import CASES, call, make_inputs, run, to_bias, to_tokens
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -31,10 +31,10 @@ def check_equal(ours: dict[str, Tensor], truth: dict[str, Tensor], terms: int) -
 
 
 def compare(case: str, windows: tuple[int, int] | None = None, **shape: int) -> None:
-    geometry, some_windows = CASES[case]
+    geometry, some_windows, shift = CASES[case]
     inputs = make_inputs(geometry, windows or some_windows, **shape)
-    truth = run(inputs, geometry, 'reference', torch.float64)
-    ours = run(inputs, geometry, 'chunked', torch.float64)
+    truth = run(inputs, geometry, 'reference', torch.float64, shift=shift)
+    ours = run(inputs, geometry, 'chunked', torch.float64, shift=shift)
     check_equal(ours, truth, inputs['qkv'][..., 0].numel() * geometry.window_size**2)
 
 
@@ -47,14 +47,15 @@ def test_any_tiling(case: str, tile_bytes: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_tiles_cover_every_window_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    geometry, windows = CASES['detection']
+    geometry, windows, _shift = CASES['detection']
     inputs = make_inputs(geometry, windows, heads=4)
     bias = torch.zeros(4, 49, 169 + 225)
     tilings = set()
     for kib in (1, 200, 800, 3000, 10000):
         monkeypatch.setattr(chunked, 'TILE_BYTES', kib * 2**10)
+        tokens, tables = to_tokens(inputs, geometry), to_bias(inputs, geometry)
         attention = chunked.ChunkedAttention(
-            inputs['qkv'], (inputs['coarse_kv.0'],), bias, geometry, 1.0
+            FocalInputs(tokens, (21, 35), tables, geometry, 1.0), bias
         )
         count = torch.zeros(2, 4, *windows)
         tiles = [tile for _, _, tiles in attention.planes_and_tiles() for tile in tiles]
@@ -71,21 +72,24 @@ def test_large_map_and_odd_head_dim() -> None:
 
 @pytest.mark.parametrize('layout', ['channels first', 'cropped', 'expanded'])
 def test_strided_input(layout: str) -> None:
-    geometry, windows = CASES['detection']
+    geometry, windows, _ = CASES['detection']
     inputs = make_inputs(geometry, windows)
-    qkv = inputs['qkv']
+    tokens, bias = to_tokens(inputs, geometry), to_bias(inputs, geometry)
     strided = {
-        'channels first': lambda: qkv.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
-        'cropped': lambda: torch.nn.functional.pad(qkv, (1, 2, 3, 4))[:, :, 3:-4, 1:-2],
-        'expanded': lambda: qkv[:1].expand(2, -1, -1, -1),
+        'channels first': lambda: tokens.transpose(1, 2).contiguous().transpose(1, 2),
+        'cropped': lambda: torch.nn.functional.pad(tokens, (1, 2, 3, 4))[:, 3:-4, 1:-2],
+        'expanded': lambda: tokens[:1].expand(2, -1, -1),
     }[layout]()
     assert not strided.is_contiguous()
-    ours = call(inputs | {'qkv': strided}, geometry, 'chunked')
-    assert torch.equal(ours, call(inputs | {'qkv': strided.contiguous()}, geometry, 'chunked'))
+    outs = [
+        focal_attention(FocalInputs(qkv, (21, 35), bias, geometry, 1.0), 'chunked')
+        for qkv in (strided, strided.contiguous())
+    ]
+    assert torch.equal(*outs)
 
 
 def test_strided_gradient() -> None:
-    geometry, windows = CASES['detection']
+    geometry, windows, _shift = CASES['detection']
     grads = []
     for make in (torch.Tensor.contiguous, lambda x: x):
         inputs = {k: v.requires_grad_() for k, v in make_inputs(geometry, windows).items()}
@@ -98,10 +102,10 @@ def test_strided_gradient() -> None:
 @pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_modes_share_memory(mode: Callable) -> None:
     """Scratch memory made in any mode serves training afterwards."""
-    geometry, windows = CASES['detection']
+    geometry, windows, _shift = CASES['detection']
     inputs = make_inputs(geometry, windows)
     expected = call(inputs, geometry, 'reference')
-    cpu._memory.blocks.clear()
+    memory._memory.blocks.clear()
     with mode():
         out = call(inputs, geometry, 'chunked')
     assert not out.requires_grad
@@ -110,7 +114,7 @@ def test_modes_share_memory(mode: Callable) -> None:
 
 
 def test_outputs_survive_the_next_call() -> None:
-    geometry, windows = CASES['detection']
+    geometry, windows, _shift = CASES['detection']
     inputs = make_inputs(geometry, windows)
     first = call(inputs, geometry, 'chunked')
     kept = first.clone()
@@ -119,7 +123,7 @@ def test_outputs_survive_the_next_call() -> None:
 
 
 def test_only_some_inputs_need_gradients() -> None:
-    geometry, windows = CASES['detection']
+    geometry, windows, _shift = CASES['detection']
     truth = run(make_inputs(geometry, windows), geometry, 'chunked', torch.float64)
     for name in ('qkv', 'coarse_kv.0', 'neighbors', 'coarse.0'):
         inputs = make_inputs(geometry, windows)
@@ -133,7 +137,7 @@ def test_only_some_inputs_need_gradients() -> None:
 
 
 def test_saves_maps_only() -> None:
-    geometry, windows = CASES['detection']
+    geometry, windows, _shift = CASES['detection']
     inputs = {k: v.requires_grad_() for k, v in make_inputs(geometry, windows).items()}
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
@@ -150,12 +154,12 @@ def test_interleaved_calls_and_checkpointing() -> None:
     def twice(impl: str, recompute: bool) -> list[Tensor]:
         grads, total = [], 0
         for case in ('detection', 'shift'):
-            geometry, windows = CASES[case]
+            geometry, windows, shift = CASES[case]
             leaves = {k: v.requires_grad_() for k, v in make_inputs(geometry, windows).items()}
             grads.append(leaves)
 
-            def attend(qkv, leaves=leaves, geometry=geometry):
-                return call(leaves | {'qkv': qkv}, geometry, impl)
+            def attend(qkv, leaves=leaves, geometry=geometry, shift=shift):
+                return call(leaves | {'qkv': qkv}, geometry, impl, shift=shift)
 
             qkv = leaves['qkv'].sin()
             out = checkpoint(attend, qkv, use_reentrant=False) if recompute else attend(qkv)
@@ -175,9 +179,9 @@ def test_threads_do_not_share_memory() -> None:
 
     def work(index: int) -> dict[str, Tensor]:
         case, heads = jobs[index]
-        geometry, windows = CASES[case]
+        geometry, windows, shift = CASES[case]
         inputs = make_inputs(geometry, windows, heads=heads)
-        return run(inputs, geometry, 'chunked', torch.float64)
+        return run(inputs, geometry, 'chunked', torch.float64, shift=shift)
 
     threads = [
         threading.Thread(target=lambda i=i: results.update({i: work(i)})) for i in range(len(jobs))
@@ -193,19 +197,19 @@ def test_threads_do_not_share_memory() -> None:
 
 def test_scratch_memory_is_kept_and_grows() -> None:
     like = torch.empty(0)
-    small = cpu.scratch('test', (2, 3), like)
-    assert cpu.scratch('test', (3, 2), like).data_ptr() == small.data_ptr()
-    assert cpu.scratch('test', (2, 3), like.double()).dtype == torch.float64
-    assert cpu.scratch('another test', (2, 3), like).data_ptr() != small.data_ptr()
-    grown = cpu.scratch('test', (20, 3), like)
+    small = memory.scratch('test', (2, 3), like)
+    assert memory.scratch('test', (3, 2), like).data_ptr() == small.data_ptr()
+    assert memory.scratch('test', (2, 3), like.double()).dtype == torch.float64
+    assert memory.scratch('another test', (2, 3), like).data_ptr() != small.data_ptr()
+    grown = memory.scratch('test', (20, 3), like)
     assert grown.shape == (20, 3)
-    assert cpu.scratch('test', (20, 3), like).data_ptr() == grown.data_ptr()
-    assert cpu.scratch('test', (2, 3), like).data_ptr() == grown.data_ptr()
+    assert memory.scratch('test', (20, 3), like).data_ptr() == grown.data_ptr()
+    assert memory.scratch('test', (2, 3), like).data_ptr() == grown.data_ptr()
 
 
 def test_bfloat16_autocast() -> None:
     """Inputs and output in bf16, arithmetic in fp32: exact up to rounding the output."""
-    geometry, windows = CASES['detection']
+    geometry, windows, _shift = CASES['detection']
     inputs = {k: v.float() for k, v in make_inputs(geometry, windows).items()}
     inputs |= {k: v.bfloat16() for k, v in inputs.items() if 'kv' in k}
     leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
@@ -225,7 +229,7 @@ def test_bfloat16_autocast() -> None:
 
 
 def test_second_derivative_is_refused() -> None:
-    geometry, windows = CASES['window only']
+    geometry, windows, _shift = CASES['window only']
     inputs = {k: v.requires_grad_() for k, v in make_inputs(geometry, windows).items()}
     out = call(inputs, geometry, 'chunked').sum()
     with pytest.raises(RuntimeError, match=r"no second derivative .* choose attn_impl='sdpa'"):
@@ -268,17 +272,17 @@ def with_dropout(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) 
 @pytest.mark.parametrize(
     ('situation', 'reason'),
     [
-        (under_fake_tensors, 'plain tensors only, not FakeTensor'),
-        (under_torch_func, 'no function transforms'),
-        (under_tracing, 'cannot be compiled, exported or traced'),
-        (on_meta, 'CPUs only, not on meta'),
-        (under_a_flop_counter, 'hides its steps from dispatch modes'),
-        (with_dropout, 'drops no attention weights'),
+        (under_fake_tensors, r'tensor subclasses \(FakeTensor\) are not supported'),
+        (under_torch_func, 'torch.func and forward-mode differentiation are not supported'),
+        (under_tracing, 'compiling, exporting and tracing are not supported'),
+        (on_meta, 'device meta is not supported, only cpu'),
+        (under_a_flop_counter, 'dispatch modes, such as FLOP counters, are not supported'),
+        (with_dropout, 'attention dropout is not supported'),
     ],
 )
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
-def test_refusals(situation: Callable, reason: str) -> None:
-    geometry, windows = CASES['window only']
+def test_unsupported(situation: Callable, reason: str) -> None:
+    geometry, windows, _shift = CASES['window only']
     inputs = make_inputs(geometry, windows)
     with pytest.raises(ValueError, match=f"'chunked' cannot run here: .*{reason}"):
         situation(inputs, geometry, 'chunked')
@@ -290,8 +294,8 @@ def test_constants_of_modes_are_not_shared(
     order: tuple[Callable, Callable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither with ordinary calls, nor theirs with a mode."""
-    monkeypatch.setattr(geometry_module, '_INDEX_CACHE', {})
-    geometry, windows = CASES['detection']
+    monkeypatch.setattr(bias_module, '_INDICES', {})
+    geometry, windows, _shift = CASES['detection']
     inputs = make_inputs(geometry, windows)
     for run_once in order:
         run_once(inputs, geometry, 'sdpa')
@@ -299,16 +303,16 @@ def test_constants_of_modes_are_not_shared(
 
 def test_default_device() -> None:
     """What calls make goes where their tensors are."""
-    geometry, windows = CASES['shift']
+    geometry, windows, shift = CASES['shift']
     inputs = make_inputs(geometry, windows)
-    truth = call(inputs, geometry, 'reference')
+    truth = call(inputs, geometry, 'reference', shift=shift)
     with torch.device('meta'):
-        out = call(inputs, geometry, 'chunked')
+        out = call(inputs, geometry, 'chunked', shift=shift)
     torch.testing.assert_close(out, truth)
 
 
 def test_every_reason_is_listed() -> None:
-    geometry, windows = CASES['window only']
+    geometry, windows, _shift = CASES['window only']
     inputs = {k: v.to('meta') for k, v in make_inputs(geometry, windows).items()}
-    with pytest.raises(ValueError, match='not on meta; it drops no attention weights'):
+    with pytest.raises(ValueError, match='only cpu; attention dropout is not supported'):
         call(inputs, geometry, 'chunked', dropout_p=0.5)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every back end against the reference, and the reference against loops over single keys."""
+"""Every backend against the reference, and the reference against loops over single keys."""
 
 import math
 import subprocess
@@ -11,27 +11,36 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfocal.ops.focal_attention import IMPLS, FocalBias, FocalGeometry, api, focal_attention
-from mmfocal.ops.focal_attention.geometry import MASKED, coarse_bias, merged_bias, own_bias
+from mmfocal.ops.focal_attention import (
+    IMPLS,
+    FocalBias,
+    FocalGeometry,
+    FocalInputs,
+    api,
+    focal_attention,
+)
+from mmfocal.ops.focal_attention.bias import bias_tables, combined_bias
+from mmfocal.ops.focal_attention.geometry import MASKED
+from mmfocal.ops.focal_attention.impl.reference import relative_bias
 
-# Back ends for CPUs; test_triton tests the one for GPUs.
+# Backends for CPUs; test_triton tests the one for GPUs.
 CPU_IMPLS = [impl for impl in IMPLS if impl not in ('auto', 'triton')]
 FAST_IMPLS = [impl for impl in CPU_IMPLS if impl != 'reference']
 
-# window, expand, focal window, level, shift; windows down and across
+# Window, expand, focal window, level; windows down and across; shift
 CASES = {
-    'detection': (FocalGeometry(7, 3, 15, 2), (3, 5)),
-    'one window': (FocalGeometry(7, 3, 7, 2), (1, 1)),
-    'window only': (FocalGeometry(7), (2, 3)),
-    'local only': (FocalGeometry(7, 3), (2, 1)),
-    'global only': (FocalGeometry(7, 0, 5, 2), (2, 3)),
-    'shift': (FocalGeometry(7, 3, 7, 2, shift_size=3), (2, 3)),
-    'shift, window only': (FocalGeometry(4, shift_size=2), (3, 2)),
-    'expand over half a window': (FocalGeometry(5, 4, 3, 2), (2, 3)),
-    'expand a whole window': (FocalGeometry(4, 4, 3, 2), (1, 3)),
-    'three levels, even window': (FocalGeometry(6, 2, 3, 3), (3, 2)),
-    'four levels': (FocalGeometry(7, 1, 5, 4, shift_size=3), (2, 2)),
-    'single token windows': (FocalGeometry(1, 1, 3, 2), (3, 4)),
+    'detection': (FocalGeometry(7, 3, 15, 2), (3, 5), 0),
+    'one window': (FocalGeometry(7, 3, 7, 2), (1, 1), 0),
+    'window only': (FocalGeometry(7), (2, 3), 0),
+    'local only': (FocalGeometry(7, 3), (2, 1), 0),
+    'global only': (FocalGeometry(7, 0, 5, 2), (2, 3), 0),
+    'shift': (FocalGeometry(7, 3, 7, 2), (2, 3), 3),
+    'shift, window only': (FocalGeometry(4), (3, 2), 2),
+    'expand over half a window': (FocalGeometry(5, 4, 3, 2), (2, 3), 0),
+    'expand a whole window': (FocalGeometry(4, 4, 3, 2), (1, 3), 0),
+    'three levels, even window': (FocalGeometry(6, 2, 3, 3), (3, 2), 0),
+    'four levels': (FocalGeometry(7, 1, 5, 4), (2, 2), 3),
+    'single token windows': (FocalGeometry(1, 1, 3, 2), (3, 4), 0),
 }
 
 
@@ -51,19 +60,29 @@ def make_inputs(geometry: FocalGeometry, windows: tuple[int, int], heads: int = 
         inputs['neighbors'] = randn(1, heads, w * w, geometry.num_neighbors)
     for level in geometry.coarse_levels:
         inputs[f'coarse_kv.{level}'] = randn(2, nh * 2**level, nw * 2**level, 2 * heads * dim)
-        side = w + geometry.region_size(level) - 1
+        side = w + geometry.regions[1 + level].size - 1
         inputs[f'coarse.{level}'] = randn(heads, side**2)
     return inputs
 
 
+def to_tokens(inputs: dict[str, Tensor], geometry: FocalGeometry) -> Tensor:
+    """Queries, keys and values of all maps; coarse queries, which are not used, are NaN."""
+    maps = [inputs['qkv']]
+    for level in geometry.coarse_levels:
+        kv = inputs[f'coarse_kv.{level}']
+        maps.append(torch.nn.functional.pad(kv, (kv.shape[-1] // 2, 0), value=math.nan))
+    return torch.cat([x.flatten(1, 2) for x in maps], dim=1)
+
+
+def to_bias(inputs: dict[str, Tensor], geometry: FocalGeometry) -> FocalBias:
+    coarse = tuple(inputs[f'coarse.{level}'] for level in geometry.coarse_levels)
+    return FocalBias(inputs['own'], inputs.get('neighbors'), coarse)
+
+
 def call(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str, **kwargs) -> Tensor:
-    levels = geometry.coarse_levels
-    bias = FocalBias(
-        inputs['own'], inputs.get('neighbors'), tuple(inputs[f'coarse.{k}'] for k in levels)
-    )
-    coarse_kv = tuple(inputs[f'coarse_kv.{k}'] for k in levels)
-    kwargs = {'scale': 0.4, **kwargs}
-    return focal_attention(inputs['qkv'], coarse_kv, bias, geometry, impl=impl, **kwargs)
+    tokens, map_size = to_tokens(inputs, geometry), tuple(inputs['qkv'].shape[1:3])
+    bias, kwargs = to_bias(inputs, geometry), {'scale': 0.4, **kwargs}
+    return focal_attention(FocalInputs(tokens, map_size, bias, geometry, **kwargs), impl)
 
 
 def run(
@@ -72,22 +91,23 @@ def run(
     impl: str,
     dtype: torch.dtype,
     device: str = 'cpu',
+    **kwargs,
 ) -> dict[str, Tensor]:
     """Output and the gradient of every input, by name."""
     leaves = {k: v.to(device, dtype, copy=True).requires_grad_() for k, v in inputs.items()}
-    out = call(leaves, geometry, impl)
+    out = call(leaves, geometry, impl, **kwargs)
     seed = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     out.backward(seed.to(out))
     return {'out': out.detach(), **{f'd_{k}': v.grad for k, v in leaves.items()}}
 
 
 def check_rounds_as_well_as_reference(case: str, impl: str, device: str = 'cpu') -> None:
-    """In fp32 a back end may err twice as much as the reference does, and four roundings."""
-    geometry, windows = CASES[case]
+    """In fp32 a backend may err twice as much as the reference does, and four roundings."""
+    geometry, windows, shift = CASES[case]
     inputs = make_inputs(geometry, windows)
-    truth = run(inputs, geometry, 'reference', torch.float64, device)
-    plain = run(inputs, geometry, 'reference', torch.float32, device)
-    ours = run(inputs, geometry, impl, torch.float32, device)
+    truth = run(inputs, geometry, 'reference', torch.float64, device, shift=shift)
+    plain = run(inputs, geometry, 'reference', torch.float32, device, shift=shift)
+    ours = run(inputs, geometry, impl, torch.float32, device, shift=shift)
     for name, value in truth.items():
         rounding = torch.finfo(torch.float32).eps * value.abs().max()
         bound = 2 * (plain[name] - value).abs().max() + 4 * rounding
@@ -98,10 +118,10 @@ def check_rounds_as_well_as_reference(case: str, impl: str, device: str = 'cpu')
 @pytest.mark.parametrize('impl', FAST_IMPLS)
 @pytest.mark.parametrize('case', CASES)
 def test_equals_reference_fp64(case: str, impl: str) -> None:
-    geometry, windows = CASES[case]
+    geometry, windows, shift = CASES[case]
     inputs = make_inputs(geometry, windows)
-    truth = run(inputs, geometry, 'reference', torch.float64)
-    ours = run(inputs, geometry, impl, torch.float64)
+    truth = run(inputs, geometry, 'reference', torch.float64, shift=shift)
+    ours = run(inputs, geometry, impl, torch.float64, shift=shift)
     # Worst-case rounding of a sum of n terms is n eps; the longest sums are over all positions.
     terms = inputs['qkv'][..., 0].numel() * geometry.window_size**2
     for name, value in truth.items():
@@ -191,7 +211,8 @@ def test_duplicates_and_holes(w: int, e: int) -> None:
 def test_bias_tables_by_index_arithmetic() -> None:
     w, side = 3, 4
     own, coarse = torch.randn((2 * w - 1) ** 2, 2), torch.randn(2, (w + side - 1) ** 2)
-    own_full, coarse_full = own_bias(own, w), coarse_bias(coarse, w, side)
+    own_full = relative_bias(own.t(), w, w)
+    coarse_full = relative_bias(coarse, w, side)
     for qr, qc in product(range(w), repeat=2):
         for kr, kc in product(range(w), repeat=2):
             index = (qr - kr + w - 1) * (2 * w - 1) + qc - kc + w - 1
@@ -201,18 +222,18 @@ def test_bias_tables_by_index_arithmetic() -> None:
             assert torch.equal(coarse_full[:, qr * w + qc, kr * side + kc], coarse[:, index])
 
 
-def test_merged_bias_of_duplicates_is_logaddexp() -> None:
+def test_combined_bias_of_duplicates_is_logaddexp() -> None:
     geometry = FocalGeometry(7, 3)
     own, neighbors = torch.randn(169, 1), torch.randn(1, 1, 49, 132)
-    merged = merged_bias(FocalBias(own, neighbors), geometry)
-    total = own_bias(own, 7).exp().sum(-1) + neighbors[0].exp().sum(-1)
-    torch.testing.assert_close(merged.exp().sum(-1), total)
+    combined = combined_bias(FocalBias(own, neighbors), geometry)
+    total = relative_bias(own.t(), 7, 7).exp().sum(-1) + neighbors[0].exp().sum(-1)
+    torch.testing.assert_close(combined.exp().sum(-1), total)
 
 
 @pytest.mark.parametrize('impl', CPU_IMPLS)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_bias_and_softmax_stay_fp32_in_half_precision(impl: str, dtype: torch.dtype) -> None:
-    geometry, windows = CASES['detection']
+    geometry, windows, _shift = CASES['detection']
     inputs = {k: v.float() for k, v in make_inputs(geometry, windows).items()}
     # Differences between biases vanish in half precision once the biases are this large.
     tables = [k for k in inputs if k == 'own' or k == 'neighbors' or k.startswith('coarse.')]
@@ -230,7 +251,7 @@ def test_bias_and_softmax_stay_fp32_in_half_precision(impl: str, dtype: torch.dt
 
 @pytest.mark.parametrize('impl', CPU_IMPLS)
 def test_empty_batch(impl: str) -> None:
-    geometry, windows = CASES['detection']
+    geometry, windows, _shift = CASES['detection']
     inputs = make_inputs(geometry, windows)
     empty = {k: v[:0] if 'kv' in k else v for k, v in inputs.items()}
     assert call(empty, geometry, impl).shape == (0, 21, 35, 10)
@@ -238,7 +259,7 @@ def test_empty_batch(impl: str) -> None:
 
 @pytest.mark.parametrize('impl', ['reference', 'sdpa'])
 def test_attention_dropout(impl: str) -> None:
-    geometry, windows = CASES['local only']
+    geometry, windows, _shift = CASES['local only']
     inputs = make_inputs(geometry, windows)
     assert torch.equal(
         call(inputs, geometry, impl, dropout_p=0.0), call(inputs, geometry, impl, dropout_p=0.0)
@@ -261,7 +282,7 @@ def test_constants_made_in_inference_mode_serve_training() -> None:
 
 
 def test_environment_overrides_auto_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    geometry, windows = CASES['window only']
+    geometry, windows, _shift = CASES['window only']
     inputs = make_inputs(geometry, windows)
     monkeypatch.setenv('MMFOCAL_ATTN_IMPL', 'no-such')
     with pytest.raises(ValueError, match=r"MMFOCAL_ATTN_IMPL must be one of auto.*'no-such'"):
@@ -272,24 +293,28 @@ def test_environment_overrides_auto_only(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_explicit_choice_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    geometry, windows = CASES['window only']
+    geometry, windows, _shift = CASES['window only']
     inputs = make_inputs(geometry, windows)
-    picky = api.Backend(api.BACKENDS['sdpa'].forward, lambda *_: ['too cold', 'too late'])
+    picky = api.BACKENDS['sdpa']._replace(unsupported_reasons=lambda _: ['too cold', 'too late'])
     monkeypatch.setitem(api.BACKENDS, 'sdpa', picky)
-    monkeypatch.setattr(api, 'AUTO_ORDER', ('sdpa', 'reference'))
+    monkeypatch.setattr(api, 'auto_order', lambda device_type: ('sdpa', 'reference'))
     with pytest.raises(ValueError, match="'sdpa' cannot run here: too cold; too late"):
         call(inputs, geometry, 'sdpa')
     assert torch.equal(call(inputs, geometry, 'auto'), call(inputs, geometry, 'reference'))
 
 
 def test_auto_logs_its_choice_once(caplog: pytest.LogCaptureFixture) -> None:
-    geometry, windows = CASES['window only']
+    geometry, windows, _shift = CASES['window only']
     inputs = make_inputs(geometry, windows)
     api.log_choice.cache_clear()
     with caplog.at_level('INFO', logger='mmfocal'):
         call(inputs, geometry, 'auto')
         call(inputs, geometry, 'auto')
-    assert [r.getMessage() for r in caplog.records] == ["focal attention on cpu: using 'chunked'"]
+    assert [r.getMessage() for r in caplog.records] == ["focal attention on cpu uses 'chunked'"]
+    with caplog.at_level('INFO', logger='mmfocal'):
+        call(inputs, geometry, 'auto', dropout_p=0.5)
+    expected = "focal attention on cpu uses 'sdpa' ('chunked': attention dropout is not supported)"
+    assert caplog.messages[1:] == [expected]
 
 
 @pytest.mark.parametrize(
@@ -300,7 +325,6 @@ def test_auto_logs_its_choice_once(caplog: pytest.LogCaptureFixture) -> None:
         (dict(window_size=7, focal_window=4), 'focal_window must be odd and positive, got 4'),
         (dict(window_size=7, focal_level=5), 'focal_level must be .* 7, got 5'),
         (dict(window_size=7, focal_level=0), 'focal_level must be at least 1'),
-        (dict(window_size=7, shift_size=7), 'shift_size must lie between'),
     ],
 )
 def test_bad_geometry(settings: dict, message: str) -> None:
@@ -313,35 +337,44 @@ def test_bad_geometry(settings: dict, message: str) -> None:
     [
         (dict(qkv=torch.zeros(2, 20, 35, 30)), 'multiples of the window 7, got 20x35'),
         (dict(qkv=torch.zeros(2, 0, 35, 30)), 'multiples of the window 7, got 0x35'),
-        (dict(qkv=torch.zeros(2, 21, 35, 31)), '31 channels, not a multiple of 3 x 2 heads'),
+        (dict(own=torch.zeros(169, 4)), '30 channels, not a multiple of 3 x 4 heads'),
         (dict(own=torch.zeros(168, 2)), r'bias.own must have shape \(169, 2\), got \(168, 2\)'),
         (dict(neighbors=torch.zeros(1, 2, 49, 120)), 'bias.neighbors must have shape'),
         (dict(neighbors=None), 'bias.neighbors must be given exactly if expand_size > 0'),
         ({'coarse.0': torch.zeros(2, 169)}, r'bias.coarse\[0\] must have shape \(2, 441\)'),
-        ({'coarse_kv.0': torch.zeros(2, 3, 5, 30)}, r'coarse_kv\[0\] must have shape'),
+        ({'coarse_kv.0': torch.zeros(2, 3, 4, 20)}, r'qkv must have shape \(2, 750, 30\)'),
     ],
 )
 def test_bad_shapes(change: dict, message: str) -> None:
-    geometry, windows = CASES['detection']
+    geometry, windows, _shift = CASES['detection']
     with pytest.raises(ValueError, match=message):
         call(make_inputs(geometry, windows) | change, geometry, 'auto')
 
 
-def test_missing_coarse_map() -> None:
-    geometry, windows = CASES['detection']
+def test_missing_coarse_table() -> None:
+    geometry, windows, _ = CASES['detection']
     inputs = make_inputs(geometry, windows)
-    bias = FocalBias(inputs['own'], inputs['neighbors'], (inputs['coarse.0'],))
-    with pytest.raises(ValueError, match='needs 1 coarse maps and tables, got 0 and 1'):
-        focal_attention(inputs['qkv'], (), bias, geometry, scale=1.0)
+    bias = FocalBias(inputs['own'], inputs['neighbors'])
+    call = FocalInputs(to_tokens(inputs, geometry), (21, 35), bias, geometry, scale=1.0)
+    with pytest.raises(ValueError, match='focal_level 2 needs 1 coarse tables, got 0'):
+        focal_attention(call)
 
 
-def test_composition_of_another_geometry() -> None:
-    geometry, windows = CASES['detection']
-    inputs = make_inputs(geometry, windows)
-    merged = inputs['qkv'].new_zeros(2, 49, geometry.num_keys - 1)
-    bias = FocalBias(inputs['own'], inputs['neighbors'], (inputs['coarse.0'],), merged)
-    with pytest.raises(ValueError, match=r'bias.merged must have shape \(2, 49, \d+\)'):
-        focal_attention(inputs['qkv'], (inputs['coarse_kv.0'],), bias, geometry, scale=1.0)
+def test_bad_shift() -> None:
+    geometry, windows, _ = CASES['window only']
+    with pytest.raises(ValueError, match='shift must lie between 0 and window_size - 1, got 7'):
+        call(make_inputs(geometry, windows), geometry, 'auto', shift=7)
+
+
+@pytest.mark.parametrize('heads', [1, 2])
+def test_gradients_of_tables_have_their_strides(heads: int) -> None:
+    """Or distributed training warns, and copies them."""
+    geometry, windows, _ = CASES['detection']
+    tables = make_inputs(geometry, windows, heads=heads)
+    bias = to_bias({k: v.requires_grad_() for k, v in tables.items()}, geometry)
+    combined_bias(bias, geometry).sum().backward()
+    for table in bias_tables(bias):
+        assert table.grad.stride() == table.stride()
 
 
 def test_needs_torch_only() -> None:
@@ -353,9 +386,10 @@ def test_needs_torch_only() -> None:
         'import importlib.util, pathlib, types, torch\n'
         "package = types.ModuleType('mmfocal'); package.__path__ = [sys.argv[1]]\n"
         "sys.modules['mmfocal'] = package\n"  # not its __init__, which brings the backbone
-        'from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, focal_attention\n'
-        'out = focal_attention(torch.ones(1, 4, 4, 6), (), FocalBias(torch.zeros(9, 1)),\n'
-        '                      FocalGeometry(2), scale=1.0)\n'
+        'from mmfocal.ops.focal_attention import *\n'
+        'bias = FocalBias(torch.zeros(9, 1))\n'
+        'inputs = FocalInputs(torch.ones(1, 16, 6), (4, 4), bias, FocalGeometry(2), scale=1.0)\n'
+        'out = focal_attention(inputs)\n'
         'print(tuple(out.shape))'
     )
     package = api.__file__.rsplit('/ops/', 1)[0]

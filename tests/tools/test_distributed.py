@@ -118,6 +118,23 @@ def test_arguments_and_variables_reach_torch(repo_root, printer):
     assert words[-5:] == ['a config.py', '--launcher', 'pytorch', '--cfg-options', 'key=two words']
 
 
+@pytest.mark.parametrize(
+    ('variables', 'expected'),
+    [({}, '1000'), ({'GOMP_SPINCOUNT': '7'}, '7'), ({'OMP_WAIT_POLICY': 'active'}, 'unset')],
+)
+def test_threads_spin_briefly_unless_the_user_says_otherwise(
+    repo_root: Path, tmp_path: Path, variables: dict[str, str], expected: str
+) -> None:
+    program = tmp_path / 'python'
+    program.write_text('#!/bin/sh\necho "${GOMP_SPINCOUNT-unset}"\n')
+    program.chmod(0o755)
+    env = {n: v for n, v in os.environ.items() if n not in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')}
+    command = ['bash', str(repo_root / 'tools' / 'dist_train.sh'), 'config.py', '1']
+    env |= {'PYTHON': str(program), 'PORT': '1234', **variables}
+    done = subprocess.run(command, env=env, text=True, capture_output=True, check=True)
+    assert done.stdout == f'{expected}\n'
+
+
 @pytest.mark.parametrize('tool', ['train', 'test'])
 def test_slurm_starts_srun(repo_root, printer, tool):
     script = repo_root / 'tools' / f'slurm_{tool}.sh'

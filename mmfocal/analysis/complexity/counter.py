@@ -2,11 +2,12 @@
 """Count multiply-accumulates (MACs) by module and kind (see ``conventions``) on the meta device.
 
 PyTorch's FLOP counter sees every operator. These modules are counted from their geometry instead
-of from what they run, and return empty tensors: focal attention, because its back ends merge keys
+of from what they run, and return empty tensors: focal attention, because its backends merge keys
 differently; window attention, and pooling to coarse tokens, to tell them from other products;
 deformable convolutions and RoI pooling, which do not run on the meta device.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,15 +31,17 @@ OutputAndMacs = tuple[Tensor, dict[str, int]]
 
 
 def _focal_attention(
-    module: nn.Module, x: Tensor, coarse: Sequence[Tensor], geometry: FocalGeometry
+    module: nn.Module, x: Tensor, map_size: tuple[int, int], shift: int = 0
 ) -> OutputAndMacs:
-    tokens, dim = x.shape[:-1].numel(), x.shape[-1]
-    cells = sum(level.shape[:-1].numel() for level in coarse)
+    geometry: FocalGeometry = module.geometry
+    batch, _, dim = x.shape
+    tokens = batch * math.prod(map_size)
+    cells = x.shape[:-1].numel() - tokens
     own = geometry.window_size**2
     gathered = own + geometry.num_neighbors
     distinct = sum(key < gathered for key in geometry.square_sources[0])
-    region = sum(geometry.region_size(level) ** 2 for level in geometry.coarse_levels)
-    return torch.empty_like(x), dict(
+    region = sum(region.size**2 for region in geometry.regions[1:])
+    return x.new_empty(batch, *map_size, dim), dict(
         linear=tokens * 4 * dim**2,
         coarse_kv=cells * 2 * dim**2,
         coarse_q=cells * dim**2,

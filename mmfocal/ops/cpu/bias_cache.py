@@ -1,58 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Composed bias tables, kept from call to call while nobody trains them."""
+"""Combined bias of layers, kept from call to call while nobody trains them."""
 
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmfocal.ops import cpu
-
-from .geometry import FocalBias, FocalGeometry, compute_dtype, merged_bias
-
-
-class _Composition(NamedTuple):
-    """What was composed, and copies of the tables it was composed of."""
-
-    tables: FocalBias
-    merged: Tensor
+from mmfocal.ops.focal_attention.bias import FocalBias, bias_tables, combined_bias, map_tables
+from mmfocal.ops.focal_attention.geometry import FocalGeometry, compute_dtype
 
 
-def _is_equal(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a, b)
+class _Combination(NamedTuple):
+    """Combined bias, and copies of the tables it was made of."""
+
+    bias: FocalBias
+    combined: Tensor
 
 
-class BiasCache:
-    """The composition of one layer's tables, on CPUs where autograd does not follow it.
+_KEPT: 'WeakKeyDictionary[nn.Module, _Combination]' = WeakKeyDictionary()
 
-    The tables' values are compared in every call, which takes a fiftieth of composing them:
-    PyTorch counts neither what fused optimizers write nor what is written to ``table.data``. A GPU
-    would have to be waited for. Copies and pickles are empty.
+
+def _is_equal(a: FocalBias, b: FocalBias) -> bool:
+    pairs = zip(bias_tables(a), bias_tables(b))
+    return all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
+
+
+def _combine(bias: FocalBias, geometry: FocalGeometry) -> _Combination:
+    """Of copies, since another thread may write to the tables meanwhile."""
+    with torch.inference_mode(False), torch.no_grad():  # training must be able to save it
+        bias = map_tables(torch.clone, bias)
+        dtype = compute_dtype(bias.own.dtype)
+        combined = combined_bias(map_tables(lambda table: table.to(dtype), bias), geometry)
+    return _Combination(bias, combined)
+
+
+def kept_bias(layer: nn.Module, bias: FocalBias, geometry: FocalGeometry) -> Tensor:
+    """Combined bias ``(h, w*w, K)`` of a layer on a CPU, without gradient.
+
+    The tables' values are compared in every call, which takes a fiftieth of combining them:
+    PyTorch counts neither what fused optimizers write nor what is written to ``table.data``.
+    Copies and pickles of a layer start without.
+
+    Args:
+        layer: Whose bias is kept, as long as it lives; always of one geometry.
+        bias: Its tables.
+        geometry: The key set of a window.
     """
-
-    def __init__(self) -> None:
-        self._kept: _Composition | None = None
-
-    def __reduce__(self) -> tuple:
-        return BiasCache, ()
-
-    def __call__(self, bias: FocalBias, geometry: FocalGeometry) -> FocalBias:
-        """The tables with their composition, or without where it cannot be kept.
-
-        All calls must be of one geometry, but for its shift.
-        """
-        tables = bias.tables
-        if cpu.records_gradients(tables) or cpu.refusals(tables):
-            return bias
-        kept = self._kept  # once: another thread may replace it
-        if kept is None or not all(map(_is_equal, kept.tables.tables, tables)):
-            kept = self._kept = self._compose(bias, geometry)
-        return bias._replace(merged=kept.merged)
-
-    @staticmethod
-    def _compose(bias: FocalBias, geometry: FocalGeometry) -> _Composition:
-        """Of copies, since another thread may write to the tables meanwhile."""
-        with torch.inference_mode(False), torch.no_grad():  # training must be able to save it
-            tables = bias.map(torch.clone)
-            merged = merged_bias(tables.to(compute_dtype(bias.own.dtype)), geometry)
-        return _Composition(tables, merged)
+    kept = _KEPT.get(layer)  # once: another thread may replace it
+    if kept is None or not _is_equal(kept.bias, bias):
+        kept = _KEPT[layer] = _combine(bias, geometry)
+    return kept.combined

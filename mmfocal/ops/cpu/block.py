@@ -1,142 +1,156 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A focal block for inference on CPUs: every layer a few tokens or heads at a time.
+"""Focal blocks on CPUs: whole for training, a few tokens or heads at a time for inference.
 
-Queries, keys and values exist for as many heads as fit ``QKV_BYTES``, hidden layers for a chunk of
-tokens. What has the size of the map is scratch memory or the result, but for copies of maps that
-are rolled or cropped.
+In inference queries, keys and values exist for as many heads as fit ``QKV_BYTES``, hidden layers
+for a chunk of tokens. What has the size of the map is scratch memory or the result, but for copies
+of maps that are rolled or cropped.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import cpu
-from .chunked_mlp import MlpParameters, mlp, token_chunks
-from .focal_attention.geometry import FocalBias, FocalGeometry, compute_dtype, merged_bias
-from .focal_attention.impl.chunked import ChunkedAttention
+from mmfocal.ops.block import (
+    Affine,
+    BlockParameters,
+    Steps,
+    padded_size,
+    plain_norm_mlp,
+    run_block,
+)
+from mmfocal.ops.focal_attention import FocalInputs
+from mmfocal.ops.focal_attention.geometry import split_maps
+from mmfocal.ops.focal_attention.impl.chunked import ChunkedAttention
+
+from . import memory
 from .linear import linear
+from .mlp import MlpParameters, mlp, norm_mlp, pays, token_chunks
+from .tokens import fill_tokens, pool_tokens
 
 # Queries, keys and values that exist at a time: those of one head, if a map is large.
 QKV_BYTES = 32 * 2**20
 
 
-class Projection(NamedTuple):
-    """A linear layer: ``(N, K)`` and ``(N)`` or None."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def select(self, num_heads: int, parts: slice, heads: slice) -> 'Projection':
-        """Of one that makes queries, keys and values, the rows of some of these and some heads."""
-        return Projection(
-            *(
-                None
-                if p is None
-                else p.unflatten(0, (3, num_heads, -1))[parts, heads].flatten(0, 2)
-                for p in self
-            )
-        )
+def _mlp_parameters(p: BlockParameters) -> MlpParameters:
+    return MlpParameters(*p.norm2, *p.fc1, *p.fc2)
 
 
-def padded_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, window_size: int) -> Tensor:
-    """LayerNorm of ``(B, H, W, C)``, padded with zeros to window multiples; scratch memory."""
+def _norm_mlp(x: Tensor, p: BlockParameters, linear) -> Tensor:
+    """By chunks of tokens where that pays."""
+    parameters = _mlp_parameters(p)
+    if pays(x, parameters):
+        return norm_mlp(x, parameters, p.eps2)
+    return plain_norm_mlp(x, p, linear)
+
+
+_STEPS = Steps(pool_tokens, linear, _norm_mlp)
+
+
+def train_block(x: Tensor, p: BlockParameters, shift: int) -> Tensor:
+    """``(B, H, W, C)`` -> ``(B, H, W, C)``, differentiable."""
+    return run_block(x, p, shift, _STEPS)
+
+
+def _norm_and_pool(x: Tensor, p: BlockParameters, shift: int) -> Tensor:
+    """Tokens ``(B, T, C)`` of the normalized, padded and rolled map; scratch memory."""
     batch, height, width, dim = x.shape
-    size = [math.ceil(n / window_size) * window_size for n in (height, width)]
-    normed = cpu.scratch('normed map', (batch, *size, dim), x)
-    normed[:, height:] = 0
-    normed[:, :height, width:] = 0
+    map_size = padded_size(x, p.geometry.window_size)
+    tokens = memory.scratch('tokens', (batch, p.geometry.num_tokens(*map_size), dim), x)
+    fine = split_maps(tokens, [map_size])[0]
+    fine[:, height:] = 0
+    fine[:, :height, width:] = 0
     for image, row in product(range(batch), token_chunks(x[0], width * dim)):
-        normed[image, row, :width] = F.layer_norm(x[image, row], (dim,), weight, bias, eps)
-    return normed
+        fine[image, row, :width] = F.layer_norm(x[image, row], (dim,), *p.norm1, p.eps1)
+    if shift:
+        fine.copy_(torch.roll(fine, (-shift, -shift), (1, 2)))
+    weights, biases = [pool.weight for pool in p.pool], [pool.bias for pool in p.pool]
+    fill_tokens(tokens, fine, weights, biases, p.geometry)
+    return tokens
 
 
-def _project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear layer of ``(..., K)``; scratch memory."""
-    out = cpu.scratch('queries, keys and values', (*x.shape[:-1], len(weight)), x)
-    tokens, projected = x.flatten(0, -2), out.flatten(0, -2)
-    for chunk in token_chunks(tokens, len(weight)):
-        projected[chunk] = linear(tokens[chunk], weight, bias)
+def _select_heads(qkv: Affine, num_heads: int, heads: slice) -> Affine:
+    """Of a layer that makes queries, keys and values, the rows of some heads."""
+    rows = [
+        None if x is None else x.unflatten(0, (3, num_heads, -1))[:, heads].flatten(0, 2)
+        for x in qkv
+    ]
+    return Affine(*rows)
+
+
+def _project(tokens: Tensor, layer: Affine) -> Tensor:
+    """A linear layer of ``(B, T, C)``; scratch memory."""
+    shape = (*tokens.shape[:-1], len(layer.weight))
+    out = memory.scratch('queries, keys and values', shape, tokens)
+    tokens, projected = tokens.flatten(0, -2), out.flatten(0, -2)
+    for chunk in token_chunks(tokens, len(layer.weight)):
+        projected[chunk] = linear(tokens[chunk], *layer)
     return out
 
 
-def _images_and_heads(x: Tensor, num_heads: int) -> Iterator[tuple[slice, slice]]:
+def _images_and_heads(tokens: Tensor, num_heads: int) -> Iterator[tuple[slice, slice]]:
     """Images and heads that are attended at a time."""
-    image_bytes = 3 * x[0].numel() * x.element_size()
+    image_bytes = 3 * tokens[0].numel() * tokens.element_size()
     yield from product(
-        cpu.spans(len(x), QKV_BYTES // image_bytes),
-        cpu.spans(num_heads, QKV_BYTES * num_heads // image_bytes),
+        memory.spans(len(tokens), QKV_BYTES // image_bytes),
+        memory.spans(num_heads, QKV_BYTES * num_heads // image_bytes),
     )
 
 
-def attend(
-    x: Tensor,
-    coarse: Sequence[Tensor],
-    qkv: Projection,
-    bias: FocalBias,
-    geometry: FocalGeometry,
-    scale: float,
+def _attend(
+    tokens: Tensor,
+    map_size: tuple[int, int],
+    p: BlockParameters,
+    combined_bias: Tensor,
+    shift: int,
 ) -> Tensor:
-    """Focal attention of the projections of a map.
-
-    Args:
-        x: ``(B, H, W, C)``, normalised; H and W are multiples of the window.
-        coarse: Pooled maps of x, one per coarse level.
-        qkv: Makes queries, keys and values.
-        bias: Relative position bias tables.
-        geometry: The key set.
-        scale: Factor on the query-key products.
-
-    Returns:
-        ``(B, H, W, C)``, heads merged; scratch memory.
-    """
-    merged = merged_bias(bias.to(compute_dtype(x.dtype)), geometry)
-    num_heads = len(merged)
-    out = cpu.scratch('attended map', x.shape, x)
+    """Focal attention of the projections of tokens: ``(B, H, W, C)``; scratch memory."""
+    batch, _, dim = tokens.shape
+    num_heads = len(combined_bias)
+    out = memory.scratch('attended map', (batch, *map_size, dim), tokens)
     by_head = out.unflatten(-1, (num_heads, -1))
-    for images, heads in _images_and_heads(x, num_heads):
-        fine = _project(x[images], *qkv.select(num_heads, slice(None), heads))
-        kv = qkv.select(num_heads, slice(1, None), heads)
-        coarse_kv = [linear(level[images], *kv) for level in coarse]
-        attention = ChunkedAttention(fine, coarse_kv, merged[heads], geometry, scale)
+    for images, heads in _images_and_heads(tokens, num_heads):
+        qkv = _project(tokens[images], _select_heads(p.qkv, num_heads, heads))
+        inputs = FocalInputs(qkv, map_size, p.bias, p.geometry, p.scale, shift)
+        attention = ChunkedAttention(inputs, combined_bias[heads])
         attention.forward(by_head[images, ..., heads, :].flatten(-2))
     return out
 
 
-def add_branches(
-    x: Tensor,
-    attended: Tensor,
-    proj: Projection,
-    parameters: MlpParameters,
-    eps: float,
-    gammas: tuple[Tensor | None, Tensor | None],
-) -> Tensor:
-    """Project what was attended and add it to the map, then the MLP of that.
-
-    Args:
-        x: ``(B, H, W, C)``.
-        attended: ``(B, H', W', C)``, perhaps padded.
-        proj: Linear layer behind the attention.
-        parameters: Of the MLP and the LayerNorm before it.
-        eps: What LayerNorm adds to the variance.
-        gammas: Scales ``(C)`` of the two branches.
-
-    Returns:
-        ``(B, H, W, C)``.
-    """
+def _add_branches(x: Tensor, attended: Tensor, p: BlockParameters) -> Tensor:
+    """Project what was attended and add it to the map, then the MLP of that."""
     _, height, width, _ = x.shape
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     tokens, result = x.flatten(0, 2), out.flatten(0, 2)
     attended = attended[:, :height, :width].flatten(0, 2)
-    for chunk in token_chunks(tokens, len(parameters.weight1)):
-        branch = linear(attended[chunk], *proj)
-        branch = branch if gammas[0] is None else branch * gammas[0]
+    parameters = _mlp_parameters(p)
+    for chunk in token_chunks(tokens, len(p.fc1.weight)):
+        branch = linear(attended[chunk], *p.proj)
+        branch = branch if p.gamma1 is None else branch * p.gamma1
         middle = branch.add_(tokens[chunk])
-        branch = mlp(eps, middle, *parameters)
-        branch = branch if gammas[1] is None else branch * gammas[1]
+        branch = mlp(p.eps2, middle, *parameters)
+        branch = branch if p.gamma2 is None else branch * p.gamma2
         torch.add(middle, branch, out=result[chunk])
     return out
+
+
+def infer_block(x: Tensor, p: BlockParameters, shift: int, combined_bias: Tensor) -> Tensor:
+    """What :func:`train_block` computes, without gradients and in little memory.
+
+    Args:
+        x: ``(B, H, W, C)``.
+        p: What the block computes with.
+        shift: By how many tokens the map is rolled.
+        combined_bias: ``(h, w*w, K)``, of ``p.bias``.
+
+    Returns:
+        ``(B, H, W, C)``.
+    """
+    map_size = padded_size(x, p.geometry.window_size)
+    tokens = _norm_and_pool(x, p, shift)
+    attended = _attend(tokens, map_size, p, combined_bias, shift)
+    if shift:
+        attended = attended.roll((shift, shift), (1, 2))
+    return _add_branches(x, attended, p)

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import cpu
+from mmfocal import compat
+
+from . import memory
 
 ENV_LINEAR = 'MMFOCAL_CPU_LINEAR'
 LINEAR_CHOICES = ('auto', 'mkl', 'onednn')
@@ -64,9 +66,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ValueError: If the environment variable has another value.
     """
     tensors = [x, weight] if bias is None else [x, weight, bias]
-    is_plain = x.device.type == 'cpu' and not cpu.refusals(tensors)
+    is_plain = x.device.type == 'cpu' and not memory.unsupported_reasons(tensors)
     is_fp32 = is_plain and all(tensor.dtype == torch.float32 for tensor in tensors)
-    if not is_fp32 or torch.is_autocast_enabled('cpu') or not _use_onednn(x):
+    if not is_fp32 or compat.is_autocast_enabled('cpu') or not _use_onednn(x):
         return F.linear(x, weight, bias)
     tokens = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, K, M, 1), channels last
     out = F.conv2d(tokens, weight[:, :, None, None], bias)

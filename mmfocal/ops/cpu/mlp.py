@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import cpu
-from .focal_attention.geometry import compute_dtype
+from mmfocal import compat
+from mmfocal.ops.focal_attention.geometry import compute_dtype
+
+from . import memory
 from .linear import linear
 
 # Hidden values that are computed at a time: few enough for a level 3 cache, and enough tokens, at
@@ -43,9 +45,9 @@ def pays(x: Tensor, parameters: MlpParameters) -> bool:
 
     The first dimension of x counts images.
     """
-    if cpu.refusals([x, *parameters]) or x.numel() == 0:
+    if memory.unsupported_reasons([x, *parameters]) or x.numel() == 0:
         return False
-    if not cpu.records_gradients([x, *parameters]):
+    if not memory.records_gradients([x, *parameters]):
         return True
     hidden = x.shape[1:-1].numel() * len(parameters.weight1) * x.element_size()
     return hidden >= TRAINING_BYTES
@@ -65,7 +67,7 @@ def mlp(eps: float, x: Tensor, *parameters: Tensor) -> Tensor:
 
 def token_chunks(x: Tensor, width: int) -> list[slice]:
     """Chunks of ``(M, C)`` for which a layer of this width takes up to ``CHUNK_BYTES``."""
-    return cpu.spans(len(x), CHUNK_BYTES // (width * x.element_size()))
+    return memory.spans(len(x), CHUNK_BYTES // (width * x.element_size()))
 
 
 def _current_autocast() -> torch.autocast:
@@ -73,7 +75,7 @@ def _current_autocast() -> torch.autocast:
 
     Weights cast here belong to no graph, or to that of one chunk; others must not be handed them.
     """
-    dtype, enabled = torch.get_autocast_dtype('cpu'), torch.is_autocast_enabled('cpu')
+    dtype, enabled = compat.autocast_dtype('cpu'), compat.is_autocast_enabled('cpu')
     return torch.autocast('cpu', dtype, enabled, cache_enabled=False)
 
 

@@ -119,13 +119,22 @@ def bias_index(geometry: FocalGeometry, device: torch.device) -> BiasIndex:
     return _INDICES[key]
 
 
+def _by_entry(table: Tensor, num_heads: int) -> Tensor:
+    """A table that begins with heads as ``(entries, h)``.
+
+    The gradient gets the table's own strides on its way through ``flatten``: those of a transposed
+    table of one head differ, which makes distributed training warn and copy.
+    """
+    return table.flatten().unflatten(0, (num_heads, -1)).t()
+
+
 def flat_tables(bias: FocalBias) -> Tensor:
     """All entries of all tables and ``NO_KEY``, one row each: ``(entries, h)``."""
     num_heads = bias.own.shape[1]
     rows = [bias.own]
     if bias.neighbors is not None:
-        rows.append(bias.neighbors[0].flatten(1).t())
-    rows += [table.t() for table in bias.coarse]
+        rows.append(_by_entry(bias.neighbors, num_heads))
+    rows += [_by_entry(table, num_heads) for table in bias.coarse]
     return torch.cat([*rows, bias.own.new_full((1, num_heads), NO_KEY)])
 
 

@@ -94,6 +94,21 @@ def _regions(w: int, e: int, f: int, levels: int) -> tuple[Region, ...]:
     return tuple(regions)
 
 
+def find_error(w: int, e: int, f: int, levels: int) -> tuple[str, str] | None:
+    """The first field of a :class:`FocalGeometry` that is out of range, and what is allowed."""
+    checks = {
+        'window_size': (w >= 1, f'must be at least 1, got {w}'),
+        'expand_size': (0 <= e <= w, f'must lie between 0 and window_size = {w}, got {e}'),
+        'focal_window': (f >= 1 and f % 2 == 1, f'must be odd and positive, got {f}'),
+        'focal_level': (
+            levels >= 1 and 2**levels <= 4 * w,
+            f'must be at least 1 and 2^(focal_level - 2) at most window_size = {w}, got {levels}',
+        ),
+    }
+    errors = ((name, message) for name, (is_valid, message) in checks.items() if not is_valid)
+    return next(errors, None)
+
+
 @dataclass(frozen=True)
 class FocalGeometry:
     """The key set of a window.
@@ -124,17 +139,9 @@ class FocalGeometry:
 
     def __post_init__(self) -> None:
         w, e, f, levels = self.window_size, self.expand_size, self.focal_window, self.focal_level
-        if w < 1:
-            raise ValueError(f'window_size must be at least 1, got {w}')
-        if not 0 <= e <= w:
-            raise ValueError(f'expand_size must lie between 0 and window_size = {w}, got {e}')
-        if f < 1 or f % 2 == 0:
-            raise ValueError(f'focal_window must be odd and positive, got {f}')
-        if levels < 1 or 2**levels > 4 * w:
-            raise ValueError(
-                'focal_level must be at least 1 and 2^(focal_level - 2) at most '
-                f'window_size = {w}, got {levels}'
-            )
+        error = find_error(w, e, f, levels)
+        if error is not None:
+            raise ValueError(' '.join(error))
         # Plain attributes rather than cached properties: torch.compile cannot trace the latter.
         object.__setattr__(self, 'moves', _neighbor_moves(w, e))
         object.__setattr__(self, 'square_sources', _square_sources(w, e, self.moves))

@@ -29,12 +29,21 @@ def _split_queries(q: Tensor, num_heads: int, window_size: int) -> Tensor:
     return q.permute(0, 3, 1, 2, 4).flatten(1, 2)
 
 
+def _rounded_bias(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bias in half precision, relative to the largest one of each query.
+
+    Softmax does not see a shift of all keys, so only keys of small weight are rounded coarsely.
+    """
+    if dtype == bias.dtype:
+        return bias
+    return bias - bias.detach().amax(dim=-1, keepdim=True)
+
+
 def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
     """See :func:`mmfocal.ops.focal_attention.focal_attention`.
 
-    In half precision products take half precision and sum in float32, as the attention of PyTorch
-    does; softmax is float32. The bias is rounded to the dtype of the queries, since PyTorch's
-    fused attention takes no other.
+    In half precision, products take half precision and sum in float32, and softmax is float32, as
+    in the attention of PyTorch. PyTorch's fused attention takes a bias in half precision only.
     """
     geometry, (height, width), qkv = inputs.geometry, inputs.map_size, inputs.qkv
     num_heads, w, channels = len(bias), geometry.window_size, qkv.shape[-1] // 3
@@ -46,17 +55,13 @@ def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
     k, v = _gather_keys(qkv[..., channels:], num_heads, index)
 
     num_windows = len(index)
-    attn_bias = bias[:, None].expand(-1, num_windows, -1, -1)
+    attn_bias = _rounded_bias(bias, qkv.dtype)[:, None].expand(-1, num_windows, -1, -1)
     mask = key_mask(geometry, height, width, inputs.shift, qkv.device)
     if mask is not None:
         attn_bias = attn_bias + mask.to(bias.dtype)
+    attn_bias = attn_bias.flatten(0, 1)[None].to(qkv.dtype)
     out = F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=attn_bias.flatten(0, 1)[None].to(qkv.dtype),
-        dropout_p=inputs.dropout_p,
-        scale=inputs.scale,
+        q, k, v, attn_mask=attn_bias, dropout_p=inputs.dropout_p, scale=inputs.scale
     )
     out = out.unflatten(1, (num_heads, num_windows)).permute(0, 2, 3, 1, 4).flatten(3)
     return window_reverse(out, w, height, width)

@@ -1,68 +1,279 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernels share: tuning, and what they do with blocks of queries and keys."""
+"""What the kernels share: regions, windows, and blocks of queries and keys."""
 
-import torch
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
 from mmfocal.ops.focal_attention import geometry
 
-from .. import INTERPRETED
-
 MASKED = tl.constexpr(geometry.MASKED)
-
-# What a program keeps on the chip grows with BLOCK_K and num_stages; the first configuration is
-# the smallest one, and the one that serves where results must not depend on measurements.
-CONFIGS = [
-    triton.Config({'BLOCK_K': 32}, num_warps=4, num_stages=1),
-    triton.Config({'BLOCK_K': 32}, num_warps=4, num_stages=2),
-    triton.Config({'BLOCK_K': 64}, num_warps=4, num_stages=2),
-    triton.Config({'BLOCK_K': 64}, num_warps=8, num_stages=2),
-]
-# Autotuning distinguishes the dtypes of tensors by itself.
-KEY = ['BLOCK_D', 'BLOCK_Q']
-# Sizes change from image to image: no new kernel for sizes that happen to be 1 or multiples of 16.
-SIZES = ['nh', 'nw', 'num_windows', 'windows_per_strip', 'map_rows', 'map_cols']
+LOG2_E = tl.constexpr(1.4426950408889634)
+# No new kernel for sizes that happen to be 1 or multiples of 16.
+SIZES = [
+    'nh', 'nw', 'num_heads', 'expand_size', 'focal_window', 'num_windows', 'windows_per_strip',
+    'first_block', 'region', 'strips', 'size', 'area', 'programs', 'tokens',
+]  # fmt: skip
 
 
-def _fitting(configs: list[triton.Config], args: dict, **_) -> list[triton.Config]:
-    """Configurations worth a trial: in float32 large blocks do not fit the registers."""
-    largest = 32 if args['qkv_ptr'].dtype == torch.float32 else 64
-    return [config for config in configs if config.kwargs['BLOCK_K'] <= largest]
+class Region(NamedTuple):
+    """``geometry.Region``, and where its map lies.
+
+    Attributes:
+        first_token: Place of the map among all tokens of an image.
+        rows, cols: Size of the map.
+    """
+
+    size: tl.tensor
+    step: tl.tensor
+    margin: tl.tensor
+    first: tl.tensor
+    is_wrapped: tl.tensor
+    first_token: tl.tensor
+    rows: tl.tensor
+    cols: tl.tensor
 
 
-def tuned(restore_value: list[str] | None = None):
-    """Decorate a kernel: the fastest of ``CONFIGS``; the interpreter has no use for them."""
-    if INTERPRETED:
-        return triton.autotune([triton.Config({'BLOCK_K': 128})], key=KEY)
-    prune = {'early_config_prune': _fitting}
-    return triton.autotune(CONFIGS, key=KEY, prune_configs_by=prune, restore_value=restore_value)
+class Window(NamedTuple):
+    """A window: its image, as a 64-bit integer, its row and column, and if these are the last."""
+
+    image: tl.tensor
+    row: tl.tensor
+    col: tl.tensor
+    is_last_row: tl.tensor
+    is_last_col: tl.tensor
+
+
+class KeyBlock(NamedTuple):
+    """A block of keys of a region, the same for all windows.
+
+    Attributes:
+        region: Its region.
+        column: Place among all keys of a window, ``(BLOCK_K,)``, as are the others.
+        row, col: Counted from the window's first own key.
+        exists: Whether there is such a key.
+    """
+
+    region: Region
+    column: tl.tensor
+    row: tl.tensor
+    col: tl.tensor
+    exists: tl.tensor
 
 
 @triton.jit
-def load_rows(ptr, offsets, exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """One row of ``HEAD_DIM`` channels per offset, zeros elsewhere: ``(rows, BLOCK_D)``."""
-    channel = tl.arange(0, BLOCK_D)
-    mask = exist[:, None] & (channel < HEAD_DIM)[None, :]
-    return tl.load(ptr + offsets[:, None] + channel[None, :], mask=mask, other=0.0)
+def fine_region(nh, nw, expand_size, WINDOW: tl.constexpr):
+    zero = nh * 0
+    return Region(
+        size=WINDOW + 2 * expand_size,
+        step=zero + WINDOW,
+        margin=expand_size + zero,
+        first=zero,
+        is_wrapped=zero == 0,
+        first_token=zero,
+        rows=nh * WINDOW,
+        cols=nw * WINDOW,
+    )
 
 
 @triton.jit
-def store_rows(ptr, offsets, values, exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+def coarse_region(previous, condition, nh, nw, focal_window, LEVEL: tl.constexpr):
+    """The region of a coarse level, which follows another; that one unless ``condition``."""
+    keys, tokens = previous.size * previous.size, previous.rows * previous.cols
+    return Region(
+        size=tl.where(condition, focal_window + (1 << LEVEL) - 1, previous.size),
+        step=tl.where(condition, 1 << LEVEL, previous.step),
+        margin=tl.where(condition, focal_window // 2, previous.margin),
+        first=tl.where(condition, previous.first + keys, previous.first),
+        is_wrapped=previous.is_wrapped & (condition == 0),
+        first_token=tl.where(condition, previous.first_token + tokens, previous.first_token),
+        rows=tl.where(condition, nh << LEVEL, previous.rows),
+        cols=tl.where(condition, nw << LEVEL, previous.cols),
+    )
+
+
+@triton.jit
+def region_at(
+    place, nh, nw, expand_size, focal_window, WINDOW: tl.constexpr, COARSE_LEVELS: tl.constexpr
+):
+    """A region by its place in ``geometry.regions``."""
+    region = fine_region(nh, nw, expand_size, WINDOW)
+    for level in tl.static_range(COARSE_LEVELS):
+        region = coarse_region(region, place > level, nh, nw, focal_window, level)
+    return region
+
+
+@triton.jit
+def count_keys(region):
+    """Keys of a window up to the end of a region."""
+    return region.first + region.size * region.size
+
+
+@triton.jit
+def count_blocks(
+    expand_size,
+    focal_window,
+    WINDOW: tl.constexpr,
+    COARSE_LEVELS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Blocks of keys of all regions."""
+    size = WINDOW + 2 * expand_size
+    blocks = tl.cdiv(size * size, BLOCK_K)
+    for level in tl.static_range(COARSE_LEVELS):
+        size = focal_window + (1 << level) - 1
+        blocks += tl.cdiv(size * size, BLOCK_K)
+    return blocks
+
+
+@triton.jit
+def key_block(
+    block,
+    nh,
+    nw,
+    expand_size,
+    focal_window,
+    WINDOW: tl.constexpr,
+    COARSE_LEVELS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """A block by its place among the blocks of all regions."""
+    region = fine_region(nh, nw, expand_size, WINDOW)
+    first = block * 0
+    for level in tl.static_range(COARSE_LEVELS):
+        following = first + tl.cdiv(region.size * region.size, BLOCK_K)
+        is_further = block >= following
+        first = tl.where(is_further, following, first)
+        region = coarse_region(region, is_further, nh, nw, focal_window, level)
+    place = (block - first) * BLOCK_K + tl.arange(0, BLOCK_K)
+    return KeyBlock(
+        region=region,
+        column=region.first + place,
+        row=place // region.size - region.margin,
+        col=place % region.size - region.margin,
+        exists=place < region.size * region.size,
+    )
+
+
+@triton.jit
+def find_keys(keys, window):
+    """Tokens of a block of keys of one window, and which of these lie on the map."""
+    region = keys.region
+    row = window.row * region.step + keys.row
+    col = window.col * region.step + keys.col
+    inside = (row >= 0) & (row < region.rows) & (col >= 0) & (col < region.cols)
+    # once around is enough: expand_size <= window_size <= map
+    row = tl.where(row < 0, row + region.rows, row)
+    row = tl.where(row < region.rows, row, row - region.rows)
+    col = tl.where(col < 0, col + region.cols, col)
+    col = tl.where(col < region.cols, col, col - region.cols)
+    token = region.first_token + row * region.cols + col
+    return token, keys.exists & (inside | region.is_wrapped)
+
+
+@triton.jit
+def locate(number, nh, nw):
+    """A window by its number, counted over all images."""
+    row, col = number // nw % nh, number % nw
+    image = (number // (nh * nw)).to(tl.int64)
+    return Window(
+        image=image, row=row, col=col, is_last_row=row == nh - 1, is_last_col=col == nw - 1
+    )
+
+
+@triton.jit
+def query_tokens(query, window, nw, WINDOW: tl.constexpr):
+    """Tokens of the queries of a window: ``(BLOCK_Q,)``."""
+    row = window.row * WINDOW + query // WINDOW
+    return row * (nw * WINDOW) + window.col * WINDOW + query % WINDOW
+
+
+@triton.jit
+def channels_of(ptr, tokens, stride, BLOCK_D: tl.constexpr):
+    """Pointers to the channels of a head: ``(tokens, BLOCK_D)``."""
+    return ptr + tokens[:, None] * stride + tl.arange(0, BLOCK_D)[None, :]
+
+
+@triton.jit
+def channel_mask(exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Which of ``(tokens, BLOCK_D)`` exist; only heads of odd dimensions need the second part."""
+    mask = exist[:, None]
+    if HEAD_DIM < BLOCK_D:
+        mask = mask & (tl.arange(0, BLOCK_D) < HEAD_DIM)[None, :]
+    return mask
+
+
+@triton.jit
+def load_rows(ptr, tokens, stride, exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Channels of a head of some tokens, zeros elsewhere: ``(tokens, BLOCK_D)``."""
+    mask = channel_mask(exist, HEAD_DIM, BLOCK_D)
+    return tl.load(channels_of(ptr, tokens, stride, BLOCK_D), mask=mask, other=0.0)
+
+
+@triton.jit
+def store_rows(ptr, tokens, stride, values, exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     """The reverse of ``load_rows``, in the dtype that the pointer has."""
-    channel = tl.arange(0, BLOCK_D)
-    mask = exist[:, None] & (channel < HEAD_DIM)[None, :]
-    pointers = ptr + offsets[:, None] + channel[None, :]
-    tl.store(pointers, values.to(ptr.dtype.element_ty), mask=mask)
+    mask = channel_mask(exist, HEAD_DIM, BLOCK_D)
+    values = values.to(ptr.dtype.element_ty)
+    tl.store(channels_of(ptr, tokens, stride, BLOCK_D), values, mask=mask)
 
 
 @triton.jit
-def add_rows(ptr, offsets, values, exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+def add_rows(ptr, tokens, stride, values, exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     """Add to memory that other programs add to at the same time."""
-    channel = tl.arange(0, BLOCK_D)
-    mask = exist[:, None] & (channel < HEAD_DIM)[None, :]
-    pointers = ptr + offsets[:, None] + channel[None, :]
-    tl.atomic_add(pointers, values.to(ptr.dtype.element_ty), mask=mask, sem='relaxed')
+    mask = channel_mask(exist, HEAD_DIM, BLOCK_D)
+    values = values.to(ptr.dtype.element_ty)
+    tl.atomic_add(channels_of(ptr, tokens, stride, BLOCK_D), values, mask=mask, sem='relaxed')
+
+
+@triton.jit
+def load_bias(bias_ptr, query, keys, num_keys, WINDOW: tl.constexpr):
+    """Bias of a head in powers of two, -inf for keys that do not exist."""
+    query = tl.minimum(query, WINDOW * WINDOW - 1)
+    pointers = bias_ptr + query[:, None] * num_keys + keys.column[None, :]
+    return tl.load(pointers, mask=keys.exists[None, :], other=float('-inf')) * LOG2_E
+
+
+@triton.jit
+def mask_seam(logits, query, keys, window, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
+    """Mask own keys beyond the seam, which cuts the last windows only; see ``seam_mask``."""
+    is_own = (keys.row >= 0) & (keys.row < WINDOW) & (keys.col >= 0) & (keys.col < WINDOW)
+    is_own = is_own & keys.region.is_wrapped
+    SEAM: tl.constexpr = WINDOW - SHIFT  # rows and columns before it
+    other_row = (query // WINDOW >= SEAM)[:, None] != (keys.row >= SEAM)[None, :]
+    other_col = (query % WINDOW >= SEAM)[:, None] != (keys.col >= SEAM)[None, :]
+    is_beyond = (window.is_last_row & other_row) | (window.is_last_col & other_col)
+    return logits + tl.where(is_own[None, :] & is_beyond, MASKED * LOG2_E, 0.0)
+
+
+@triton.jit
+def compute_logits(
+    q,
+    k,
+    bias,
+    query,
+    keys,
+    on_map,
+    window,
+    SCALE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SHIFT: tl.constexpr,
+):
+    """Logits in powers of two with bias and masks: ``(BLOCK_Q, BLOCK_K)``."""
+    logits = tl.dot(q, tl.trans(k), input_precision='ieee') * (SCALE * LOG2_E) + bias
+    logits += tl.where(on_map, 0.0, MASKED * LOG2_E)[None, :]
+    if SHIFT > 0:
+        logits = mask_seam(logits, query, keys, window, WINDOW, SHIFT)
+    return logits
+
+
+@triton.jit
+def compute_logit_gradients(logits, log_sum, delta, d_out, v):
+    """Weights and gradients of the logits: twice ``(BLOCK_Q, BLOCK_K)``."""
+    weights = tl.exp2(logits - log_sum[:, None])
+    d_weights = tl.dot(d_out, tl.trans(v), input_precision='ieee')
+    return weights, weights * (d_weights - delta[:, None])
 
 
 @triton.jit
@@ -72,125 +283,6 @@ def add_dot(acc, a, b):
 
 
 @triton.jit
-def query_offsets(query, win_row, win_col, stride_row, stride_col, WINDOW: tl.constexpr):
-    """Where the queries of a window lie in their image: ``(BLOCK_Q,)``."""
-    row = win_row * WINDOW + query // WINDOW
-    col = win_col * WINDOW + query % WINDOW
-    return row * stride_row + col * stride_col
-
-
-@triton.jit
-def region_keys(
-    start,
-    win_row,
-    win_col,
-    map_rows,
-    map_cols,
-    SIZE: tl.constexpr,
-    STEP: tl.constexpr,
-    MARGIN: tl.constexpr,
-    WRAPPED: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Keys of a window's region from place ``start`` on.
-
-    Returns:
-        Place, row and column on the map, whether the key exists, and whether it lies on the map;
-        each ``(BLOCK_K,)``.
-    """
-    place = start + tl.arange(0, BLOCK_K)
-    exists = place < SIZE * SIZE
-    row = win_row * STEP - MARGIN + place // SIZE
-    col = win_col * STEP - MARGIN + place % SIZE
-    if WRAPPED:  # once is enough: expand_size <= window_size <= map
-        row = tl.where(row < 0, row + map_rows, tl.where(row < map_rows, row, row - map_rows))
-        col = tl.where(col < 0, col + map_cols, tl.where(col < map_cols, col, col - map_cols))
-        on_map = exists
-    else:
-        on_map = exists & (row >= 0) & (row < map_rows) & (col >= 0) & (col < map_cols)
-    return place, row, col, exists, on_map
-
-
-@triton.jit
-def _across_seam(
-    query,
-    place,
-    last_row,
-    last_col,
-    WINDOW: tl.constexpr,
-    SHIFT: tl.constexpr,
-    SIZE: tl.constexpr,
-    MARGIN: tl.constexpr,
-):
-    """Own keys on the other side of the seam, which cuts the last windows only.
-
-    See ``geometry.seam_mask``.
-    """
-    query_row, query_col = query // WINDOW, query % WINDOW
-    key_row, key_col = place // SIZE - MARGIN, place % SIZE - MARGIN
-    own = (key_row >= 0) & (key_row < WINDOW) & (key_col >= 0) & (key_col < WINDOW)
-    above, left = WINDOW - SHIFT, WINDOW - SHIFT  # rows and columns before the seam
-    other_row = (query_row >= above)[:, None] != (key_row >= above)[None, :]
-    other_col = (query_col >= left)[:, None] != (key_col >= left)[None, :]
-    return own[None, :] & ((last_row & other_row) | (last_col & other_col))
-
-
-@triton.jit
-def region_logits(
-    q,
-    k,
-    bias_ptr,  # of the head and the region: (w*w, K), of which SIZE * SIZE columns
-    query,
-    place,
-    exists,
-    on_map,
-    last_row,
-    last_col,
-    NUM_KEYS: tl.constexpr,
-    SCALE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SHIFT: tl.constexpr,
-    SIZE: tl.constexpr,
-    MARGIN: tl.constexpr,
-    WRAPPED: tl.constexpr,
-):
-    """Logits with bias and masks, -inf for keys that do not exist: ``(BLOCK_Q, BLOCK_K)``."""
-    logits = tl.dot(q, tl.trans(k), input_precision='ieee') * SCALE
-    mask = (query < WINDOW * WINDOW)[:, None] & exists[None, :]
-    bias_pointers = bias_ptr + query[:, None] * NUM_KEYS + place[None, :]
-    logits += tl.load(bias_pointers, mask=mask, other=0.0)
-    if not WRAPPED:
-        logits += tl.where(on_map, 0.0, MASKED)[None, :]
-    if SHIFT > 0:
-        seam = _across_seam(query, place, last_row, last_col, WINDOW, SHIFT, SIZE, MARGIN)
-        logits += tl.where(seam, MASKED, 0.0)
-    return tl.where(exists[None, :], logits, float('-inf'))
-
-
-@triton.jit
-def logit_gradients(logits, log_sum, delta, d_out, v):
-    """Weights and gradients of the logits: twice ``(BLOCK_Q, BLOCK_K)``."""
-    weights = tl.exp(logits - log_sum[:, None])
-    d_weights = tl.dot(d_out, tl.trans(v), input_precision='ieee')
-    return weights, weights * (d_weights - delta[:, None])
-
-
-@triton.jit
-def locate(window, nh, nw):
-    """Image, row and column of a window counted over all images; the image as 64-bit integer."""
-    image = window // (nh * nw)
-    row = window // nw % nh
-    return image.to(tl.int64), row, window % nw
-
-
-@triton.jit
-def query_block(NUM_HEADS: tl.constexpr, WINDOW: tl.constexpr, BLOCK_Q: tl.constexpr):
-    """What a program computes if programs are (B, N, h, blocks of queries).
-
-    Returns:
-        Head, window counted over all images, and its queries ``(BLOCK_Q,)``.
-    """
-    Q_BLOCKS: tl.constexpr = (WINDOW * WINDOW + BLOCK_Q - 1) // BLOCK_Q
-    program = tl.program_id(0)
-    query = program % Q_BLOCKS * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    return program // Q_BLOCKS % NUM_HEADS, program // (Q_BLOCKS * NUM_HEADS), query
+def dot_of_transposed(a, b, dtype: tl.constexpr):
+    """``a.T @ b``, with ``a`` rounded to the dtype of ``b``."""
+    return tl.dot(tl.trans(a.to(b.dtype)), b, input_precision='ieee', out_dtype=dtype)

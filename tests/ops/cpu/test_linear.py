@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmfocal.ops import linear as module
-from mmfocal.ops.linear import linear
+from mmfocal.ops.cpu import linear as module
+from mmfocal.ops.cpu.linear import linear
 
 SHAPES = {'tokens': (2, 2100, 5), 'matrix': (4100, 5), 'map': (2, 30, 71, 5)}
 

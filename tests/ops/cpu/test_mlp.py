@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmfocal.ops import chunked_mlp
-from mmfocal.ops.chunked_mlp import MlpParameters, norm_mlp, pays
+from mmfocal.ops.cpu import mlp as module
+from mmfocal.ops.cpu.mlp import MlpParameters, norm_mlp, pays
 
 DIM, HIDDEN, SHAPE = 12, 40, (2, 5, 7, 12)
 CHUNKS = {'one token': 1, 'three tokens': 3 * HIDDEN * 8, 'everything': 2**30}
@@ -66,7 +66,7 @@ def check_rounding(dtype: torch.dtype, factor: int, roundings: int) -> None:
 
 @pytest.mark.parametrize('chunk', CHUNKS)
 def test_equals_layers_fp64(chunk: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', CHUNKS[chunk])
+    monkeypatch.setattr(module, 'CHUNK_BYTES', CHUNKS[chunk])
     layers, x = make_layers(), make_input()
     check_close(run(layers, x, True), run(layers, x, False))
 
@@ -74,21 +74,21 @@ def test_equals_layers_fp64(chunk: str, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize('chunk', CHUNKS)
 def test_rounds_as_well_as_layers_fp32(chunk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In fp32 it may err twice as much as the layers do, and four roundings."""
-    monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', CHUNKS[chunk])
+    monkeypatch.setattr(module, 'CHUNK_BYTES', CHUNKS[chunk])
     check_rounding(torch.float32, factor=2, roundings=4)
 
 
 @pytest.mark.parametrize('chunk', ['one token', 'three tokens'])
 def test_rounds_as_well_as_layers_bf16(chunk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients of chunks are added up in fp32: their sum is rounded once, as the layers' is."""
-    monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', CHUNKS[chunk])
+    monkeypatch.setattr(module, 'CHUNK_BYTES', CHUNKS[chunk])
     check_rounding(torch.bfloat16, factor=1, roundings=1)
 
 
 @pytest.mark.parametrize('input_dtype', [torch.float32, torch.bfloat16])
 def test_autocast(input_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same roundings as the layers', also of the gradients, which differ in order only."""
-    monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', 2**12)
+    monkeypatch.setattr(module, 'CHUNK_BYTES', 2**12)
     layers, x = make_layers(dtype=torch.float32), make_input(dtype=input_dtype)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         plain, ours = run(layers, x, False), run(layers, x, True)
@@ -110,7 +110,7 @@ def test_autocast_cache_keeps_gradients() -> None:
 
 @pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
 def test_without_gradients(mode: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', 2**12)
+    monkeypatch.setattr(module, 'CHUNK_BYTES', 2**12)
     layers, x = make_layers(), make_input()
     with mode():
         out = call(layers, x)
@@ -145,7 +145,7 @@ def test_only_some_inputs_need_gradients() -> None:
 
 
 def test_second_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', 2**12)
+    monkeypatch.setattr(module, 'CHUNK_BYTES', 2**12)
     layers, x = make_layers(), make_input()
     results = []
     for chunked in (True, False):
@@ -192,7 +192,7 @@ def test_checkpointing() -> None:
 
 
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked_mlp, 'CHUNK_BYTES', 2**12)
+    monkeypatch.setattr(module, 'CHUNK_BYTES', 2**12)
     models = [make_layers(seed) for seed in range(6)]
     results: dict[int, dict[str, Tensor]] = {}
     threads = [
@@ -214,9 +214,9 @@ def test_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     layers, x = make_layers(), make_input()
     parameters = MlpParameters(*layers.parameters())
     hidden = 5 * 7 * HIDDEN * 8  # of one image
-    monkeypatch.setattr(chunked_mlp, 'TRAINING_BYTES', hidden)
+    monkeypatch.setattr(module, 'TRAINING_BYTES', hidden)
     assert pays(x, parameters)
-    monkeypatch.setattr(chunked_mlp, 'TRAINING_BYTES', hidden + 1)
+    monkeypatch.setattr(module, 'TRAINING_BYTES', hidden + 1)
     assert not pays(x, parameters)
     with torch.no_grad():
         assert pays(x, parameters)
@@ -228,7 +228,7 @@ def test_pays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_backward_computes_no_output(count_calls: Callable) -> None:
     layers, x = make_layers(), make_input().requires_grad_()
     out = call(layers, x)
-    outputs = count_calls(chunked_mlp, 'mlp')
-    hidden = count_calls(chunked_mlp, '_hidden')
+    outputs = count_calls(module, 'mlp')
+    hidden = count_calls(module, '_hidden')
     out.sum().backward()
     assert (len(outputs), len(hidden)) == (0, 1)

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Focal-T beside timm's Swin-T on a GPU in five minutes, and which goals it reaches.
+
+Needs PyTorch, Triton, timm and mmengine only. Fills the compilers' caches in parallel processes
+first; then every part runs in a process of its own, with a limit of time, and writes its rows at
+once. ``--rehearse`` runs every part, tiny and interpreted, on a CPU; its times mean nothing.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import attention
+import backbone
+import measure
+import torch
+from measure import Row, Size, Step
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+RESULTS = Path(__file__).resolve().parent / 'results'
+MINUTES = 5
+ROUNDS = 3
+TOP_KERNELS = 25
+FILES = {name: f'gpu_quick_{name}.csv' for name in ('backbone', 'attention', 'kernels', 'goals')}
+
+
+class Setting(NamedTuple):
+    """What is measured: on a GPU, or as a rehearsal."""
+
+    device: str
+    small: Size
+    large: Size
+    arch: str
+    dtype: str
+
+    def cases(self, runtime: str, mode: str, size: Size) -> list[backbone.Case]:
+        """Swin, then Focal, run in the same way."""
+        small = max(size[:2]) <= 224
+        coarse = backbone.CLASSIFICATION if small else backbone.DETECTION
+        how = dict(dtype=self.dtype, mode=mode, runtime=runtime, size=size, device=self.device)
+        return [
+            backbone.Case('timm_swin_tiny', '', coarse=(), **how),
+            backbone.Case(f'focal_{self.arch}', 'triton', coarse=coarse, **how),
+        ]
+
+
+GPU = Setting('cuda', Size(224, 224, 128), Size(800, 1344, 2), 'tiny', 'bf16')
+REHEARSAL = Setting('cpu', Size(28, 28, 1), Size(28, 56, 1), 'nano', 'fp32')
+
+
+class Part(NamedTuple):
+    """What a process of its own does, and how many seconds it may take."""
+
+    kind: str  # 'warm', 'time', 'attention' or 'kernels'
+    runtime: str = 'eager'
+    mode: str = 'train'
+    size: str = 'small'
+    limit: int = 40
+
+    def __str__(self) -> str:
+        return ' '.join(self[:4])
+
+
+# Compiled inference last: a replayed graph answers the same question without a compiler.
+WARM = [
+    Part('warm', runtime, 'train', size, limit=150)
+    for runtime in ('eager', 'compile')
+    for size in ('small', 'large')
+]
+PARTS = [
+    *(Part('time', 'eager', 'infer', size) for size in ('small', 'large')),
+    *(Part('time', 'eager', 'train', size) for size in ('small', 'large')),
+    Part('attention'),
+    *(Part('time', 'graph', 'infer', size) for size in ('small', 'large')),
+    *(Part('kernels', 'eager', 'train', size, limit=25) for size in ('small', 'large')),
+    *(Part('time', 'compile', 'train', size, limit=60) for size in ('small', 'large')),
+    *(Part('time', 'compile', 'infer', size, limit=60) for size in ('small', 'large')),
+]
+
+
+class Goal(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        name: What it says.
+        runtimes: Ways to run, of which the best one counts; ``'attention'``: the operator alone.
+        mode: ``'infer'`` or ``'train'``; ``'fwd'`` or ``'bwd'`` of the operator.
+        column: ``'speed'`` (Swin's is 1), ``'memory_ratio'`` or ``'tflop_per_s'``.
+        before: At commit ce20759, small and large; None where that was not measured.
+        wanted: Small and large; at least, or at most of memory.
+    """
+
+    name: str
+    runtimes: tuple[str, ...]
+    mode: str
+    column: str
+    before: tuple[float | None, ...]
+    wanted: tuple[float, ...]
+
+
+GOALS = [
+    Goal('eager inference', ('eager',), 'infer', 'speed', (1.0, 0.48), (1.15, 1.0)),
+    Goal('eager training', ('eager',), 'train', 'speed', (0.57, 0.56), (0.95, 0.95)),
+    Goal('compiled training', ('compile',), 'train', 'speed', (0.43, 0.43), (0.85, 0.85)),
+    Goal(
+        'compiled or graphed inference',
+        ('compile', 'graph'),
+        'infer',
+        'speed',
+        (None, None),
+        (1.0, 1.0),
+    ),
+    Goal('peak training memory', ('eager',), 'train', 'memory_ratio', (1.04, 1.05), (1.0, 1.0)),
+    Goal('attention forward, TFLOP/s', ('attention',), 'fwd', 'tflop_per_s', (43.0,), (60.0,)),
+    Goal('attention backward, TFLOP/s', ('attention',), 'bwd', 'tflop_per_s', (33.0,), (50.0,)),
+]
+
+
+# Parts, each in its own process
+
+
+def append_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Add rows to those that other parts wrote."""
+    old = measure.read_csv(path) if path.exists() else []
+    measure.write_csv(path, [*old, *rows])
+
+
+def warm(part: Part, setting: Setting, results: Path) -> None:
+    """Fill the caches; what fails here says so when it is timed."""
+    for case in setting.cases(part.runtime, part.mode, getattr(setting, part.size)):
+        _, seconds, note = measure.start(backbone.make_step, case, setting.device)
+        print(f'{case.model} {part}: {note or f"first step {seconds:.1f} s"}', flush=True)
+
+
+def time_backbones(part: Part, setting: Setting, results: Path) -> None:
+    """Speed and memory of both."""
+    cases = setting.cases(part.runtime, part.mode, getattr(setting, part.size))
+    args = argparse.Namespace(
+        device=setting.device,
+        rounds=ROUNDS,
+        max_spread=None,
+        memory=True,
+        threads=torch.get_num_threads(),
+        baselines=[cases[0].model],
+    )
+    append_rows(results / FILES['backbone'], backbone.measure_cases(cases, args))
+
+
+def time_attention(part: Part, setting: Setting, results: Path) -> None:
+    """The operator at stage 1, in both directions."""
+    args = argparse.Namespace(
+        device=setting.device, rounds=ROUNDS, max_spread=None, impls=['triton']
+    )
+    for direction in ('fwd', 'bwd'):
+        how = dict(size=setting.small, dtype=setting.dtype, direction=direction, stage=1)
+        append_rows(results / FILES['attention'], attention.measure_impls(args, **how))
+
+
+def kernels_of(step: Step, device: str, steps: int = 3) -> list[tuple[str, float, float]]:
+    """Kernels of a step: name, milliseconds and calls, the longest first; on CPUs operators."""
+    wanted = DeviceType.CUDA if device == 'cuda' else DeviceType.CPU
+    field = f'self_{"device" if device == "cuda" else "cpu"}_time_total'
+    step()
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == 'cuda')]
+    with profile(activities=activities) as run:
+        for _ in range(steps):
+            step()
+        if device == 'cuda':
+            torch.cuda.synchronize()
+    events = [event for event in run.key_averages() if event.device_type == wanted]
+    events = sorted(events, key=lambda event: -getattr(event, field))
+    return [(e.key, getattr(e, field) / 1000 / steps, e.count / steps) for e in events]
+
+
+def list_kernels(part: Part, setting: Setting, results: Path) -> None:
+    """Where a step's time goes on the device."""
+    for case in setting.cases(part.runtime, part.mode, getattr(setting, part.size)):
+        kernels = kernels_of(backbone.make_step(case), setting.device)
+        what = dict(model=case.model, mode=part.mode, **case.size._asdict())
+        total = ('all', sum(ms for _, ms, _ in kernels), sum(calls for *_, calls in kernels))
+        rows = [
+            what | dict(kernel=name[:120], kernel_ms=ms, calls=calls)
+            for name, ms, calls in [total, *kernels[:TOP_KERNELS]]
+        ]
+        append_rows(results / FILES['kernels'], rows)
+        columns = ('kernel', 'kernel_ms', 'calls')
+        title = f'{case.model}, {part.mode}, {case.size}'
+        measure.print_table(title, columns, [[row[name] for name in columns] for row in rows])
+
+
+KINDS = {
+    'warm': warm,
+    'time': time_backbones,
+    'attention': time_attention,
+    'kernels': list_kernels,
+}
+
+
+def run_part(name: str, setting: Setting, results: Path) -> None:
+    """What a child process does."""
+    part = next(part for part in (*WARM, *PARTS) if str(part) == name)
+    if setting is REHEARSAL:
+        backbone.COMPILER = 'aot_eager'
+        measure.SIDES, measure.COPIED = {'cpu': 256}, measure.MIB
+        measure.alternate.__defaults__ = (0.0,)
+    KINDS[part.kind](part, setting, results)
+
+
+# The parent process
+
+
+def spawn(part: Part, args: argparse.Namespace) -> subprocess.Popen:
+    """Start a part; its own children die with it, see ``finish``."""
+    command = [sys.executable, __file__, '--part', str(part), '--results', str(args.results)]
+    env = os.environ | dict(TRITON_INTERPRET='1') if args.rehearse else os.environ.copy()
+    if part.kind == 'warm':  # several compile at a time
+        env.setdefault('TORCHINDUCTOR_COMPILE_THREADS', '4')
+    command += ['--rehearse'] * args.rehearse
+    return subprocess.Popen(command, env=env, start_new_session=True)
+
+
+def finish(process: subprocess.Popen, seconds: float) -> str:
+    """Wait for a part; why it failed, or an empty string."""
+    try:
+        status = process.wait(max(0.0, seconds))
+        return f'exit status {status}' if status else ''
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return f'stopped after {seconds:.0f} s'
+
+
+def run_all(args: argparse.Namespace) -> dict[Part, str]:
+    """Run every part; why those failed that did."""
+    deadline = time.monotonic() + 60 * args.minutes
+    begun = time.monotonic()
+    warming = [(part, spawn(part, args)) for part in WARM]
+    for part, process in warming:
+        note = finish(process, min(deadline, begun + part.limit) - time.monotonic())
+        if note:
+            print(f'{part}: {note}', flush=True)
+    print(f'caches are filled after {time.monotonic() - begun:.0f} s', flush=True)
+    failed = {}
+    for part in PARTS:
+        left = deadline - time.monotonic()
+        note = finish(spawn(part, args), min(part.limit, left)) if left > 5 else 'no time left'
+        if note:
+            failed[part] = note
+            print(f'{part}: {note}', flush=True)
+    return failed
+
+
+def values_of(goal: Goal, size: Size, results: Path) -> list[float]:
+    """What was measured for a goal, for each way to run that counts."""
+    is_attention = goal.runtimes == ('attention',)
+    path = results / FILES['attention' if is_attention else 'backbone']
+    rows = measure.read_csv(path) if path.exists() else []
+    values = []
+    for row in rows:
+        same = all(row[name] == str(value) for name, value in size._asdict().items())
+        mode = row.get('mode') or row['direction']
+        runtime = row.get('runtime') or 'attention'
+        if same and row['impl'] == 'triton' and mode == goal.mode and runtime in goal.runtimes:
+            if goal.column == 'speed':
+                values += [1 / float(row['ratio'])] if row['ratio'] else []
+            elif goal.column == 'memory_ratio':
+                values += [float(row['memory_ratio'])] if row['memory_ratio'] else []
+            elif row['gflop_per_s']:
+                # useful products: two forward; five backward, the logits are computed again
+                again = 1.25 if goal.mode == 'bwd' else 1.0
+                values.append(again * float(row['gflop_per_s']) / 1000)
+    return values
+
+
+def judge(setting: Setting, results: Path) -> list[Row]:
+    """A row per goal and size: what was, what is wanted, what is, and whether it is reached."""
+    rows = []
+    for goal in GOALS:
+        for size, before, wanted in zip((setting.small, setting.large), goal.before, goal.wanted):
+            values = values_of(goal, size, results)
+            at_most = goal.column == 'memory_ratio'
+            best = (min if at_most else max)(values, default=None)
+            verdict = 'not run'
+            if best is not None:
+                is_reached = best <= wanted if at_most else best >= wanted
+                verdict = 'reached' if is_reached else 'missed'
+            row = dict(goal=goal.name, image=str(size), before=before)
+            rows.append(row | dict(wanted=wanted, measured=best, verdict=verdict))
+    return rows
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add('--rehearse', action='store_true', help='tiny and interpreted, on a CPU')
+    add('--results', type=Path, default=RESULTS, help='folder (default: %(default)s)')
+    add('--minutes', type=float, default=MINUTES, help='(default: %(default)s)')
+    add('--force', action='store_true', help='overwrite files')
+    add('--part', help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if not (args.rehearse or torch.cuda.is_available()):
+        parser.error('PyTorch finds no CUDA device on this machine; --rehearse needs none')
+    if args.rehearse and args.results == RESULTS:
+        parser.error('--rehearse needs --results, as its times mean nothing')
+    old = [args.results / name for name in FILES.values() if (args.results / name).exists()]
+    if args.part is None and old:
+        if not args.force:
+            parser.error(f'{old[0]} exists; give another folder as --results, or --force')
+        for path in old:
+            path.unlink()
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, and print the table of goals; the exit status is 1 if a part failed."""
+    args = parse_args(argv)
+    setting = REHEARSAL if args.rehearse else GPU
+    if args.part is not None:
+        run_part(args.part, setting, args.results)
+        return 0
+    failed = run_all(args)
+    rows = judge(setting, args.results)
+    measure.write_csv(args.results / FILES['goals'], rows)
+    columns = list(rows[0])
+    measure.print_table('Goals', columns, [list(row.values()) for row in rows])
+    for part, note in failed.items():
+        print(f'not measured: {part}: {note}')
+    return int(bool(failed))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

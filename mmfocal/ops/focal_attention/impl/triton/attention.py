@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention and its gradients as operators: what they read and write, and how kernels start.
+
+Triton is imported when an operator runs, not before. Operators take no objects, so ``sizes`` are
+integers here: window size, expand size, focal window and focal level of the geometry, and shift.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmfocal import compat
+
+from ...inputs import FocalInputs
+from . import configs
+from .operators import Operator, ceil_div, start
+
+# How many programs share the gradients of a bias: several per multiprocessor of a large GPU. More
+# would take more memory, as each strip of windows has a sum of its own. The number does not depend
+# on the GPU, so neither does the order of summation.
+BIAS_PROGRAMS = 2048
+# Blocks of the kernels that only copy and add.
+BLOCK_TOKENS, BLOCK_SIZE, BLOCK_BIAS, BLOCK_STRIPS = 64, 4096, 256, 16
+
+
+class Plan(NamedTuple):
+    """What a call's kernels get besides tensors.
+
+    Attributes:
+        batch, nh, nw, num_heads: See the shape legend.
+        regions: Expand size and focal window, of which kernels make the regions.
+        sizes_of_regions: Keys along a side of each region.
+        constants: What kernels are compiled for.
+        dtype: Of the tokens.
+        capability: First number of the GPU's compute capability; 0 without a GPU.
+    """
+
+    batch: int
+    nh: int
+    nw: int
+    num_heads: int
+    regions: tuple[int, int]
+    sizes_of_regions: tuple[int, ...]
+    constants: dict[str, Any]
+    dtype: torch.dtype
+    capability: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Arguments of all kernels that visit windows."""
+        return (self.nh, self.nw, self.num_heads, *self.regions)
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of all images."""
+        return self.batch * self.nh * self.nw
+
+    @property
+    def query_blocks(self) -> int:
+        """Blocks of queries of all heads of a window."""
+        area = self.constants['WINDOW'] ** 2
+        return self.num_heads * ceil_div(area, self.constants['BLOCK_Q'])
+
+    def key_blocks(self, block: int) -> int:
+        """Blocks of keys of a window."""
+        return sum(ceil_div(size**2, block) for size in self.sizes_of_regions)
+
+    @property
+    def windows_per_strip(self) -> int:
+        programs = self.query_blocks * self.key_blocks(64)
+        return ceil_div(self.num_windows, max(1, BIAS_PROGRAMS // programs))
+
+    @property
+    def strips(self) -> int:
+        return ceil_div(self.num_windows, self.windows_per_strip)
+
+    def choose(self, kernel: str) -> configs.Config:
+        return configs.choose(kernel, self.dtype, self.constants['HEAD_DIM'], self.capability)
+
+
+def _capability(device: torch.device) -> int:
+    if device.type != 'cuda' or not torch.cuda.is_available():
+        return 0
+    return torch.cuda.get_device_properties(device).major  # unlike the capability, compiles
+
+
+def _make_plan(
+    batch: int,
+    map_size: tuple[int, int],
+    num_heads: int,
+    head_dim: int,
+    sizes: tuple[int, ...],
+    scale: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Plan:
+    w, expand_size, focal_window, levels, shift = sizes
+    largest = configs.largest_block(dtype, head_dim)
+    constants = {
+        'WINDOW': w,
+        'COARSE_LEVELS': levels - 1,
+        'SHIFT': shift,
+        'SCALE': scale,
+        'HEAD_DIM': head_dim,
+        'BLOCK_D': configs.block(head_dim),
+        'BLOCK_Q': min(largest, configs.block(w * w)),
+    }
+    regions = (w + 2 * expand_size, *(focal_window + 2**k - 1 for k in range(levels - 1)))
+    return Plan(
+        batch,
+        map_size[0] // w,
+        map_size[1] // w,
+        num_heads,
+        (expand_size, focal_window),
+        regions,
+        constants,
+        dtype,
+        _capability(device),
+    )
+
+
+_kept_plan = lru_cache(maxsize=1024)(_make_plan)
+
+
+def _plan_of(qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float):
+    """See ``attend`` for the arguments; kept unless a compiler reads it, for all sizes at once."""
+    make = _kept_plan if compat.is_plain_tensor(qkv) else _make_plan
+    num_heads = bias.shape[0]
+    return make(
+        qkv.shape[0],
+        (height, width),
+        num_heads,
+        qkv.shape[2] // 3 // num_heads,
+        tuple(sizes),
+        scale,
+        qkv.dtype,
+        qkv.device,
+    )
+
+
+def _with_dense_channels(x: Tensor) -> Tensor:
+    """Kernels take the channels of a token one by one; all other strides are free."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _start_chosen(
+    name: str, kernel: Any, plan: Plan, blocks: Callable[[int], int], *args: Any, **constants: Any
+) -> None:
+    """Start a kernel in its configuration, or try all out; ``blocks`` counts programs."""
+    constants |= plan.constants
+    if configs.is_tuning() and compat.is_plain_eager():
+        restored = 'sums_ptr' if name == 'gradient' else None
+        kernel = configs.tuned(kernel, plan.dtype, constants['HEAD_DIM'], restored)
+        start(kernel, lambda meta: (blocks(meta['BLOCK_K']),), args[0], *args, **constants)
+        return
+    config = plan.choose(name)
+    start(kernel, (blocks(config.BLOCK_K),), args[0], *args, **constants, **config._asdict())
+
+
+def _outputs(
+    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
+) -> tuple[Tensor, Tensor]:
+    """Uninitialized results of ``attend``."""
+    batch, _, channels = qkv.shape
+    out = qkv.new_empty(batch, height, width, channels // 3)
+    return out, bias.new_empty(batch, bias.shape[0], height, width)
+
+
+def _attend(
+    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
+) -> tuple[Tensor, Tensor]:
+    from .kernels.forward import forward_kernel
+
+    out, log_sum = _outputs(qkv, bias, height, width, sizes, scale)
+    if out.numel() == 0:
+        return out, log_sum
+    qkv = _with_dense_channels(qkv)
+    plan = _plan_of(qkv, bias, height, width, sizes, scale)
+    programs = plan.num_windows * plan.query_blocks
+    _start_chosen(
+        'forward', forward_kernel, plan, lambda _: programs,
+        qkv, bias, out, log_sum, *qkv.stride()[:2], *plan.sizes,
+    )  # fmt: skip
+    return out, log_sum
+
+
+def _prepare(plan: Plan, out: Tensor, d_out: Tensor, delta: Tensor, sums: Tensor) -> None:
+    """Fill ``delta``, and ``sums`` with zeros."""
+    from .kernels.gradients import prepare_kernel
+
+    area = delta.shape[2] * delta.shape[3]
+    tokens = plan.batch * area
+    programs = ceil_div(tokens, BLOCK_TOKENS) * plan.num_heads
+    size = sums.numel()
+    start(
+        prepare_kernel, (programs + ceil_div(size, BLOCK_SIZE),), out,
+        out, d_out, delta, sums, plan.num_heads, area, tokens, programs, size,
+        HEAD_DIM=plan.constants['HEAD_DIM'], BLOCK_D=plan.constants['BLOCK_D'],
+        BLOCK=BLOCK_TOKENS, BLOCK_SIZE=BLOCK_SIZE, num_warps=4,
+    )  # fmt: skip
+
+
+def _add_gradients(
+    plan: Plan, queries: tuple[Tensor, ...], sums: Tensor, strips: Tensor
+) -> None:
+    """Add to the sums of gradients of all tokens in any order; fill those of the bias."""
+    from .kernels.gradients import gradient_kernel
+
+    qkv = queries[0]
+    _start_chosen(
+        'gradient', gradient_kernel, plan,
+        lambda block: plan.strips * plan.query_blocks * plan.key_blocks(block),
+        *queries, sums, strips, *qkv.stride()[:2], *plan.sizes,
+        plan.num_windows, plan.windows_per_strip, sums.shape[1], 0, IS_ORDERED=False,
+    )  # fmt: skip
+
+
+def _add_gradients_in_order(
+    plan: Plan, queries: tuple[Tensor, ...], sums: Tensor, strips: Tensor
+) -> None:
+    """The same in a fixed order, which takes more time and a kernel for each block of keys."""
+    from .kernels.gradients import gradient_kernel, key_gradient_kernel
+
+    qkv, config = queries[0], plan.choose('gradient')
+    strides, constants = qkv.stride()[:2], plan.constants
+    for block in range(plan.key_blocks(config.BLOCK_K)):
+        start(
+            gradient_kernel, (plan.strips * plan.query_blocks,), qkv,
+            *queries, sums, strips, *strides, *plan.sizes,
+            plan.num_windows, plan.windows_per_strip, sums.shape[1], block,
+            IS_ORDERED=True, **constants, **config._asdict(),
+        )  # fmt: skip
+    w, levels = constants['WINDOW'], constants['COARSE_LEVELS']
+    largest = configs.largest_block(plan.dtype, constants['HEAD_DIM'])
+    cells = (w, *(2**level for level in range(levels)))  # side of a window on each map
+    for region, side in enumerate(cells):
+        tile = 8 if region == 0 and largest == 64 else 4
+        tiles = ceil_div(plan.nh * side, tile) * ceil_div(plan.nw * side, tile)
+        start(
+            key_gradient_kernel, (plan.batch * tiles * plan.num_heads,), qkv,
+            *queries, sums, *strides, *plan.sizes, sums.shape[1], region,
+            **constants, TILE=tile, num_warps=4, num_stages=1,
+        )  # fmt: skip
+
+
+def _finish(sums: Tensor, d_qkv: Tensor, strips: Tensor, d_bias: Tensor) -> None:
+    """Round sums of gradients to the dtype of ``qkv`` unless they have it; add up the strips."""
+    from .kernels.gradients import finish_kernel
+
+    size, area = sums.numel(), d_bias.numel()
+    programs = 0 if sums is d_qkv else ceil_div(size, BLOCK_SIZE)
+    start(
+        finish_kernel, (programs + ceil_div(area, BLOCK_BIAS),), sums,
+        sums, d_qkv, strips, d_bias, size, programs, strips.shape[0], area,
+        BLOCK_SIZE=BLOCK_SIZE, BLOCK=BLOCK_BIAS, BLOCK_STRIPS=BLOCK_STRIPS, num_warps=8,
+    )  # fmt: skip
+
+
+def _gradients(
+    d_out: Tensor, qkv: Tensor, bias: Tensor, out: Tensor, log_sum: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    """Uninitialized results of ``attend_backward``."""
+    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (qkv, bias))
+
+
+def _attend_backward(
+    d_out: Tensor,
+    qkv: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    log_sum: Tensor,
+    sizes: list[int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    d_qkv, d_bias = _gradients(d_out, qkv, bias, out, log_sum)
+    if out.numel() == 0:
+        return d_qkv, d_bias.zero_()
+    qkv, d_out = _with_dense_channels(qkv), d_out.contiguous()
+    plan = _plan_of(qkv, bias, *out.shape[1:3], sizes, scale)
+    sums = d_qkv if d_qkv.dtype == bias.dtype else bias.new_empty(d_qkv.shape)
+    delta, strips = torch.empty_like(log_sum), bias.new_empty(plan.strips, *bias.shape)
+    _prepare(plan, out, d_out, delta, sums)
+    is_ordered = torch.are_deterministic_algorithms_enabled()
+    add = _add_gradients_in_order if is_ordered else _add_gradients
+    add(plan, (qkv, bias, log_sum, d_out, delta), sums, strips)
+    _finish(sums, d_qkv, strips, d_bias)
+    return d_qkv, d_bias
+
+
+attend = Operator(
+    'focal_attention(Tensor qkv, Tensor bias, SymInt height, SymInt width, int[] sizes,'
+    ' float scale) -> (Tensor, Tensor)',
+    _attend,
+    _outputs,
+)
+attend_backward = Operator(
+    'focal_attention_backward(Tensor d_out, Tensor qkv, Tensor bias, Tensor out,'
+    ' Tensor log_sum, int[] sizes, float scale) -> (Tensor, Tensor)',
+    _attend_backward,
+    _gradients,
+)
+
+
+class Attend(torch.autograd.Function):
+    """Output of all windows, ``(B, H, W, C)``, from the first two arguments of ``attend``."""
+
+    @staticmethod
+    def forward(
+        ctx, qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
+    ) -> Tensor:
+        out, log_sum = attend(qkv, bias, height, width, sizes, scale)
+        ctx.save_for_backward(qkv, bias, out, log_sum)
+        ctx.sizes, ctx.scale = sizes, scale
+        return out
+
+    @staticmethod
+    def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "attn_impl='triton' has no second derivative (create_graph=True); "
+                "choose attn_impl='sdpa'"
+            )
+        gradients = attend_backward(d_out, *ctx.saved_tensors, ctx.sizes, ctx.scale)
+        return *gradients, None, None, None, None
+
+
+def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
+    """See :func:`mmfocal.ops.focal_attention.focal_attention`."""
+    geometry = inputs.geometry
+    sizes = [
+        geometry.window_size,
+        geometry.expand_size,
+        geometry.focal_window,
+        geometry.focal_level,
+        inputs.shift,
+    ]
+    return Attend.apply(inputs.qkv, bias.contiguous(), *inputs.map_size, sizes, inputs.scale)

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The combined bias by one kernel, and the gradients of its tables by another.
+
+It equals ``focal_attention.bias.combined_bias``. Operators take no objects: ``sizes`` are the
+arguments of ``FocalGeometry``, and tables come in the order of ``bias_tables``.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmfocal import compat
+from mmfocal.ops.focal_attention import bias as plain
+from mmfocal.ops.focal_attention.bias import FocalBias
+from mmfocal.ops.focal_attention.geometry import FocalGeometry
+
+from .operators import Operator, ceil_div, start
+
+MAX_COARSE_LEVELS = 3
+
+
+class Indices(NamedTuple):
+    """Which entries a place takes, and which places an entry goes to; all 32-bit integers.
+
+    Attributes:
+        first, second: ``(w*w*K,)``; the number of entries stands for none.
+        starts: Where the places of each entry start in ``places``: ``(entries + 1,)``.
+        places: Those of all entries, ascending for each.
+        shape: ``(w*w, K)``.
+        num_neighbors: Neighbor keys of one window.
+    """
+
+    first: Tensor
+    second: Tensor
+    starts: Tensor
+    places: Tensor
+    shape: tuple[int, int]
+    num_neighbors: int
+
+    @property
+    def num_entries(self) -> int:
+        return self.starts.numel() - 1
+
+
+def _make_indices(geometry: FocalGeometry, device: torch.device) -> Indices:
+    index = plain.bias_index(geometry, torch.device('cpu'))
+    side, tables = geometry.window_size, [(2 * geometry.window_size - 1) ** 2]
+    tables += [side**2 * geometry.num_neighbors]
+    tables += [(side + region.size - 1) ** 2 for region in geometry.regions[1:]]
+    none = sum(tables)
+    second = torch.full_like(index.first, none)
+    if index.doubled is not None:
+        second[:, index.doubled] = index.second
+    flat = torch.cat([index.first.flatten(), second.flatten()])
+    counts = torch.bincount(flat, minlength=none + 1)[:none]
+    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    places = flat.argsort(stable=True)[: int(starts[-1])] % index.first.numel()
+    arrays = (index.first.flatten(), second.flatten(), starts, places)
+    arrays = (array.to(device, torch.int32) for array in arrays)
+    return Indices(*arrays, tuple(index.first.shape), geometry.num_neighbors)
+
+
+_INDICES: dict[tuple, Indices] = {}
+
+
+def _indices(sizes: list[int], device: torch.device) -> Indices:
+    """Made once: a copy to a GPU waits for it."""
+    key = (*sizes, device)
+    if key not in _INDICES:
+        with compat.without_dispatch_modes():
+            _INDICES[key] = _make_indices(FocalGeometry(*sizes), device)
+    return _INDICES[key]
+
+
+def _shape(tables: list[Tensor], sizes: list[int]) -> tuple[int, int, int]:
+    """``h, w*w, K``."""
+    w, e, f, levels = sizes
+    num_keys = (w + 2 * e) ** 2 + sum((f + 2**k - 1) ** 2 for k in range(levels - 1))
+    return tables[0].shape[1], w * w, num_keys
+
+
+def _five(tables: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    """Own, neighbors and three coarse tables: the first one where there is none."""
+    neighbors = tables[1] if sizes[1] else tables[0]
+    coarse = tables[2 if sizes[1] else 1 :]
+    return [tables[0], neighbors, *coarse, *[tables[0]] * (MAX_COARSE_LEVELS - len(coarse))]
+
+
+def _combined(tables: list[Tensor], sizes: list[int]) -> Tensor:
+    return tables[0].new_empty(_shape(tables, sizes))
+
+
+def _combine(tables: list[Tensor], sizes: list[int]) -> Tensor:
+    from .kernels.bias import BLOCK, combine_kernel
+
+    combined = _combined(tables, sizes)
+    index = _indices(sizes, combined.device)
+    num_heads, num_places = combined.shape[0], index.first.numel()
+    start(
+        combine_kernel, (ceil_div(num_places, BLOCK), num_heads), combined,
+        *_five([table.contiguous() for table in tables], sizes),
+        index.first, index.second, combined,
+        num_heads, sizes[0], index.num_neighbors, sizes[2], index.num_entries, num_places,
+        LEVELS=sizes[3] - 1, BLOCK=BLOCK,
+    )  # fmt: skip
+    return combined
+
+
+def _gradients(
+    d_combined: Tensor, combined: Tensor, tables: list[Tensor], sizes: list[int]
+) -> list[Tensor]:
+    return [table.new_empty(table.shape) for table in tables]
+
+
+def _combine_backward(
+    d_combined: Tensor, combined: Tensor, tables: list[Tensor], sizes: list[int]
+) -> list[Tensor]:
+    from .kernels.bias import BLOCK_ENTRIES, BLOCK_PLACES, combine_backward_kernel
+
+    gradients = _gradients(d_combined, combined, tables, sizes)
+    index = _indices(sizes, combined.device)
+    num_heads, num_entries = combined.shape[0], index.num_entries
+    start(
+        combine_backward_kernel, (ceil_div(num_entries, BLOCK_ENTRIES), num_heads), combined,
+        d_combined.contiguous(), combined,
+        *_five([table.contiguous() for table in tables], sizes), *_five(gradients, sizes),
+        index.starts, index.places,
+        num_heads, sizes[0], index.num_neighbors, sizes[2], num_entries, index.first.numel(),
+        LEVELS=sizes[3] - 1, BLOCK=BLOCK_ENTRIES, BLOCK_P=BLOCK_PLACES,
+    )  # fmt: skip
+    return gradients
+
+
+combine = Operator(
+    'combined_bias(Tensor[] tables, int[] sizes) -> Tensor', _combine, _combined, is_visible=False
+)
+combine_backward = Operator(
+    'combined_bias_backward(Tensor d_combined, Tensor combined, Tensor[] tables, int[] sizes)'
+    ' -> Tensor[]',
+    _combine_backward,
+    _gradients,
+    is_visible=False,
+)
+
+
+class _Combine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, sizes: list[int], *tables: Tensor) -> Tensor:
+        combined = combine(list(tables), sizes)
+        ctx.sizes = sizes
+        ctx.save_for_backward(combined, *tables)
+        return combined
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_combined: Tensor) -> tuple[Tensor | None, ...]:
+        combined, *tables = ctx.saved_tensors
+        return None, *combine_backward(d_combined, combined, tables, ctx.sizes)
+
+
+def combined_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
+    """See :func:`mmfocal.ops.focal_attention.bias.combined_bias`, which it equals.
+
+    More than three coarse levels are left to that one.
+    """
+    if len(bias.coarse) > MAX_COARSE_LEVELS:
+        return plain.combined_bias(bias, geometry)
+    sizes = [
+        geometry.window_size,
+        geometry.expand_size,
+        geometry.focal_window,
+        geometry.focal_level,
+    ]
+    return _Combine.apply(sizes, *plain.bias_tables(bias))

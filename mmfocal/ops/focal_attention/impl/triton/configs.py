@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How large the blocks of kernels are, and by how many warps and in how many stages they run."""
+
+import os
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+from .operators import INTERPRETED
+
+# Try all configurations out, on the first call of each kernel, dtype and head.
+ENV_TUNE = 'MMFOCAL_TRITON_TUNE'
+
+
+class Config(NamedTuple):
+    """Keys of a block, and how a program runs."""
+
+    BLOCK_K: int
+    num_warps: int
+    num_stages: int
+
+
+# The first configuration is the smallest one. What a program keeps on the chip grows with BLOCK_K
+# and num_stages.
+CONFIGS = (
+    Config(32, 4, 1),
+    Config(32, 4, 2),
+    Config(64, 4, 2),
+    Config(64, 8, 2),
+)
+
+
+def block(size: int) -> int:
+    """Powers of two, as all blocks must be; dot products need at least 16."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def largest_block(dtype: torch.dtype, head_dim: int) -> int:
+    """How many queries or keys fit the registers of a program.
+
+    Half as many if heads are wide, and in float32, whose exact products no tensor core computes.
+    """
+    return 64 >> (block(head_dim) > 64) >> (dtype == torch.float32)
+
+
+# By kernel, bytes of the dtype, channels of a head (as a block) and capability; chosen by what
+# the compiler says (no register spilled, most programs per multiprocessor), not by measurement.
+_CHOSEN: dict[tuple[str, int, int, int], Config] = {}
+
+
+def _fitting(dtype: torch.dtype, head_dim: int) -> list[Config]:
+    """Configurations whose blocks fit the registers."""
+    return [config for config in CONFIGS if config.BLOCK_K <= largest_block(dtype, head_dim)]
+
+
+@cache
+def choose(kernel: str, dtype: torch.dtype, head_dim: int, capability: int) -> Config:
+    """Configuration of a kernel, ``'forward'`` or ``'gradient'``.
+
+    Args:
+        kernel: Its name.
+        dtype: Of the tokens.
+        head_dim: Channels of a head.
+        capability: Compute capability, its first number.
+    """
+    if INTERPRETED:
+        return Config(128, 4, 1)
+    key = (kernel, dtype.itemsize, block(head_dim), capability)
+    return _CHOSEN.get(key) or _fitting(dtype, head_dim)[-1]
+
+
+def is_tuning() -> bool:
+    """Whether configurations are tried out."""
+    return os.environ.get(ENV_TUNE, '0') not in ('', '0') and not INTERPRETED
+
+
+@cache
+def tuned(kernel: Any, dtype: torch.dtype, head_dim: int, restored: str | None = None) -> Any:
+    """A kernel that tries its configurations out.
+
+    Args:
+        kernel: A kernel of Triton.
+        dtype: Of the tokens.
+        head_dim: Channels of a head.
+        restored: Argument that the kernel adds to, to be put back after a trial.
+    """
+    import triton
+
+    configs = [
+        triton.Config({'BLOCK_K': size}, num_warps=warps, num_stages=stages)
+        for size, warps, stages in _fitting(dtype, head_dim)
+    ]
+    # Autotuning distinguishes the dtypes of tensors by itself.
+    restore_value = None if restored is None else [restored]
+    return triton.autotune(configs, key=['HEAD_DIM', 'WINDOW'], restore_value=restore_value)(kernel)

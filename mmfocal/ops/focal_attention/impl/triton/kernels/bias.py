@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Combining the bias tables, and the gradients of the tables.
+
+Entries are those of ``bias.BiasIndex``, counted through all tables of a head; *places* are those
+of a head's combined bias, ``w*w*K``. A table that does not exist is passed as another one.
+"""
+
+import triton
+import triton.language as tl
+
+from mmfocal.ops.focal_attention import bias
+
+from .. import INTERPRETED
+
+# Places and entries of a program, and places of an entry that it adds up at a time; the
+# interpreter takes as long for small blocks.
+BLOCK = 8192 if INTERPRETED else 512
+BLOCK_ENTRIES, BLOCK_PLACES = (8192, 64) if INTERPRETED else (64, 16)
+NO_KEY = tl.constexpr(bias.NO_KEY)
+# Sizes differ from stage to stage, and one kernel serves all of them.
+SIZES = ['num_heads', 'window', 'num_neighbors', 'focal_window', 'num_entries', 'num_places']
+
+
+@triton.jit
+def _with_coarse(pointers, entry, first, coarse_ptr, head, side):
+    """Pointers of the entries from ``first`` on in a coarse table with that side."""
+    return tl.where(entry >= first, coarse_ptr + head * side * side + (entry - first), pointers)
+
+
+@triton.jit
+def _entry_pointers(
+    entry,
+    head,
+    own_ptr,
+    neighbors_ptr,
+    coarse_0_ptr,
+    coarse_1_ptr,
+    coarse_2_ptr,
+    num_heads,
+    window,
+    num_neighbors,
+    focal_window,
+    LEVELS: tl.constexpr,
+):
+    """Where entries of a head lie; each table has its own layout, see ``FocalBias``."""
+    pointers = own_ptr + entry * num_heads + head
+    first = (2 * window - 1) * (2 * window - 1)
+    size = window * window * num_neighbors
+    pointers = tl.where(entry >= first, neighbors_ptr + head * size + (entry - first), pointers)
+    first += size
+    side = window + focal_window - 1  # of level 0; R grows by 2^k - 1
+    if LEVELS > 0:
+        pointers = _with_coarse(pointers, entry, first, coarse_0_ptr, head, side)
+    if LEVELS > 1:
+        first += side * side
+        pointers = _with_coarse(pointers, entry, first, coarse_1_ptr, head, side + 1)
+    if LEVELS > 2:
+        first += (side + 1) * (side + 1)
+        pointers = _with_coarse(pointers, entry, first, coarse_2_ptr, head, side + 3)
+    return pointers
+
+
+@triton.jit(do_not_specialize=SIZES)
+def combine_kernel(
+    # tables; index arrays (w*w*K); combined bias, written: (h, w*w*K)
+    own_ptr,
+    neighbors_ptr,
+    coarse_0_ptr,
+    coarse_1_ptr,
+    coarse_2_ptr,
+    first_ptr,
+    second_ptr,
+    combined_ptr,
+    # sizes
+    num_heads,
+    window,
+    num_neighbors,
+    focal_window,
+    num_entries,
+    num_places,
+    # constants
+    LEVELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Programs: (blocks of places, h)."""
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    head = tl.program_id(1)
+    exists = place < num_places
+    first = tl.load(first_ptr + place, mask=exists, other=num_entries)
+    second = tl.load(second_ptr + place, mask=exists, other=num_entries)
+    pointers = _entry_pointers(
+        first, head, own_ptr, neighbors_ptr, coarse_0_ptr, coarse_1_ptr, coarse_2_ptr,
+        num_heads, window, num_neighbors, focal_window, LEVELS,
+    )  # fmt: skip
+    value = tl.load(pointers, mask=first < num_entries, other=NO_KEY)
+    pointers = _entry_pointers(
+        second, head, own_ptr, neighbors_ptr, coarse_0_ptr, coarse_1_ptr, coarse_2_ptr,
+        num_heads, window, num_neighbors, focal_window, LEVELS,
+    )  # fmt: skip
+    is_double = second < num_entries
+    other = tl.load(pointers, mask=is_double, other=0.0)
+    both = tl.maximum(value, other) + tl.log(1.0 + tl.exp(-tl.abs(value - other)))
+    combined = tl.where(is_double, both, value)
+    tl.store(combined_ptr + head * num_places + place, combined, mask=exists)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def combine_backward_kernel(
+    # gradient and combined bias (h, w*w*K); tables; their gradients, written
+    d_combined_ptr,
+    combined_ptr,
+    own_ptr,
+    neighbors_ptr,
+    coarse_0_ptr,
+    coarse_1_ptr,
+    coarse_2_ptr,
+    d_own_ptr,
+    d_neighbors_ptr,
+    d_coarse_0_ptr,
+    d_coarse_1_ptr,
+    d_coarse_2_ptr,
+    # places of entry n: from starts[n] to starts[n + 1]
+    starts_ptr,
+    places_ptr,
+    # sizes
+    num_heads,
+    window,
+    num_neighbors,
+    focal_window,
+    num_entries,
+    num_places,
+    # constants
+    LEVELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Programs: (blocks of entries, h). Nobody else writes to an entry; the order is fixed."""
+    entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    head = tl.program_id(1)
+    exists = entry < num_entries
+    pointers = _entry_pointers(
+        entry, head, own_ptr, neighbors_ptr, coarse_0_ptr, coarse_1_ptr, coarse_2_ptr,
+        num_heads, window, num_neighbors, focal_window, LEVELS,
+    )  # fmt: skip
+    value = tl.load(pointers, mask=exists, other=0.0)
+    start = tl.load(starts_ptr + entry, mask=exists, other=0)
+    end = tl.load(starts_ptr + entry + 1, mask=exists, other=0)
+    gradient = tl.zeros((BLOCK,), combined_ptr.dtype.element_ty)
+    for step in range(0, tl.max(end - start, 0), BLOCK_P):
+        turn = start[:, None] + step + tl.arange(0, BLOCK_P)[None, :]
+        mask = turn < end[:, None]
+        place = head * num_places + tl.load(places_ptr + turn, mask=mask, other=0)
+        combined = tl.load(combined_ptr + place, mask=mask, other=float('inf'))  # a share of 0
+        d_combined = tl.load(d_combined_ptr + place, mask=mask, other=0.0)
+        gradient += tl.sum(d_combined * tl.exp(value[:, None] - combined), 1)
+    d_pointers = _entry_pointers(
+        entry, head, d_own_ptr, d_neighbors_ptr, d_coarse_0_ptr, d_coarse_1_ptr, d_coarse_2_ptr,
+        num_heads, window, num_neighbors, focal_window, LEVELS,
+    )  # fmt: skip
+    tl.store(d_pointers, gradient, mask=exists)

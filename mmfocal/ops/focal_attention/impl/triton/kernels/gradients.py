@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients: of everything in one pass over queries and keys, and of keys in a fixed order."""
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+from .blocks import (
+    SIZES,
+    KeyBlock,
+    Window,
+    add_dot,
+    add_rows,
+    compute_logit_gradients,
+    compute_logits,
+    count_blocks,
+    count_keys,
+    dot_of_transposed,
+    find_keys,
+    key_block,
+    load_bias,
+    load_rows,
+    locate,
+    query_tokens,
+    region_at,
+    store_rows,
+)
+
+
+class Queries(NamedTuple):
+    """What gradients need of a block of queries of a window."""
+
+    q: tl.tensor
+    d_out: tl.tensor
+    log_sum: tl.tensor
+    delta: tl.tensor
+
+
+@triton.jit
+def load_queries(
+    qkv_ptr,
+    d_out_ptr,
+    log_sum_ptr,
+    delta_ptr,
+    stride_image,
+    stride_token,
+    query,
+    tokens,
+    window,
+    head,
+    num_heads,
+    image_tokens,
+    AREA: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """See ``Queries``; the weights of queries beyond the window are zero."""
+    is_query, channels = query < AREA, num_heads * HEAD_DIM
+    q_ptr = qkv_ptr + window.image * stride_image + head * HEAD_DIM
+    d_out_ptr += window.image * image_tokens * channels + head * HEAD_DIM
+    first_sum = (window.image * num_heads + head) * image_tokens
+    return Queries(
+        q=load_rows(q_ptr, tokens, stride_token, is_query, HEAD_DIM, BLOCK_D),
+        d_out=load_rows(d_out_ptr, tokens, channels, is_query, HEAD_DIM, BLOCK_D),
+        log_sum=tl.load(log_sum_ptr + first_sum + tokens, mask=is_query, other=float('inf')),
+        delta=tl.load(delta_ptr + first_sum + tokens, mask=is_query, other=0.0),
+    )
+
+
+@triton.jit(do_not_specialize=SIZES)
+def prepare_kernel(
+    # (B, H, W, C), twice; written: (B, h, H, W); sums of `size` elements
+    out_ptr,
+    d_out_ptr,
+    delta_ptr,
+    sums_ptr,
+    # sizes
+    num_heads,
+    area,
+    tokens,
+    programs,
+    size,
+    # constants
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+):
+    """Sums of output times its gradient, which the gradients of all logits of a query share.
+
+    Programs: first (blocks of the tokens of all images, h), ``programs`` in number, ``area``
+    tokens an image; then those that fill the sums of gradients with zeros.
+    """
+    program = tl.program_id(0)
+    if program < programs:
+        head = program % num_heads
+        token = (program // num_heads).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        exists, channels = token < tokens, num_heads * HEAD_DIM
+        offset = head * HEAD_DIM
+        out = load_rows(out_ptr + offset, token, channels, exists, HEAD_DIM, BLOCK_D)
+        d_out = load_rows(d_out_ptr + offset, token, channels, exists, HEAD_DIM, BLOCK_D)
+        dtype: tl.constexpr = delta_ptr.dtype.element_ty
+        delta = tl.sum(out.to(dtype) * d_out.to(dtype), 1)
+        place = (token // area * num_heads + head) * area + token % area
+        tl.store(delta_ptr + place, delta, mask=exists)
+    else:
+        place = (program - programs).to(tl.int64) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
+        zeros = tl.zeros((BLOCK_SIZE,), sums_ptr.dtype.element_ty)
+        tl.store(sums_ptr + place, zeros, mask=place < size)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def gradient_kernel(
+    # as in the forward kernel; gradient of the output; (B, h, H, W)
+    qkv_ptr,
+    bias_ptr,
+    log_sum_ptr,
+    d_out_ptr,
+    delta_ptr,
+    # (B, T, 3C), added to; by strips, written: (strips, h, w*w, K)
+    sums_ptr,
+    d_bias_ptr,
+    stride_image,
+    stride_token,
+    # sizes
+    nh,
+    nw,
+    num_heads,
+    expand_size,
+    focal_window,
+    num_windows,
+    windows_per_strip,
+    tokens,
+    first_block,
+    # constants
+    WINDOW: tl.constexpr,
+    COARSE_LEVELS: tl.constexpr,
+    SHIFT: tl.constexpr,
+    SCALE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    IS_ORDERED: tl.constexpr,  # leave keys to the kernel that adds in a fixed order
+):
+    """All gradients; programs: (strips, h, blocks of queries, blocks of keys).
+
+    A strip is a run of windows, counted over all images. A program keeps its block of the bias and
+    of its gradient while it walks along its strip; nobody else writes to its place in ``d_bias``.
+    Tokens are shared between programs, so their gradients are added atomically. In a fixed order
+    one block of keys runs at a time, ``first_block``, and gradients of queries are shared no more.
+    """
+    AREA: tl.constexpr = WINDOW * WINDOW
+    Q_BLOCKS: tl.constexpr = (AREA + BLOCK_Q - 1) // BLOCK_Q
+    program, channels = tl.program_id(0), num_heads * HEAD_DIM
+    num_blocks = first_block * 0 + 1
+    if not IS_ORDERED:
+        num_blocks = count_blocks(expand_size, focal_window, WINDOW, COARSE_LEVELS, BLOCK_K)
+    block = first_block + program % num_blocks
+    query = program // num_blocks % Q_BLOCKS * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    head = program // (num_blocks * Q_BLOCKS) % num_heads
+    strip = program // (num_blocks * Q_BLOCKS * num_heads)
+    is_query, own_query = query < AREA, tl.minimum(query, AREA - 1)
+    keys = key_block(block, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, BLOCK_K)
+    last = region_at(COARSE_LEVELS, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS)
+    num_keys = count_keys(last)
+    bias = load_bias(bias_ptr + head * AREA * num_keys, query, keys, num_keys, WINDOW)
+
+    dtype: tl.constexpr = bias_ptr.dtype.element_ty
+    d_bias = tl.zeros((BLOCK_Q, BLOCK_K), dtype)
+    first = strip * windows_per_strip
+    for number in range(first, tl.minimum(first + windows_per_strip, num_windows)):
+        window = locate(number, nh, nw)
+        q_tokens = query_tokens(own_query, window, nw, WINDOW)
+        queries = load_queries(
+            qkv_ptr, d_out_ptr, log_sum_ptr, delta_ptr, stride_image, stride_token,
+            query, q_tokens, window, head, num_heads, nh * nw * AREA, AREA, HEAD_DIM, BLOCK_D,
+        )  # fmt: skip
+        k_tokens, on_map = find_keys(keys, window)
+        k_ptr = qkv_ptr + window.image * stride_image + head * HEAD_DIM + channels
+        k = load_rows(k_ptr, k_tokens, stride_token, on_map, HEAD_DIM, BLOCK_D)
+        v = load_rows(k_ptr + channels, k_tokens, stride_token, on_map, HEAD_DIM, BLOCK_D)
+        logits = compute_logits(
+            queries.q, k, bias, query, keys, on_map, window, SCALE, WINDOW, SHIFT
+        )
+        weights, d_logits = compute_logit_gradients(
+            logits, queries.log_sum, queries.delta, queries.d_out, v
+        )
+        d_bias += d_logits
+        d_q_ptr = sums_ptr + window.image * tokens * 3 * channels + head * HEAD_DIM
+        d_q = add_dot(tl.zeros((BLOCK_Q, BLOCK_D), dtype), d_logits, k) * SCALE
+        if IS_ORDERED:
+            d_q += load_rows(d_q_ptr, q_tokens, 3 * channels, is_query, HEAD_DIM, BLOCK_D)
+            store_rows(d_q_ptr, q_tokens, 3 * channels, d_q, is_query, HEAD_DIM, BLOCK_D)
+        else:
+            add_rows(d_q_ptr, q_tokens, 3 * channels, d_q, is_query, HEAD_DIM, BLOCK_D)
+            d_k_ptr = d_q_ptr + channels
+            d_k = dot_of_transposed(d_logits, queries.q, dtype) * SCALE
+            add_rows(d_k_ptr, k_tokens, 3 * channels, d_k, on_map, HEAD_DIM, BLOCK_D)
+            d_v = dot_of_transposed(weights, queries.d_out, dtype)
+            add_rows(d_k_ptr + channels, k_tokens, 3 * channels, d_v, on_map, HEAD_DIM, BLOCK_D)
+
+    mask = is_query[:, None] & keys.exists[None, :]
+    d_bias_ptr += (strip.to(tl.int64) * num_heads + head) * AREA * num_keys
+    tl.store(d_bias_ptr + query[:, None] * num_keys + keys.column[None, :], d_bias, mask=mask)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def finish_kernel(
+    # `size` elements, to be rounded; (strips, area), to be added up
+    sums_ptr,
+    d_qkv_ptr,
+    strips_ptr,
+    d_bias_ptr,
+    # sizes
+    size,
+    programs,
+    strips,
+    area,
+    # constants
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_STRIPS: tl.constexpr,
+):
+    """Round the sums of gradients, ``programs`` programs; add up the strips, the other ones."""
+    program = tl.program_id(0)
+    if program < programs:
+        place = program.to(tl.int64) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
+        values = tl.load(sums_ptr + place, mask=place < size)
+        tl.store(d_qkv_ptr + place, values.to(d_qkv_ptr.dtype.element_ty), mask=place < size)
+    else:
+        place = (program - programs) * BLOCK + tl.arange(0, BLOCK)
+        acc = tl.zeros((BLOCK_STRIPS, BLOCK), d_bias_ptr.dtype.element_ty)
+        for first in range(0, strips, BLOCK_STRIPS):
+            strip = first + tl.arange(0, BLOCK_STRIPS).to(tl.int64)
+            mask = (strip < strips)[:, None] & (place < area)[None, :]
+            acc += tl.load(strips_ptr + strip[:, None] * area + place[None, :], mask=mask, other=0.0)
+        tl.store(d_bias_ptr + place, tl.sum(acc, 0), mask=place < area)
+
+
+@triton.jit
+def viewers(first, last, windows, region):
+    """First and last window, along one axis, whose regions meet positions ``first`` to ``last``.
+
+    On a wrapped map windows are counted beyond both ends, -1 being the last one: the same window
+    may see a position at several places.
+    """
+    # Window n sees position p at place p + margin - n * step of 0 .. size - 1. The division is
+    # kept from negative numbers, which it would round upwards.
+    size, step = region.size, region.step
+    begin = (first + region.margin - size + step + size * step) // step - size
+    end = (last + region.margin) // step
+    begin = tl.where(region.is_wrapped, begin, tl.maximum(begin, 0))
+    return begin, tl.where(region.is_wrapped, end, tl.minimum(end, windows - 1))
+
+
+@triton.jit
+def wrap(number, windows):
+    """The window that one counted beyond an end stands for."""
+    number = tl.where(number < 0, number + windows, number)
+    return tl.where(number < windows, number, number - windows)
+
+
+@triton.jit
+def seen_keys(region, row, col, exist, unwrapped_row, unwrapped_col):
+    """Positions of a map as keys of one window; those that it does not see do not exist."""
+    row = row - unwrapped_row * region.step
+    col = col - unwrapped_col * region.step
+    place_row, place_col, size = row + region.margin, col + region.margin, region.size
+    exist = exist & (place_row >= 0) & (place_row < size) & (place_col >= 0) & (place_col < size)
+    column = region.first + place_row * size + place_col
+    return KeyBlock(region=region, column=column, row=row, col=col, exists=exist)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def key_gradient_kernel(
+    # as in the gradient kernel
+    qkv_ptr,
+    bias_ptr,
+    log_sum_ptr,
+    d_out_ptr,
+    delta_ptr,
+    sums_ptr,
+    stride_image,
+    stride_token,
+    # sizes
+    nh,
+    nw,
+    num_heads,
+    expand_size,
+    focal_window,
+    tokens,
+    region,  # its place in geometry.regions
+    # constants
+    WINDOW: tl.constexpr,
+    COARSE_LEVELS: tl.constexpr,
+    SHIFT: tl.constexpr,
+    SCALE: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Gradients of keys and values in a fixed order; programs: (B, tiles of the map, h).
+
+    A program takes ``TILE * TILE`` keys of the map and visits every window that sees any of them,
+    so that nothing is added by two programs.
+    """
+    AREA: tl.constexpr = WINDOW * WINDOW
+    program, channels = tl.program_id(0), num_heads * HEAD_DIM
+    last = region_at(COARSE_LEVELS, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS)
+    num_keys = count_keys(last)
+    region = region_at(region, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS)
+    head = program % num_heads
+    tile_cols = tl.cdiv(region.cols, TILE)
+    tiles = tl.cdiv(region.rows, TILE) * tile_cols
+    tile, image = program // num_heads % tiles, (program // (num_heads * tiles)).to(tl.int64)
+    top, left = tile // tile_cols * TILE, tile % tile_cols * TILE
+
+    row = top + tl.arange(0, TILE * TILE) // TILE
+    col = left + tl.arange(0, TILE * TILE) % TILE
+    on_map = (row < region.rows) & (col < region.cols)
+    k_tokens = region.first_token + row * region.cols + col
+    k_ptr = qkv_ptr + image * stride_image + head * HEAD_DIM + channels
+    k = load_rows(k_ptr, k_tokens, stride_token, on_map, HEAD_DIM, BLOCK_D)
+    v = load_rows(k_ptr + channels, k_tokens, stride_token, on_map, HEAD_DIM, BLOCK_D)
+    bias_ptr += head * AREA * num_keys
+
+    dtype: tl.constexpr = bias_ptr.dtype.element_ty
+    d_k = tl.zeros((TILE * TILE, BLOCK_D), dtype)
+    d_v = tl.zeros((TILE * TILE, BLOCK_D), dtype)
+    bottom = tl.minimum(top + TILE, region.rows) - 1
+    right = tl.minimum(left + TILE, region.cols) - 1
+    first_row, last_row = viewers(top, bottom, nh, region)
+    first_col, last_col = viewers(left, right, nw, region)
+    for unwrapped_row in range(first_row, last_row + 1):
+        for unwrapped_col in range(first_col, last_col + 1):
+            win_row, win_col = wrap(unwrapped_row, nh), wrap(unwrapped_col, nw)
+            window = Window(
+                image=image,
+                row=win_row,
+                col=win_col,
+                is_last_row=win_row == nh - 1,
+                is_last_col=win_col == nw - 1,
+            )
+            keys = seen_keys(region, row, col, on_map, unwrapped_row, unwrapped_col)
+            for start in range(0, AREA, BLOCK_Q):
+                query = start + tl.arange(0, BLOCK_Q)
+                q_tokens = query_tokens(tl.minimum(query, AREA - 1), window, nw, WINDOW)
+                queries = load_queries(
+                    qkv_ptr, d_out_ptr, log_sum_ptr, delta_ptr, stride_image, stride_token, query,
+                    q_tokens, window, head, num_heads, nh * nw * AREA, AREA, HEAD_DIM, BLOCK_D,
+                )  # fmt: skip
+                bias = load_bias(bias_ptr, query, keys, num_keys, WINDOW)
+                logits = compute_logits(
+                    queries.q, k, bias, query, keys, on_map, window, SCALE, WINDOW, SHIFT
+                )
+                weights, d_logits = compute_logit_gradients(
+                    logits, queries.log_sum, queries.delta, queries.d_out, v
+                )
+                d_k = add_dot(d_k, tl.trans(d_logits), queries.q)
+                d_v = add_dot(d_v, tl.trans(weights), queries.d_out)
+
+    d_k_ptr = sums_ptr + image * tokens * 3 * channels + head * HEAD_DIM + channels
+    store_rows(d_k_ptr, k_tokens, 3 * channels, d_k * SCALE, on_map, HEAD_DIM, BLOCK_D)
+    store_rows(d_k_ptr + channels, k_tokens, 3 * channels, d_v, on_map, HEAD_DIM, BLOCK_D)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How kernels start, and how launchers become operators of PyTorch.
+
+A *launcher* takes tensors and numbers, makes its outputs and starts kernels. Eager code calls it as
+it is. What is compiled, watched by a dispatch mode or run on fake tensors calls the operator of the
+same name, which is the launcher with a schema and a description of its outputs. Compilers see the
+kernels of an operator where PyTorch can show them (``torch.library.triton_op``), and then start
+these themselves.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmfocal import compat
+
+# As Triton reads it.
+INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in ('1', 'true', 'yes', 'on', 'y')
+# Since torch 2.4; before it, launchers run in eager mode only.
+ARE_REGISTERED = hasattr(torch.library, 'register_fake')
+# Since torch 2.6. The interpreter runs no kernels that are wrapped for compilers.
+ARE_KERNELS_VISIBLE = hasattr(torch.library, 'triton_op') and not INTERPRETED
+# Operators that start nothing: they make views or allocate.
+FREE = (
+    'alias', 'as_strided', 'detach', 'empty', 'expand', 'flatten', 'lift_fresh', 'narrow',
+    'new_empty', 'permute', 'reshape', 'select', 'slice', 'split', 'squeeze', 't', 'transpose',
+    'unflatten', 'unsqueeze', 'view', '_unsafe_view', 'empty_like', 'empty_strided',
+    'new_empty_strided',
+)  # fmt: skip
+
+_counts: list[list[str]] = []
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def start(kernel: Any, grid: Any, like: Tensor, *args: Any, **constants: Any) -> None:
+    """Start a kernel on the device of ``like``; inside :func:`counted`, note its name instead."""
+    if _counts:
+        _counts[-1].append(kernel.__name__)
+        return
+    if not compat.is_plain_tensor(like):  # what traces shall see the kernel
+        torch.library.wrap_triton(kernel)[grid](*args, **constants)
+        return
+    is_elsewhere = like.is_cuda and like.device.index != torch.cuda.current_device()
+    with torch.cuda.device(like.device) if is_elsewhere else nullcontext():
+        kernel[grid](*args, **constants)
+
+
+class _Counter(TorchDispatchMode):
+    """Notes fills and copies."""
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if operator.overloadpacket.__name__ not in FREE:
+            _counts[-1].append(str(operator))
+        return operator(*args, **(kwargs or {}))
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """Count kernels instead of starting them: launchers then run on fake tensors.
+
+    Yields:
+        The list of names, which grows with each kernel, fill and copy that would have started.
+    """
+    _counts.append([])
+    try:
+        with _Counter():
+            yield _counts[-1]
+    finally:
+        _counts.pop()
+
+
+def _is_plain(arg: Any) -> bool:
+    """Whether it holds no tensor of a subclass, such as a fake one."""
+    if isinstance(arg, (list, tuple)):
+        return all(_is_plain(part) for part in arg)
+    return not isinstance(arg, Tensor) or compat.is_plain_tensor(arg)
+
+
+class Operator:
+    """A launcher that is an operator of PyTorch too.
+
+    Args:
+        schema: Name, arguments and results, as ``torch.library`` writes them.
+        launcher: Called with what the schema says, and annotated accordingly.
+        outputs: Same arguments; makes uninitialized results.
+        is_visible: Whether compilers may see the kernels: not if the launcher needs tensors that
+            are no arguments.
+    """
+
+    def __init__(
+        self, schema: str, launcher: Callable, outputs: Callable, is_visible: bool = True
+    ) -> None:
+        self.launcher, self.operator = launcher, None
+        name, arguments = schema.partition('(')[::2]
+        if ARE_KERNELS_VISIBLE and is_visible:
+            torch.library.triton_op(f'mmfocal::{name}', launcher, mutates_args=())
+        elif ARE_REGISTERED:
+            torch.library.define(f'mmfocal::{name}', '(' + arguments)
+            torch.library.impl(f'mmfocal::{name}', 'CompositeExplicitAutograd', launcher)
+            torch.library.register_fake(f'mmfocal::{name}', outputs)
+        if ARE_REGISTERED:
+            self.operator = getattr(torch.ops.mmfocal, name).default
+            _OPERATORS[self.operator] = self
+
+    def __call__(self, *args: Any) -> Any:
+        is_eager = compat.is_plain_eager() and all(map(_is_plain, args))
+        return (self.launcher if is_eager else self.operator)(*args)
+
+
+_OPERATORS: dict[Any, Operator] = {}
+
+
+def launches(operator: Any, *args: Any) -> list[str]:
+    """Kernels, fills and copies that one of our operators starts for some arguments.
+
+    The launcher runs, under :func:`counted`; the values of tensors are not read, so that fake
+    tensors and those of the device ``'meta'`` serve.
+
+    Raises:
+        KeyError: If it is none of our operators.
+    """
+    with counted() as names:
+        _OPERATORS[operator].launcher(*args)
+    return names

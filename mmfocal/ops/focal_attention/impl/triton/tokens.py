@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A map's tokens and the coarse ones by one kernel: pad, roll, pool, join and cast.
+
+Operators take no objects: ``sizes`` are the window size and the focal level.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmfocal import compat
+from mmfocal.ops.focal_attention.geometry import FocalGeometry, compute_dtype
+
+from .operators import Operator, ceil_div, start
+
+MAX_COARSE_LEVELS = 3
+# Programs of the backward kernel: several per multiprocessor of a large GPU. The number does not
+# depend on the GPU, so neither does the order of summation.
+STRIPS = 2048
+BLOCK_C = 32
+
+
+def _windows(x: Tensor, window: int) -> tuple[int, int]:
+    """Down and across, the last ones in part padding."""
+    return ceil_div(x.shape[1], window), ceil_div(x.shape[2], window)
+
+
+def _num_tokens(x: Tensor, sizes: list[int]) -> int:
+    window, levels = sizes
+    nh, nw = _windows(x, window)
+    return nh * nw * (window**2 + sum(4**level for level in range(levels - 1)))
+
+
+def _areas(sizes: list[int]) -> list[int]:
+    """Weights of each level."""
+    window, levels = sizes
+    return [(window >> level) ** 2 for level in range(levels - 1)]
+
+
+def _three(parameters: list[Tensor], other: Tensor) -> list[Tensor]:
+    """Of each level there may be, ``other`` where there is none."""
+    parameters = [parameter.contiguous() for parameter in parameters]
+    return [*parameters, *[other] * (MAX_COARSE_LEVELS - len(parameters))]
+
+
+def _constants(x: Tensor, sizes: list[int]) -> dict:
+    window, levels = sizes
+    return {
+        'IS_DOUBLE': x.dtype == torch.float64,
+        'WINDOW': window,
+        'LEVELS': levels - 1,
+        'BLOCK_P': 1 << (window**2 - 1).bit_length(),
+        'BLOCK_C': BLOCK_C,
+    }
+
+
+def _tokens(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    sizes: list[int],
+    shift: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    return x.new_empty(x.shape[0], _num_tokens(x, sizes), x.shape[3], dtype=dtype)
+
+
+def _pool(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    sizes: list[int],
+    shift: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    from .kernels.tokens import pool_kernel
+
+    x, tokens = x.contiguous(), _tokens(x, weights, biases, sizes, shift, dtype)
+    if tokens.numel() == 0:
+        return tokens
+    batch, height, width, channels = x.shape
+    nh, nw = _windows(x, sizes[0])
+    start(
+        pool_kernel, (batch * nh * nw * ceil_div(channels, BLOCK_C),), x,
+        x, tokens, *_three(weights, x), *_three(biases, x),
+        height, width, nh, nw, shift, tokens.shape[1], channels, **_constants(x, sizes),
+    )  # fmt: skip
+    return tokens
+
+
+def _gradients(
+    d_tokens: Tensor, x: Tensor, weights: list[Tensor], sizes: list[int], shift: int
+) -> tuple[Tensor, Tensor]:
+    sums = x.new_empty(sum(_areas(sizes)) + sizes[1] - 1, dtype=compute_dtype(x.dtype))
+    return x.new_empty(x.shape), sums
+
+
+def _pool_backward(
+    d_tokens: Tensor, x: Tensor, weights: list[Tensor], sizes: list[int], shift: int
+) -> tuple[Tensor, Tensor]:
+    from .kernels.tokens import pool_backward_kernel
+
+    x = x.contiguous()
+    d_x, sums = _gradients(d_tokens, x, weights, sizes, shift)
+    if x.numel() == 0:
+        return d_x, sums.zero_()
+    batch, height, width, channels = x.shape
+    nh, nw = _windows(x, sizes[0])
+    items = batch * nh * nw * ceil_div(channels, BLOCK_C)
+    per_strip = ceil_div(items, STRIPS)
+    strips = ceil_div(items, per_strip)
+    by_strip = sums.new_empty(strips, sums.numel())
+    start(
+        pool_backward_kernel, (strips,), x,
+        d_tokens.contiguous(), x, d_x, *_three(weights, x), by_strip,
+        height, width, nh, nw, shift, d_tokens.shape[1], channels, items, per_strip,
+        NUM_SUMS=sums.numel(), **_constants(x, sizes),
+    )  # fmt: skip
+    return d_x, by_strip.sum(0) if weights else sums
+
+
+pool = Operator(
+    'pool_tokens(Tensor x, Tensor[] weights, Tensor[] biases, int[] sizes, SymInt shift,'
+    ' ScalarType dtype) -> Tensor',
+    _pool,
+    _tokens,
+)
+pool_backward = Operator(
+    'pool_tokens_backward(Tensor d_tokens, Tensor x, Tensor[] weights, int[] sizes,'
+    ' SymInt shift) -> (Tensor, Tensor)',
+    _pool_backward,
+    _gradients,
+)
+
+
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, sizes: list[int], shift: int, dtype: torch.dtype, *parameters: Tensor
+    ) -> Tensor:
+        levels = len(parameters) // 2
+        weights, biases = parameters[:levels], parameters[levels:]
+        ctx.sizes, ctx.shift = sizes, shift
+        ctx.save_for_backward(x, *weights)
+        return pool(x, list(weights), list(biases), sizes, shift, dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_tokens: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        d_x, sums = pool_backward(d_tokens, x, weights, ctx.sizes, ctx.shift)
+        d_weights, d_biases, first = [], [], 0
+        for weight, area in zip(weights, _areas(ctx.sizes)):
+            values = sums[first : first + area + 1].to(weight.dtype)
+            d_weights.append(values[:area].view(weight.shape))
+            d_biases.append(values[area:])
+            first += area + 1
+        return d_x, None, None, None, *d_weights, *d_biases
+
+
+def pool_tokens(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    geometry: FocalGeometry,
+    shift: int,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Tokens of a map as attention takes them, those of coarse maps pooled by a linear layer.
+
+    The map is padded with zeros on the bottom and right to whole windows and rolled by ``-shift``.
+    A coarse token is the weighted sum of a cell and a bias, summed in float32 at least; what does
+    not divide into cells is trimmed from the border, as evenly as possible.
+
+    Args:
+        x: ``(B, H, W, C)``, of less than 2^31 elements an image.
+        weights: Per coarse level ``(1, p*p)``, ``p = geometry.cell_size(level)``; at most three.
+        biases: Per coarse level ``(1,)``.
+        geometry: Window size and levels.
+        shift: 0 to ``w - 1``.
+        dtype: Of the result; None for autocast's, or that of ``x`` without autocast.
+
+    Returns:
+        ``(B, T, C)``: the padded map's tokens, row-major, then those of each coarse level. The
+        gradient of ``x`` comes in its own dtype.
+
+    Raises:
+        ValueError: If there are more than three coarse levels.
+    """
+    if len(weights) > MAX_COARSE_LEVELS:
+        raise ValueError(
+            f'up to {MAX_COARSE_LEVELS} coarse levels are supported, got {len(weights)}'
+        )
+    if dtype is None:
+        device_type = x.device.type
+        is_autocast = compat.is_autocast_enabled(device_type) and x.dtype != torch.float64
+        dtype = compat.autocast_dtype(device_type) if is_autocast else x.dtype
+    sizes = [geometry.window_size, geometry.focal_level]
+    return _Pool.apply(x, sizes, shift, dtype, *weights, *biases)
