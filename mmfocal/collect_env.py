@@ -14,8 +14,8 @@ import torch
 from mmengine.utils.dl_utils import collect_env as collect_mmengine_env
 
 from mmfocal import environment
-from mmfocal.ops.focal_attention.api import ENV_IMPL
 from mmfocal.ops.cpu.linear import ENV_LINEAR
+from mmfocal.ops.focal_attention.api import ENV_IMPL
 from mmfocal.version import __version__
 
 LIBRARIES = (

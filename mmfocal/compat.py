@@ -32,6 +32,16 @@ def has_hooks(module: nn.Module) -> bool:
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
 
 
+def is_traced_for_export() -> bool:
+    """Whether a call is traced for use elsewhere; strict export cannot be told from compiling.
+
+    Of exporting, nothing tells before torch 2.7.
+    """
+    if getattr(torch.compiler, 'is_dynamo_compiling', is_compiling)():
+        return False
+    return torch.jit.is_tracing() or getattr(torch.compiler, 'is_exporting', lambda: False)()
+
+
 def is_recorded() -> bool:
     """Whether a graph is made of what is computed, to run later."""
     return is_compiling() or torch.jit.is_tracing()

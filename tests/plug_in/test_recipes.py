@@ -80,7 +80,7 @@ CLASSIFICATION = """
 train_dataloader = dict(
     _delete_=True,
     batch_size=4,
-    num_workers=0,
+    num_workers=1,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='CustomDataset',
@@ -131,6 +131,16 @@ model = dict(
     roi_head=dict(bbox_head=dict(num_classes=10)),
 )
 """
+# a picture of 160 pixels has fewer tokens than 900 queries to choose among
+DINO = """
+model = dict(num_queries=100, backbone=dict(init_cfg=None), bbox_head=dict(num_classes=10))
+"""
+# MMEngine's AmpOptimWrapper needs a GPU
+FULL_PRECISION = """
+optim_wrapper = dict(
+    _delete_=True, type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4)
+)
+"""
 MASK2FORMER = """
 model = dict(
     backbone=dict(init_cfg=None),
@@ -142,8 +152,8 @@ model = dict(
 PROJECTS = {
     'faster_rcnn': ('mmdet', DETECTION + TWO_STAGE),
     'mask2former': ('mmdet', DETECTION + MASK2FORMER),
-    'dino': ('mmdet', DETECTION + RANDOM + "model['bbox_head'] = dict(num_classes=10)\n"),
-    'inherited': ('mmdet', DETECTION + RANDOM),
+    'dino': ('mmdet', DETECTION + DINO),
+    'inherited': ('mmdet', DETECTION + RANDOM + FULL_PRECISION),
     'segformer': ('mmseg', SEGMENTATION),
     'semantic_fpn': ('mmseg', SEGMENTATION + "model['neck'] = dict(norm_cfg=None)\n"),
     'classifier': ('mmpretrain', CLASSIFICATION),
