@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Focal Transformer backbone.
 
-Paper: `Focal Self-attention for Local-Global Interactions in Vision Transformers
+`Focal Self-attention for Local-Global Interactions in Vision Transformers
 <https://arxiv.org/abs/2107.00641>`_ (NeurIPS 2021).
 
 Differs from the released classification code (https://github.com/microsoft/Focal-Transformer) in:
@@ -10,14 +10,11 @@ Differs from the released classification code (https://github.com/microsoft/Foca
 * window, expand and shift are configuration, not shrunk to the map's size. For 224-pixel
   checkpoints set ``expand_sizes=(3, 3, 3, 0)``;
 * one output norm per stage (``norm0`` ... ``norm3``) instead of a final ``norm``, and no head;
-* attention is a function with several backends (``mmfocal.ops.focal_attention``);
+* attention is a function with several backends (``mmfocal.ops.focal_attention``), and a stage
+  may compute stock blocks by a faster path (``fast_path``);
 * index buffers do not exist, so checkpoints hold parameters only.
 
-The layers below define the model, on every device. A stage may compute stock blocks by a faster
-path (``fast_path``).
-
-Shape legend: ``B`` batch, ``H, W`` token map of a stage, ``C`` its channels, ``h`` heads, ``T``
-tokens of the padded map and of its coarse maps.
+Shapes: ``B`` batch, ``H, W`` token map of a stage, ``C`` channels, ``h`` heads, ``T`` all tokens.
 """
 
 from collections.abc import Sequence
@@ -34,7 +31,15 @@ from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs, f
 
 from .arguments import check_options, parse_arch, parse_grid, parse_out_indices, stage_geometries
 from .fast_path import call_block
-from .layers import DropPath, Mlp, make_pool_layer, pad_or_crop, pad_to_multiple, pool_cells
+from .layers import (
+    DropPath,
+    Mlp,
+    init_linear,
+    make_pool_layer,
+    pad_or_crop,
+    pad_to_multiple,
+    pool_cells,
+)
 
 
 class PatchEmbed(nn.Module):
@@ -292,14 +297,6 @@ class FocalStage(nn.Module):
         return x, self.downsample(x.permute(0, 3, 1, 2))
 
 
-def _init_linear(module: nn.Module) -> None:
-    """Initialize linear layers, pooling included, as the released code does."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
 @MODELS.register_module()
 class FocalTransformer(BaseModule):
     """Focal Transformer backbone for classification, detection and segmentation.
@@ -378,13 +375,11 @@ class FocalTransformer(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         embed_dims, self.depths, num_heads = parse_arch(arch, self.arch_zoo)
-        check_options(
-            dict(in_channels=in_channels, expand_layer=expand_layer, pool_method=pool_method)
-            | dict(mlp_ratio=mlp_ratio, qk_scale=qk_scale, layer_scale_init=layer_scale_init)
-            | dict(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, attn_impl=attn_impl)
-            | dict(drop_path_rate=drop_path_rate, frozen_stages=frozen_stages),
-            embed_dims,
-        )
+        options = dict(in_channels=in_channels, expand_layer=expand_layer, pool_method=pool_method)
+        options |= dict(mlp_ratio=mlp_ratio, qk_scale=qk_scale, layer_scale_init=layer_scale_init)
+        options |= dict(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, attn_impl=attn_impl)
+        options |= dict(drop_path_rate=drop_path_rate, frozen_stages=frozen_stages)
+        check_options(options, embed_dims)
         self.num_features = [embed_dims * 2**stage for stage in range(4)]
         self.out_indices = parse_out_indices(out_indices)
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
@@ -408,7 +403,7 @@ class FocalTransformer(BaseModule):
             self.layers.append(layer)
         for stage in self.out_indices:
             self.add_module(f'norm{stage}', nn.LayerNorm(self.num_features[stage]))
-        self.apply(_init_linear)
+        self.apply(init_linear)
         self._freeze_stages()
 
     def _make_pos_embed(self, size: int | Sequence[int] | None) -> nn.Parameter | None:

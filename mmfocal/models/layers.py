@@ -105,3 +105,11 @@ def pool_cells(x: Tensor, pool: nn.Module, cell: int, grid: tuple[int, int]) -> 
     if isinstance(pool, FcPool):
         return pool(x.unflatten(2, (cols, cell)).unflatten(1, (rows, cell)))
     return pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def init_linear(module: nn.Module) -> None:
+    """Initialize linear layers, pooling included, as the released code does."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -203,9 +203,7 @@ def _prepare(plan: Plan, out: Tensor, d_out: Tensor, delta: Tensor, sums: Tensor
     )  # fmt: skip
 
 
-def _add_gradients(
-    plan: Plan, queries: tuple[Tensor, ...], sums: Tensor, strips: Tensor
-) -> None:
+def _add_gradients(plan: Plan, queries: tuple[Tensor, ...], sums: Tensor, strips: Tensor) -> None:
     """Add to the sums of gradients of all tokens in any order; fill those of the bias."""
     from .kernels.gradients import gradient_kernel
 

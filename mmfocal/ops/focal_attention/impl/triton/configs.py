@@ -93,4 +93,6 @@ def tuned(kernel: Any, dtype: torch.dtype, head_dim: int, restored: str | None =
     ]
     # Autotuning distinguishes the dtypes of tensors by itself.
     restore_value = None if restored is None else [restored]
-    return triton.autotune(configs, key=['HEAD_DIM', 'WINDOW'], restore_value=restore_value)(kernel)
+    return triton.autotune(configs, key=['HEAD_DIM', 'WINDOW'], restore_value=restore_value)(
+        kernel
+    )

@@ -69,9 +69,7 @@ def forward_kernel(
     peak = tl.full((BLOCK_Q,), float('-inf'), dtype)
     blocks = count_blocks(expand_size, focal_window, WINDOW, COARSE_LEVELS, BLOCK_K)
     for block in range(0, blocks):
-        keys = key_block(
-            block, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, BLOCK_K
-        )
+        keys = key_block(block, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, BLOCK_K)
         token, on_map = find_keys(keys, window)
         k = load_rows(q_ptr + channels, token, stride_token, on_map, HEAD_DIM, BLOCK_D)
         v = load_rows(q_ptr + 2 * channels, token, stride_token, on_map, HEAD_DIM, BLOCK_D)

@@ -235,7 +235,9 @@ def finish_kernel(
         for first in range(0, strips, BLOCK_STRIPS):
             strip = first + tl.arange(0, BLOCK_STRIPS).to(tl.int64)
             mask = (strip < strips)[:, None] & (place < area)[None, :]
-            acc += tl.load(strips_ptr + strip[:, None] * area + place[None, :], mask=mask, other=0.0)
+            acc += tl.load(
+                strips_ptr + strip[:, None] * area + place[None, :], mask=mask, other=0.0
+            )
         tl.store(d_bias_ptr + place, tl.sum(acc, 0), mask=place < area)
 
 
