@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+VERSION = tuple(int(part) for part in torch.__version__.split('+')[0].split('.')[:2])
+COMPILES_SINCE = (2, 6)
+
 try:
     from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
 except ImportError:  # before torch 2.5 (no public name exists)
@@ -30,6 +33,18 @@ def has_hooks(module: nn.Module) -> bool:
 
 # since torch 2.3; Dynamo knows the older name, which is the only one before
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
+
+
+def check_compiler() -> None:
+    """Refuse to be compiled or exported by a PyTorch that cannot follow the code.
+
+    Dynamo shows the line below. Unless the whole graph is asked for, it then compiles in pieces.
+
+    Raises:
+        RuntimeError: If PyTorch is too old.
+    """
+    if is_compiling() and VERSION < COMPILES_SINCE:
+        raise RuntimeError('torch.compile and torch.export need PyTorch 2.6 or newer here')
 
 
 def is_traced_for_export() -> bool:
