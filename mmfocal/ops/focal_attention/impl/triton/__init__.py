@@ -36,6 +36,8 @@ __all__ = [
 MAX_WINDOW_SIZE, MAX_HEAD_DIM = 16, 128
 MAX_EXTENT = 2**31  # of an image, in elements
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+IS_OUTDATED = compat.triton_is_outdated()
+OUTDATED = 'Triton {}.{} or newer is needed'.format(*compat.TRITON_SINCE)
 INSTALLED = False
 with suppress(ImportError):
     INSTALLED = find_spec('triton') is not None
@@ -78,7 +80,9 @@ def _device_reasons(qkv: Tensor) -> list[str]:
 
 def unavailable_reasons(x: Tensor) -> list[str]:
     """Reasons in the installation, the device and the dtype why no kernel can take a tensor."""
-    return _device_reasons(x) if INSTALLED else ['Triton is not installed']
+    if not INSTALLED:
+        return ['Triton is not installed']
+    return [OUTDATED] if IS_OUTDATED else _device_reasons(x)
 
 
 def _size_reasons(qkv: Tensor) -> list[str]:
