@@ -71,7 +71,7 @@ set_up() {
 run_tests() {
   local leg=$1 report=$folder/$1.xml status=0
   say "$leg: tests"
-  OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} nice "$python" -m pytest -q -p no:cacheprovider --junitxml "$report" \
+  OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} "$python" -m pytest -q -p no:cacheprovider --junitxml "$report" \
     -m 'not slow or plug_in' tests/models tests/ops tests/configs tests/plug_in || status=$?
   if [[ -n $record ]]; then "$python" tools/dev/record_leg.py "$leg" "$report" docs/compatibility.md; fi
   return "$status"
