@@ -6,7 +6,6 @@ It imports torch only. Each function says what it answers where the name is miss
 
 import re
 from contextlib import AbstractContextManager, nullcontext
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ def numbers(version: str) -> tuple[int, ...]:
 
 VERSION = numbers(torch.__version__)
 COMPILES_SINCE = (2, 6)
-TRITON_SINCE = (3, 0)
 
 try:
     from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
@@ -31,14 +29,6 @@ except ImportError:  # before torch 2.5 (no public name exists)
         """Whether hooks of all modules are registered."""
         names = ('forward_pre_hooks', 'forward_hooks', 'backward_pre_hooks', 'backward_hooks')
         return any(getattr(_module, f'_global_{name}', None) for name in names)
-
-
-def triton_is_outdated() -> bool:
-    """Whether the installed Triton is too old for the kernels; builds of other names are not."""
-    try:
-        return numbers(version('triton')) < TRITON_SINCE
-    except PackageNotFoundError:
-        return False
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -6,7 +6,8 @@ from fnmatch import fnmatch
 import pytest
 import torch
 
-from mmfocal.compat import COMPILES_SINCE, TRITON_SINCE, VERSION, triton_is_outdated
+from mmfocal.compat import COMPILES_SINCE, VERSION
+from mmfocal.ops.focal_attention.impl import triton
 
 # Feature -> the release of PyTorch that has it, and names of tests.
 FEATURES = {
@@ -34,6 +35,6 @@ def lacking(item: pytest.Item) -> str | None:
     is_half = torch.float16 in (params or ()) and any(fnmatch(item.name, name) for name in HALF)
     if is_half and VERSION < HALF_ON_CPUS:
         return 'float16 on CPUs needs PyTorch {}.{}'.format(*HALF_ON_CPUS)
-    if item.path.name.startswith('test_triton') and triton_is_outdated():
-        return 'the kernels need Triton {}.{}'.format(*TRITON_SINCE)
+    if item.path.name.startswith('test_triton') and triton.IS_TOO_OLD:
+        return f'the kernels need Triton {triton.MIN_VERSION}'
     return None

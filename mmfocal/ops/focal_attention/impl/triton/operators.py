@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How kernels start, and how launchers become operators of PyTorch.
 
-A *launcher* takes tensors and numbers, makes its outputs and starts kernels. Eager code calls it as
-it is. What is compiled, watched by a dispatch mode or run on fake tensors calls the operator of the
-same name, which is the launcher with a schema and a description of its outputs. Compilers see the
-kernels of an operator where PyTorch can show them (``torch.library.triton_op``), and then start
-these themselves.
+A *launcher* takes tensors and numbers, makes its outputs and starts kernels. Eager code calls it
+as it is. What is compiled, watched by a dispatch mode or run on fake tensors calls the operator of
+the same name, which is the launcher with a schema and a description of its outputs. Compilers see
+the kernels of an operator where PyTorch can show them (``torch.library.triton_op``), and then
+start these themselves.
 """
 
 import os
