@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -153,7 +154,6 @@ PROJECTS = {
     'faster_rcnn': ('mmdet', DETECTION + TWO_STAGE),
     'mask2former': ('mmdet', DETECTION + MASK2FORMER),
     'dino': ('mmdet', DETECTION + DINO),
-    'inherited': ('mmdet', DETECTION + RANDOM + FULL_PRECISION),
     'segformer': ('mmseg', SEGMENTATION),
     'semantic_fpn': ('mmseg', SEGMENTATION + "model['neck'] = dict(norm_cfg=None)\n"),
     'classifier': ('mmpretrain', CLASSIFICATION),
@@ -211,6 +211,17 @@ def project(tmp_path: Path, scenes: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def wheel(tmp_path: Path, repo_root: Path) -> Path:
+    """A folder with mmfocal as a wheel installs it; building writes beside the sources."""
+    source, target = tmp_path / 'source', tmp_path / 'installed'
+    ignored = shutil.ignore_patterns('.*', 'build', 'work_dirs', 'data', '__pycache__')
+    shutil.copytree(repo_root, source, ignore=ignored)
+    options = ['--quiet', '--no-deps', '--no-build-isolation', '--target', target, source]
+    run_python(tmp_path, '-m', 'pip', 'install', *options)
+    return target
+
+
 def run_python(folder: Path, *arguments: str | Path) -> str:
     """Run Python in a project; returns what it printed."""
     done = subprocess.run(
@@ -238,7 +249,19 @@ def train(folder: Path, host: str, config: str) -> None:
 
 
 def test_every_recipe_is_run() -> None:
-    assert {*PROJECTS, 'plain_pytorch', 'lazy'} == set(RECIPES)
+    assert {*PROJECTS, 'inherited', 'plain_pytorch', 'lazy'} == set(RECIPES)
+
+
+def test_inherits_from_a_wheel(
+    project: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('mmdet')
+    monkeypatch.setenv('PYTHONPATH', str(wheel))
+    where = run_python(project, '-c', 'import mmfocal; print(mmfocal.__file__)')
+    assert where.strip().splitlines()[-1] == str(wheel / 'mmfocal/__init__.py')
+    own = DETECTION + RANDOM + FULL_PRECISION
+    (project / 'mine.py').write_text(f"_base_ = './inherited.py'\n{SHORT}{own}")
+    train(project, 'mmdet', 'mine.py')
 
 
 @pytest.mark.parametrize('name', PROJECTS)
