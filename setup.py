@@ -99,7 +99,7 @@ setup(
     ],
     packages=find_packages(include=['mmfocal', 'mmfocal.*']),
     python_requires='>=3.10',
-    install_requires=['numpy', 'torch>=2.4'],
+    install_requires=['numpy', 'torch>=2.1'],
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['mmfocal = mmfocal.cli:main']},
     cmdclass={'build_py': BuildWithMim},

@@ -3,6 +3,10 @@
 
 import logging
 
+from .environment import installed, require
+
+require('mmengine.hooks')  # what packages that do not fit together fail in first
+
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
 
@@ -12,6 +16,9 @@ from .zoo import config
 
 # MMEngine resolves `_base_ = 'mmfocal::...'` only for the packages that it knows.
 MODULE2PACKAGE.setdefault('mmfocal', 'mmfocal')
+# It looks for a distribution, or else for a module: onedl's is not named after mmsegmentation.
+if not installed('mmsegmentation'):
+    MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
 class _MMEngineHandler(logging.Handler):

@@ -4,6 +4,10 @@
 ``docs/nano_results.md`` says what small detectors made with it reach on digit scenes.
 """
 
+from mmfocal.environment import require
+
+require('mmcv.ops', 'mmdet.models')
+
 from .bifpn import BiFPN
 from .box_tta import SizeFilteredDetTTAModel
 from .htc_roi_head import AveragedHTCRoIHead

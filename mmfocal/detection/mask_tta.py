@@ -30,6 +30,8 @@ from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmfocal.compat import run_branch
+
 from .htc_roi_head import AveragedHTCRoIHead
 
 _ROI_HEADS = (
@@ -218,13 +220,13 @@ class MaskTTAModel(BaseTTAModel):
         """Mask probabilities (n, classes or 1, h, w), averaged over the head's stages."""
         head, rois = self.module.roi_head, bbox2roi([view.from_image(boxes)])
         if isinstance(head, HybridTaskCascadeRoIHead):
-            logits = head._mask_forward(-1, view.maps, rois, **view.semantic, training=False)
+            logits = run_branch(head, 'mask', -1, view.maps, rois, **view.semantic, training=False)
             logits = logits['mask_preds']
         elif isinstance(head, CascadeRoIHead):
             stages = range(head.num_stages)
-            logits = [head._mask_forward(i, view.maps, rois)['mask_preds'] for i in stages]
+            logits = [run_branch(head, 'mask', i, view.maps, rois)['mask_preds'] for i in stages]
         else:
-            logits = [head._mask_forward(view.maps, rois)['mask_preds']]
+            logits = [run_branch(head, 'mask', view.maps, rois)['mask_preds']]
         return view.unflip(torch.stack(logits).sigmoid().mean(0))
 
 

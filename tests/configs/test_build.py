@@ -20,6 +20,7 @@ from tests.config_suite import (
     load,
     settings,
     skeleton,
+    skip_without_host,
     words,
 )
 
@@ -179,6 +180,7 @@ def test_swin_windows(name):
     ],
 )
 def test_configs_serve_as_bases_of_other_projects(name, tmp_path):
+    skip_without_host(name)
     mine = tmp_path / 'mine.py'
     mine.write_text(f"_base_ = 'mmfocal::{name}.py'\n")
     cfg = read_config(mine)
@@ -201,6 +203,7 @@ def test_configs_serve_as_bases_of_other_projects(name, tmp_path):
     ],
 )
 def test_the_pretrained_file_comes_from_the_environment(name, variable, default, monkeypatch):
+    skip_without_host(name)
     monkeypatch.delenv(variable, raising=False)
     init_cfg = Config.fromfile(ROOT / f'{name}.py').model.backbone.init_cfg
     assert init_cfg == dict(type='FocalPretrained', checkpoint=f'checkpoints/{default}')
