@@ -32,10 +32,10 @@ except ImportError:  # before torch 2.5 (no public name exists)
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module runs more than the ``forward`` of its class."""
+    """Whether calling the module runs more than its ``forward``, or a compiled one."""
     names = ('_forward_pre_hooks', '_forward_hooks', '_backward_pre_hooks', '_backward_hooks')
     state = vars(module)
-    return 'forward' in state or any(state.get(name) for name in names)
+    return any(state.get(name) for name in (*names, '_compiled_call_impl'))
 
 
 # since torch 2.3; Dynamo knows the older name, which is the only one before
@@ -103,8 +103,9 @@ def is_plain_tensor(x: Tensor) -> bool:
 
 
 def is_dense_tensor(x: Tensor) -> bool:
-    """Whether it is a plain tensor, or a fake one that stands for such."""
-    return is_plain_tensor(x) or type(x).__name__ == 'FakeTensor'
+    """Whether it is a plain strided tensor, or a fake one that stands for such."""
+    is_known = is_plain_tensor(x) or type(x).__name__ == 'FakeTensor'
+    return is_known and x.layout == torch.strided
 
 
 def is_autocast_enabled(device_type: str) -> bool:

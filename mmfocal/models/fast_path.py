@@ -5,8 +5,7 @@ A fast path computes what the layers hold, not what they do. So it takes exactly
 subclasses, wrapped, hooked, pruned, parametrized or quantized layers run as written.
 """
 
-from functools import cache
-
+import torch
 from torch import Tensor, nn
 
 from mmfocal import compat
@@ -15,59 +14,94 @@ from mmfocal.ops.cpu import memory
 from mmfocal.ops.cpu.bias_cache import kept_bias
 from mmfocal.ops.cpu.block import infer_block, train_block
 from mmfocal.ops.focal_attention.api import log_choice, resolve_impl
+from mmfocal.ops.focal_attention.bias import bias_tables
 from mmfocal.ops.focal_attention.impl import triton
 
 from .layers import DropPath, FcPool, Mlp
 
 _TRITON_STEPS = Steps(triton.pool_tokens)
+_LAYERS = (nn.LayerNorm, nn.Linear, nn.GELU, nn.Dropout)
+_CONTAINERS = (nn.ModuleList, nn.ParameterList)
+_STOCK: dict[type, dict[str, object]] = {}  # types of parts, and their methods at first
 
 
-@cache
-def _stock_types() -> dict[type, object]:
-    """Types of a stock block and its parts, with the ``forward`` that each has at first."""
-    from .focal_transformer import FocalAttention, FocalBlock  # which imports this module
-
-    parts = (FocalBlock, FocalAttention, FcPool, DropPath, Mlp)
-    layers = (nn.LayerNorm, nn.Linear, nn.GELU, nn.Dropout)
-    containers = (nn.ModuleList, nn.ParameterList)
-    return {cls: cls.forward for cls in (*parts, *layers, *containers)}
+def _methods(cls: type) -> dict[str, object]:
+    """What calling an object of the type may run; constructors, which torch.compile wraps, not."""
+    return {
+        name: value
+        for name, value in vars(cls).items()
+        if callable(value) and (name == '__call__' or not name.startswith('__'))
+    }
 
 
-def _is_unchanged(module: nn.Module) -> bool:
-    """Whether calling a module runs what its class defines here, and no more."""
-    cls, stock = type(module), _stock_types()
-    is_stock = cls in stock and stock[cls] is cls.forward
-    is_patched = not vars(module).keys().isdisjoint(vars(cls))  # a method replaced on the object
-    return is_stock and not is_patched and not compat.has_hooks(module)
+def register_stock(*types: type) -> None:
+    """Take types as stock parts of a block, with the methods that they have now."""
+    _STOCK.update((cls, _methods(cls)) for cls in types)
 
 
-def _is_inactive(module: nn.Module) -> bool:
-    """Whether it is a dropout that drops nothing now."""
-    return module.p == 0 or not module.training
+register_stock(DropPath, FcPool, Mlp, *_LAYERS, *_CONTAINERS)
+_CALLS = ('__call__', '_wrapped_call_impl', '_call_impl', 'forward')
+_MODULE_METHODS = {name: vars(nn.Module)[name] for name in _CALLS if name in vars(nn.Module)}
+
+
+def _is_patched(cls: type, methods: dict[str, object]) -> bool:
+    """Whether a method of a type was replaced."""
+    now = vars(cls)
+    return any(now.get(name) is not value for name, value in methods.items())
+
+
+def _has_stock_methods(module: nn.Module) -> bool:
+    """Whether nothing on the object, such as a hook, changes what calling it runs."""
+    state = vars(module).keys()
+    is_replaced = not (
+        state.isdisjoint(_STOCK[type(module)]) and state.isdisjoint(_MODULE_METHODS)
+    )
+    return not is_replaced and not compat.has_hooks(module)
+
+
+def _has_stock_parts(block: nn.Module) -> bool:
+    """Whether the parts of a block are of the types that it is made with."""
+    if not (hasattr(block, 'attn') and hasattr(block.attn, 'qkv') and type(block.mlp) is Mlp):
+        return False
+    attn, mlp = block.attn, block.mlp
+    parts = (block.norm1, attn.qkv, attn.proj, attn.proj_drop, block.drop_path, block.norm2)
+    parts += (mlp.fc1, mlp.act, mlp.fc2, mlp.drop)
+    types = (nn.LayerNorm, nn.Linear, nn.Linear, nn.Dropout, DropPath, nn.LayerNorm)
+    types += (nn.Linear, nn.GELU, nn.Linear, nn.Dropout)
+    layers = (block.norm1, attn.proj, block.norm2, mlp.fc1, mlp.fc2)
+    return (
+        tuple(map(type, parts)) == types
+        and all(type(pool) is FcPool for pool in block.pool_layers)
+        and all(layer.bias is not None for layer in layers)
+        and all(len(norm.normalized_shape) == 1 for norm in (block.norm1, block.norm2))
+        and mlp.act.approximate == 'none'
+    )
+
+
+def _is_active(dropout: nn.Dropout) -> bool:
+    return dropout.p > 0 and dropout.training
 
 
 def is_stock(block: nn.Module) -> bool:
-    """Whether a block and all its parts are exactly stock, and no dropout is active.
-
-    Stochastic depth may be active.
-    """
-    if compat.has_global_hooks() or not all(map(_is_unchanged, block.modules())):
-        return False
-    attn, mlp = block.attn, block.mlp
-    types = (nn.LayerNorm, nn.Linear, nn.Linear, nn.LayerNorm, nn.Linear, nn.Linear)
-    layers = (block.norm1, attn.qkv, attn.proj, block.norm2, mlp.fc1, mlp.fc2)
-    parts = (attn.proj_drop, mlp.drop, mlp.act, block.drop_path, *block.pool_layers)
+    """Whether a block and all its parts are exactly stock, and their parameters dense tensors."""
+    modules = list(block.modules())
+    types = set(map(type, modules))
     return (
-        tuple(map(type, layers)) == types
-        and tuple(map(type, parts[:4])) == (nn.Dropout, nn.Dropout, nn.GELU, DropPath)
-        and all(type(pool) is FcPool for pool in block.pool_layers)
-        and all(layer.bias is not None for layer in layers if layer is not attn.qkv)
-        and mlp.act.approximate == 'none'
-        and not (attn.training and attn.attn_drop)
-        and _is_inactive(attn.proj_drop)
-        and _is_inactive(mlp.drop)
+        types <= _STOCK.keys()
+        and not compat.has_global_hooks()
+        and not _is_patched(nn.Module, _MODULE_METHODS)
+        and not any(_is_patched(cls, _STOCK[cls]) for cls in types)
+        and all(map(_has_stock_methods, modules))
+        and _has_stock_parts(block)
         and all(map(compat.is_dense_tensor, block.parameters()))
     )
+
+
+def _drops(block: nn.Module) -> bool:
+    """Whether a dropout is active; stochastic depth is none."""
+    attn = block.attn
+    drops_weights = attn.training and attn.attn_drop > 0
+    return bool(drops_weights) or _is_active(attn.proj_drop) or _is_active(block.mlp.drop)
 
 
 def _affine(layer: nn.Module) -> Affine:
@@ -97,26 +131,32 @@ def block_parameters(block: nn.Module) -> BlockParameters:
     )
 
 
+def _tensors(p: BlockParameters) -> list[Tensor]:
+    """All tensors of a block, whether or not they are registered as its parameters."""
+    layers = (p.norm1, *p.pool, p.qkv, p.proj, p.norm2, p.fc1, p.fc2)
+    tensors = [x for layer in layers for x in layer] + [p.gamma1, p.gamma2]
+    return [x for x in (*tensors, *bias_tables(p.bias)) if x is not None]
+
+
 def _run_on_cpu(block: nn.Module, x: Tensor, shift: int) -> Tensor:
     p = block_parameters(block)
-    is_training = memory.records_gradients([x, *block.parameters()])
-    if is_training or compat.is_autocast_enabled('cpu'):
+    is_recorded = memory.records_gradients([x, *_tensors(p)])
+    drops_paths = block.drop_path.training and block.drop_path.drop_prob > 0
+    if is_recorded or drops_paths or compat.is_autocast_enabled('cpu'):
         return train_block(x, p, shift)
     if resolve_impl(p.impl) == 'auto':
         log_choice('chunked', 'cpu')
-    return infer_block(x, p, shift, kept_bias(block.attn, p.bias, p.geometry))
+    with torch.no_grad():
+        return infer_block(x, p, shift, kept_bias(block.attn, p.bias, p.geometry))
 
 
 def _path_of(block: nn.Module, x: Tensor) -> str | None:
-    """The fast path that the device and the chosen backend allow, if any."""
-    if compat.is_recorded() or x.numel() == 0:
-        return None
-    attn = getattr(block, 'attn', None)
-    impl, device = resolve_impl(getattr(attn, 'impl', 'sdpa')), x.device.type
+    """The fast path that the device and the chosen backend allow a stock block, if any."""
+    impl, device = resolve_impl(block.attn.impl), x.device.type
     if device == 'cpu' and impl in ('auto', 'chunked'):
         return None if memory.unsupported_reasons([x, *block.parameters()]) else 'cpu'
     if impl == 'triton' or (impl == 'auto' and device == 'cuda'):
-        levels = len(getattr(block, 'pool_layers', ()))
+        levels = len(block.pool_layers)
         reasons = triton.unavailable_reasons(x) or triton.tokens.unsupported_reasons(x, levels)
         return None if reasons else 'triton'
     return None
@@ -124,8 +164,11 @@ def _path_of(block: nn.Module, x: Tensor) -> str | None:
 
 def call_block(block: nn.Module, x: Tensor) -> Tensor:
     """``block(x)``, by a fast path where one computes the same: ``(B, H, W, C)`` both."""
+    is_plain = compat.is_recorded() or compat.are_transforms_active() or x.numel() == 0
+    if is_plain or not is_stock(block) or _drops(block):
+        return block(x)
     path = _path_of(block, x)
-    if path is None or not is_stock(block):
+    if path is None:
         return block(x)
     shift = block.effective_shift(*x.shape[1:3])
     if path == 'cpu':

@@ -31,7 +31,7 @@ from mmfocal import compat
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs, focal_attention
 
 from .arguments import check_options, parse_arch, parse_grid, parse_out_indices, stage_geometries
-from .fast_path import call_block
+from .fast_path import call_block, register_stock
 from .layers import (
     DropPath,
     Mlp,
@@ -242,6 +242,9 @@ class FocalBlock(nn.Module):
         if self.gamma_2 is not None:
             mixed = self.gamma_2 * mixed
         return x + self.drop_path(mixed)
+
+
+register_stock(FocalAttention, FocalBlock)
 
 
 class FocalStage(nn.Module):
@@ -473,6 +476,8 @@ class FocalTransformer(BaseModule):
         return sum(self.depths[:stage]) + block + 1, num_depths
 
     def _add_pos_embed(self, x: Tensor) -> Tensor:
+        if self.absolute_pos_embed is None:
+            return x
         embed = self.absolute_pos_embed.unflatten(1, self.pos_embed_grid).permute(0, 3, 1, 2)
         if embed.shape[-2:] != x.shape[1:3]:
             embed = F.interpolate(embed, x.shape[1:3], mode='bicubic', align_corners=False)
@@ -489,9 +494,7 @@ class FocalTransformer(BaseModule):
             ``C_i = embed_dims * 2^i`` and strides 4, 8, 16, 32.
         """
         compat.check_compiler()
-        x = self.patch_embed(x)
-        if self.absolute_pos_embed is not None:
-            x = self._add_pos_embed(x)
+        x = self._add_pos_embed(self.patch_embed(x))
         x = self.pos_drop(x)
         outs = []
         for stage, layer in enumerate(self.layers[: self.out_indices[-1] + 1]):

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 from mmfocal import FocalTransformer
 from mmfocal.models.fast_path import call_block, is_stock
-from mmfocal.models.focal_transformer import FocalBlock, FocalStage
+from mmfocal.models.focal_transformer import FocalAttention, FocalBlock, FocalStage
 from mmfocal.models.layers import Mlp
 from mmfocal.ops.cpu import block as block_module
 from mmfocal.ops.focal_attention import FocalGeometry
@@ -144,6 +144,9 @@ CHANGES: dict[str, Callable[[FocalBlock], object]] = {
     'convolution pools': lambda b: setattr(
         b, 'pool_layers', nn.ModuleList([nn.Conv2d(DIM, DIM, 3, 3, groups=DIM)])
     ),
+    'replaced call': lambda b: setattr(b.mlp, '_call_impl', torch.sin),
+    'another MLP': lambda b: setattr(b, 'mlp', nn.Linear(DIM, DIM)),
+    'norm of two dimensions': lambda b: setattr(b, 'norm1', nn.LayerNorm((10, DIM))),
     'sdpa': lambda b: setattr(b.attn, 'impl', 'sdpa'),
 }
 SAME_RESULT = ('sdpa', 'weight norm')  # all others change what is computed
@@ -228,10 +231,43 @@ def test_global_hooks_are_called(fast_calls: list) -> None:
 
 
 @torch.no_grad()
-def test_patched_class(fast_calls: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FocalBlock, 'forward', lambda self, x: x + 1)
-    block, x = make_block(), torch.randn(1, 6, 6, DIM)
-    assert torch.equal(call_block(block, x), x + 1) and not fast_calls
+@pytest.mark.parametrize('cls', [FocalBlock, FocalAttention, Mlp, nn.Linear, nn.Module])
+@pytest.mark.parametrize('name', ['forward', '__call__', '_attend'])
+def test_patched_class(
+    cls: type, name: str, fast_calls: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is replaced in a type of a part, until it is put back."""
+    if name not in vars(cls) or (cls is nn.Module and name == 'forward'):
+        pytest.skip('calling a block runs no such method')
+    block, x, original = make_block(), torch.randn(1, 6, 10, DIM), getattr(cls, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(cls, name, lambda self, *args: 2 * original(self, *args))
+        ours, plain = call_block(block, x), block(x)
+    assert torch.equal(ours, plain) and not fast_calls
+    assert not torch.equal(call_block(block, x), plain) and len(fast_calls) == 1
+
+
+def test_compiled_block_runs_compiled(fast_calls: list) -> None:
+    block, graphs = make_block(), []
+    block.compile(backend=lambda graph, _: graphs.append(graph) or graph)
+    call_block(block, torch.randn(1, 6, 6, DIM))
+    assert graphs and not fast_calls
+
+
+def test_parameters_as_plain_attributes() -> None:
+    """As functional code and flat parameters leave them: they are still trained."""
+    block, x = make_block().requires_grad_(False), torch.randn(1, 6, 6, DIM)
+    weight = block.mlp.fc1.weight.detach().clone().requires_grad_()
+    del block.mlp.fc1.weight
+    block.mlp.fc1.weight = weight
+    call_block(block, x).sum().backward()
+    assert weight.grad.abs().sum() > 0
+
+
+def test_sparse_parameters_are_not_stock() -> None:
+    block = make_block()
+    block.mlp.fc1.weight = nn.Parameter(block.mlp.fc1.weight.detach().to_sparse_csr())
+    assert not is_stock(block)
 
 
 def test_active_dropout_runs_as_written(fast_calls: list) -> None:
@@ -252,6 +288,13 @@ def test_stochastic_depth_is_the_same(fast_calls: list) -> None:
         outs.append(call(x))
     torch.testing.assert_close(*outs)
     assert len(fast_calls) == 1
+    outs.clear()
+    for call in (block, lambda value: call_block(block, value)):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            outs.append(call(x))
+    torch.testing.assert_close(*outs)
+    assert not torch.allclose(outs[0], block.eval()(x))
 
 
 @pytest.fixture

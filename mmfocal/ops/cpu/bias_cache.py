@@ -22,8 +22,9 @@ _KEPT: 'WeakKeyDictionary[nn.Module, _Combination]' = WeakKeyDictionary()
 
 
 def _is_equal(a: FocalBias, b: FocalBias) -> bool:
-    pairs = zip(bias_tables(a), bias_tables(b))
-    return all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
+    tables = bias_tables(a), bias_tables(b)
+    is_alike = len(tables[0]) == len(tables[1])
+    return is_alike and all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(*tables))
 
 
 def _combine(bias: FocalBias, geometry: FocalGeometry) -> _Combination:
