@@ -6,11 +6,12 @@ subclasses, wrapped, hooked, pruned, parametrized or quantized layers run as wri
 """
 
 from functools import cache
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from torch import Tensor, nn
 
 from mmfocal import compat
-from mmfocal.ops.block import Affine, BlockParameters, Steps, run_block
+from mmfocal.ops.block import Affine, BlockParameters, Projection, Steps, run_block
 from mmfocal.ops.cpu import memory
 from mmfocal.ops.cpu.bias_cache import kept_bias
 from mmfocal.ops.cpu.block import infer_block, train_block
@@ -18,6 +19,9 @@ from mmfocal.ops.focal_attention.api import log_choice, resolve_impl
 from mmfocal.ops.focal_attention.impl import triton
 
 from .layers import DropPath, FcPool, Mlp
+
+if TYPE_CHECKING:
+    from .focal_transformer import FocalBlock  # which imports this module
 
 _TRITON_STEPS = Steps(triton.pool_tokens)
 
@@ -41,12 +45,12 @@ def _is_unchanged(module: nn.Module) -> bool:
     return is_stock and not is_patched and not compat.has_hooks(module)
 
 
-def _is_inactive(module: nn.Module) -> bool:
+def _is_inactive(module: nn.Dropout) -> bool:
     """Whether it is a dropout that drops nothing now."""
     return module.p == 0 or not module.training
 
 
-def is_stock(block: nn.Module) -> bool:
+def is_stock(block: Any) -> TypeGuard['FocalBlock']:  # Any: this finds out what it has
     """Whether a block and all its parts are exactly stock, and no dropout is active.
 
     Stochastic depth may be active.
@@ -70,17 +74,17 @@ def is_stock(block: nn.Module) -> bool:
     )
 
 
-def _affine(layer: nn.Module) -> Affine:
+def _affine(layer: nn.Linear | nn.LayerNorm) -> Affine:
     return Affine(layer.weight, layer.bias)
 
 
-def block_parameters(block: nn.Module) -> BlockParameters:
+def block_parameters(block: 'FocalBlock') -> BlockParameters:
     """What a stock block computes with."""
     attn, mlp = block.attn, block.mlp
     return BlockParameters(
         norm1=_affine(block.norm1),
-        pool=tuple(map(_affine, block.pool_layers)),
-        qkv=_affine(attn.qkv),
+        pool=tuple(_affine(cast(FcPool, pool)) for pool in block.pool_layers),
+        qkv=Projection(attn.qkv.weight, attn.qkv.bias),
         bias=attn.bias,
         proj=_affine(attn.proj),
         norm2=_affine(block.norm2),
@@ -97,7 +101,7 @@ def block_parameters(block: nn.Module) -> BlockParameters:
     )
 
 
-def _run_on_cpu(block: nn.Module, x: Tensor, shift: int) -> Tensor:
+def _run_on_cpu(block: 'FocalBlock', x: Tensor, shift: int) -> Tensor:
     p = block_parameters(block)
     is_training = memory.records_gradients([x, *block.parameters()])
     if is_training or compat.is_autocast_enabled('cpu'):

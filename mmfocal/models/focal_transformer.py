@@ -19,6 +19,7 @@ Shapes: ``B`` batch, ``H, W`` token map of a stage, ``C`` channels, ``h`` heads,
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -188,7 +189,7 @@ class FocalBlock(nn.Module):
         drop: float = 0.0,
         drop_path: float = 0.0,
         layer_scale_init: float | None = None,
-        **attn_cfg,
+        **attn_cfg: Any,
     ) -> None:
         super().__init__()
         self.geometry = geometry
@@ -269,7 +270,7 @@ class FocalStage(nn.Module):
         use_shift: bool = False,
         downsample: PatchEmbed | None = None,
         with_cp: bool = False,
-        **block_cfg,
+        **block_cfg: Any,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
@@ -390,14 +391,14 @@ class FocalTransformer(BaseModule):
         focal_levels = 1 if pool_method == 'none' else focal_levels
         geometries = stage_geometries(window_size, focal_levels, focal_windows, expand_sizes)
         drop_paths = torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu')
-        attn_cfg = dict(qkv_bias=qkv_bias, qk_scale=qk_scale, attn_drop=attn_drop_rate)
-        block_cfg = dict(mlp_ratio=mlp_ratio, drop=drop_rate, layer_scale_init=layer_scale_init)
-        block_cfg.update(attn_cfg, pool_method=pool_method, impl=attn_impl)
-        stage_cfg = dict(expand_layer=expand_layer, use_shift=use_shift, with_cp=with_cp)
+        cfg: dict[str, Any] = dict(expand_layer=expand_layer, use_shift=use_shift, with_cp=with_cp)
+        cfg |= dict(pool_method=pool_method, mlp_ratio=mlp_ratio, drop=drop_rate, impl=attn_impl)
+        cfg |= dict(qkv_bias=qkv_bias, qk_scale=qk_scale, attn_drop=attn_drop_rate)
+        cfg |= dict(layer_scale_init=layer_scale_init)
         self.layers = nn.ModuleList()
         stages = zip(self.num_features, num_heads, geometries, drop_paths.split(self.depths))
         for stage, (dim, heads, geometry, rates) in enumerate(stages):
-            layer = FocalStage(dim, heads, geometry, rates.tolist(), **stage_cfg, **block_cfg)
+            layer = FocalStage(dim, heads, geometry, rates.tolist(), **cfg)
             if stage < 3:
                 layer.downsample = PatchEmbed(dim, 2 * dim, 2, use_conv_embed, use_pre_norm)
             self.layers.append(layer)
@@ -428,11 +429,7 @@ class FocalTransformer(BaseModule):
         if self.frozen_stages < 0:
             return
         frozen = [self.patch_embed, self.pos_drop, *self.layers[: self.frozen_stages]]
-        frozen += [
-            getattr(self, f'norm{stage}')
-            for stage in self.out_indices
-            if stage < self.frozen_stages
-        ]
+        frozen += [getattr(self, f'norm{i}') for i in self.out_indices if i < self.frozen_stages]
         for module in frozen:
             module.eval().requires_grad_(False)
         if self.absolute_pos_embed is not None:
@@ -471,8 +468,8 @@ class FocalTransformer(BaseModule):
         block = int(name[3]) if name[2] == 'blocks' else self.depths[stage] - 1
         return sum(self.depths[:stage]) + block + 1, num_depths
 
-    def _add_pos_embed(self, x: Tensor) -> Tensor:
-        embed = self.absolute_pos_embed.unflatten(1, self.pos_embed_grid).permute(0, 3, 1, 2)
+    def _add_pos_embed(self, x: Tensor, table: Tensor) -> Tensor:
+        embed = table.unflatten(1, self.pos_embed_grid).permute(0, 3, 1, 2)
         if embed.shape[-2:] != x.shape[1:3]:
             embed = F.interpolate(embed, x.shape[1:3], mode='bicubic', align_corners=False)
         return x + embed.permute(0, 2, 3, 1)
@@ -489,7 +486,7 @@ class FocalTransformer(BaseModule):
         """
         x = self.patch_embed(x)
         if self.absolute_pos_embed is not None:
-            x = self._add_pos_embed(x)
+            x = self._add_pos_embed(x, self.absolute_pos_embed)
         x = self.pos_drop(x)
         outs = []
         for stage, layer in enumerate(self.layers[: self.out_indices[-1] + 1]):

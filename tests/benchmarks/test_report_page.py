@@ -90,9 +90,7 @@ def test_shell_scripts(name, repo_root, tmp_path, monkeypatch, request):
     prefix = name.removesuffix('.sh')
     marked = [name for _, name, _ in report.MARKED.findall(report.PAGE.read_text())]
     assert sorted(written) == sorted(
-        name
-        for name in marked
-        if name.startswith(prefix) and not name.startswith('gpu_quick')
+        name for name in marked if name.startswith(prefix) and not name.startswith('gpu_quick')
     )
 
 

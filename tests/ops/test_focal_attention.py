@@ -303,18 +303,18 @@ def test_explicit_choice_never_falls_back(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(call(inputs, geometry, 'auto'), call(inputs, geometry, 'reference'))
 
 
-def test_auto_logs_its_choice_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_announces_its_choice_once(monkeypatch: pytest.MonkeyPatch) -> None:
     geometry, windows, _shift = CASES['window only']
     inputs = make_inputs(geometry, windows)
+    messages: list[str] = []
+    monkeypatch.setattr(api, 'announce', messages.append)
     api.log_choice.cache_clear()
-    with caplog.at_level('INFO', logger='mmfocal'):
-        call(inputs, geometry, 'auto')
-        call(inputs, geometry, 'auto')
-    assert [r.getMessage() for r in caplog.records] == ["focal attention on cpu uses 'chunked'"]
-    with caplog.at_level('INFO', logger='mmfocal'):
-        call(inputs, geometry, 'auto', dropout_p=0.5)
+    call(inputs, geometry, 'auto')
+    call(inputs, geometry, 'auto')
+    assert messages == ["focal attention on cpu uses 'chunked'"]
+    call(inputs, geometry, 'auto', dropout_p=0.5)
     expected = "focal attention on cpu uses 'sdpa' ('chunked': attention dropout is not supported)"
-    assert caplog.messages[1:] == [expected]
+    assert messages[1:] == [expected]
 
 
 @pytest.mark.parametrize(

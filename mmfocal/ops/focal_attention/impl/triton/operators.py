@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How kernels start, and how launchers become operators of PyTorch.
 
-A *launcher* takes tensors and numbers, makes its outputs and starts kernels. Eager code calls it as
-it is. What is compiled, watched by a dispatch mode or run on fake tensors calls the operator of the
-same name, which is the launcher with a schema and a description of its outputs. Compilers see the
-kernels of an operator where PyTorch can show them (``torch.library.triton_op``), and then start
-these themselves.
+A *launcher* takes tensors and numbers, makes its outputs and starts kernels. Eager code calls it
+as it is. What is compiled, watched by a dispatch mode or run on fake tensors calls the operator of
+the same name, which is the launcher with a schema and a description of its outputs. Compilers see
+the kernels of an operator where PyTorch can show them (``torch.library.triton_op``), and then
+start these themselves.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -17,10 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmfocal import compat
+from mmfocal import compat, settings
 
-# As Triton reads it.
-INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in ('1', 'true', 'yes', 'on', 'y')
+INTERPRETED = settings.is_on(settings.TRITON_INTERPRET)
 # Since torch 2.4; before it, launchers run in eager mode only.
 ARE_REGISTERED = hasattr(torch.library, 'register_fake')
 # Since torch 2.6. The interpreter runs no kernels that are wrapped for compilers.
