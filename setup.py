@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packaging of mmfocal; ``pip install .`` or ``pip install -e '.[all]'``."""
+"""What pyproject.toml cannot say: version, extras, ``mmfocal/.mim``.
+
+``pip install .`` or ``pip install -e '.[all]'``.
+"""
 
 import os
 import re
@@ -70,25 +73,14 @@ EXTRAS = {
     'cls': [*COMMON, 'onedl-mmpretrain>=1.3,<1.4'],
 }
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
-EXTRAS['dev'] = ['pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9', 'timm>=1']
+EXTRAS['dev'] = [
+    *('mypy==2.4.1', 'pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9', 'timm>=1')
+]
 
 setup(
-    name='mmfocal',
     version=read_version(),
-    description='Focal Transformer backbone for mmdetection, mmsegmentation and mmpretrain',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    license_files=['LICENSE'],
-    keywords='focal transformer, detection, segmentation, classification, mmengine',
-    classifiers=[
-        'Development Status :: 4 - Beta',
-        'Programming Language :: Python :: 3',
-        'Topic :: Scientific/Engineering :: Image Recognition',
-    ],
     packages=find_packages(include=['mmfocal', 'mmfocal.*']),
-    package_data={'mmfocal.analysis': ['*.yml']},
-    python_requires='>=3.10',
+    package_data={'mmfocal': ['py.typed'], 'mmfocal.analysis': ['*.yml']},
     install_requires=['numpy', 'torch>=2.4'],
     extras_require=EXTRAS,
     cmdclass={'build_py': BuildWithMim},
