@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On an NVIDIA GPU: the back ends against the reference, and mixed precision."""
+"""On an NVIDIA GPU: the backends against the reference, and mixed precision."""
 
 import pytest
 import torch
@@ -24,8 +24,8 @@ pytestmark = [
 
 needs_triton = pytest.mark.skipif(not triton.INSTALLED, reason='needs Triton')
 MORE_CASES = CASES | {
-    'largest window': (FocalGeometry(16, 8, 3, 3, shift_size=8), (2, 3)),
-    'many windows': (FocalGeometry(7, 3, 15, 2), (14, 23)),
+    'largest window': (FocalGeometry(16, 8, 3, 3), (2, 3), 8),
+    'many windows': (FocalGeometry(7, 3, 15, 2), (14, 23), 0),
 }
 HALF_DTYPES = [torch.float16, torch.bfloat16]
 
@@ -61,7 +61,7 @@ def test_triton_half_deterministic(dtype: torch.dtype) -> None:
     """Twice the same, bit by bit, and the right thing."""
 
     def gradients() -> list[Tensor]:
-        geometry, windows = CASES['detection']
+        geometry, windows, _ = CASES['detection']
         inputs = make_inputs(geometry, windows, dim=32)
         leaves = {
             name: value.to('cuda', dtype if 'kv' in name else torch.float32).requires_grad_()
@@ -82,7 +82,7 @@ def test_triton_half_deterministic(dtype: torch.dtype) -> None:
 @needs_triton
 @pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
 def test_triton_compiles(mode: str) -> None:
-    geometry, windows = CASES['detection']
+    geometry, windows, _ = CASES['detection']
     inputs = {name: value.cuda().float() for name, value in make_inputs(geometry, windows).items()}
     compiled = torch.compile(lambda x: call(x, geometry, 'triton'), fullgraph=True, mode=mode)
     expected = call(inputs, geometry, 'triton')
@@ -93,7 +93,7 @@ def test_triton_compiles(mode: str) -> None:
 @needs_triton
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two GPUs')
 def test_triton_on_another_gpu() -> None:
-    geometry, windows = CASES['shift']
+    geometry, windows, _ = CASES['shift']
     inputs = {name: value.float() for name, value in make_inputs(geometry, windows).items()}
     first, second = (
         call({name: value.to(f'cuda:{i}') for name, value in inputs.items()}, geometry, 'triton')

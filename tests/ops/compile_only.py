@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles, without a GPU, what calls would start on one; prints each kernel's name and size.
 
-Run as ``python -m tests.ops.compile_only bias`` or ``tokens``, without ``TRITON_INTERPRET``.
+Run as ``python -m tests.ops.compile_only bias``, ``tokens`` or ``attention DTYPE HEAD_DIM
+CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. What is compiled already is not compiled again.
 """
 
 import sys
@@ -14,15 +15,31 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 
-from mmfocal.ops.focal_attention.impl.triton import bias, operators, tokens
+from mmfocal.ops.focal_attention.geometry import FocalGeometry
+from mmfocal.ops.focal_attention.impl.triton import attention, bias, configs, operators, tokens
+from mmfocal.ops.focal_attention.impl.triton.columns import num_columns
 
-CAPABILITY = 90
+CAPABILITY = [90]
+_compiled: set[str] = set()
+
+
+def specialize(kernel: Any, values: dict[str, Any], constants: dict[str, Any]) -> dict:
+    """What a launch tells the compiler of pointers and of sizes that are multiples of 16."""
+    return {
+        (place,): [['tt.divisibility', 16]]
+        for place, parameter in enumerate(kernel.params)
+        if parameter.name not in constants
+        and (
+            hasattr(values[parameter.name], 'dtype')
+            or (not parameter.do_not_specialize and values[parameter.name] % 16 == 0)
+        )
+    }
 
 
 def compile_kernel(
     kernel: Any, grid: tuple[int, ...], like: Tensor, *args: Any, **constants: Any
 ) -> None:
-    """In place of ``operators.start``."""
+    """In place of ``operators.start``; nothing if it is compiled already."""
     options = {n: constants.pop(n) for n in ('num_warps', 'num_stages') if n in constants}
     names = kernel.arg_names
     values = dict(zip(names, args), **constants)
@@ -31,9 +48,19 @@ def compile_kernel(
         n: 'constexpr' if n in constants else mangle_type(v) if hasattr(v, 'dtype') else 'i32'
         for n, v in values.items()
     }
-    positions = {(names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(kernel, signature={n: types[n] for n in names}, constexprs=positions)
-    compiled = triton.compile(source, target=GPUTarget('cuda', CAPABILITY, 32), options=options)
+    attributes = specialize(kernel, values, constants)
+    key = str((kernel.__name__, types, attributes, sorted(constants.items()), options))
+    if key in _compiled:
+        return
+    _compiled.add(key)
+    source = ASTSource(
+        kernel,
+        signature={n: types[n] for n in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs=attributes,
+    )
+    target = GPUTarget('cuda', CAPABILITY[0], 32)
+    compiled = triton.compile(source, target=target, options=options)
     assert compiled.asm['cubin']
     print(kernel.__name__, compiled.metadata.shared)
 
@@ -51,7 +78,29 @@ def tokens_calls() -> None:
     tokens.pool_backward.launcher(out, x, weights, [7, 2], 3)
 
 
+def attention_calls(dtype: str, head_dim: str, capability: str, config: str) -> None:
+    """Two stages of a model, which share their kernels, and what runs in a fixed order."""
+    CAPABILITY[0], dtype, head_dim = int(capability), getattr(torch, dtype), int(head_dim)
+    fitting = configs.fitting(dtype, head_dim)
+    chosen = configs.choose('gradient', dtype, head_dim, int(capability))
+    config = {'smallest': fitting[0], 'largest': fitting[-1], 'chosen': chosen}[config]
+    attention.Plan.choose = lambda *_: config
+
+    def call(num_heads: int, *sizes: int) -> None:
+        geometry = FocalGeometry(*sizes[:4])
+        qkv = torch.zeros(2, geometry.num_tokens(14, 28), 3 * num_heads * head_dim, dtype=dtype)
+        bias = torch.zeros(num_heads, 49, num_columns(geometry))
+        out, log_sum = attention.attend.launcher(qkv, bias, 14, 28, sizes, 1.0)
+        attention.attend_backward.launcher(out, qkv, bias, out, log_sum, sizes, 1.0)
+
+    call(32, 7, 3, 7, 2, 3)
+    call(16, 7, 0, 1, 2, 3)
+    torch.use_deterministic_algorithms(True)
+    call(32, 7, 3, 7, 2, 3)
+
+
 if __name__ == '__main__':
-    for module in (operators, bias, tokens):
+    for module in (operators, attention, bias, tokens):
         module.start = compile_kernel
-    {'bias': bias_calls, 'tokens': tokens_calls}[sys.argv[1]]()
+    calls = {'bias': bias_calls, 'tokens': tokens_calls, 'attention': attention_calls}
+    calls[sys.argv[1]](*sys.argv[2:])

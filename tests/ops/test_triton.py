@@ -11,10 +11,10 @@ import torch
 import torch._dynamo.testing
 from torch import Tensor
 
-from mmfocal.ops.focal_attention import FocalBias, FocalGeometry
-from mmfocal.ops.focal_attention.geometry import merged_bias
+from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs
 from mmfocal.ops.focal_attention.impl import triton as backend
-from tests.ops.test_focal_attention import call, make_inputs, run
+from mmfocal.ops.focal_attention.impl.triton import attention
+from tests.ops.test_focal_attention import call, make_inputs, run, to_bias, to_tokens
 
 pytestmark = [
     pytest.mark.skipif(not backend.INSTALLED, reason='needs Triton'),
@@ -25,16 +25,17 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # The interpreter knows float64, in which a wrong term cannot hide behind rounding.
 SHARPEST = torch.float32 if DEVICE == 'cuda' else torch.float64
 
-# window, expand, focal window, level, shift; windows down and across: small, as programs and
-# blocks are interpreted one by one
+# Window, expand, focal window, level; windows down and across; shift. Small, as programs and
+# blocks are interpreted one by one.
+
 CASES = {
-    'detection': (FocalGeometry(7, 3, 3, 2), (2, 2)),
-    'one window': (FocalGeometry(7, 3, 7, 2), (1, 1)),
-    'window only': (FocalGeometry(5), (2, 1)),
-    'global only, shift': (FocalGeometry(3, 0, 3, 2, shift_size=1), (2, 2)),
-    'three levels, shift': (FocalGeometry(4, 1, 1, 3, shift_size=2), (2, 2)),
-    'holes between keys': (FocalGeometry(4, 4, 1, 2), (1, 3)),
-    'blocks of queries': (FocalGeometry(9, 2, 1, 2), (1, 1)),
+    'detection': (FocalGeometry(7, 3, 3, 2), (2, 2), 0),
+    'one window': (FocalGeometry(7, 3, 7, 2), (1, 1), 0),
+    'window only': (FocalGeometry(5), (2, 1), 0),
+    'global only, shift': (FocalGeometry(3, 0, 3, 2), (2, 2), 1),
+    'three levels, shift': (FocalGeometry(4, 1, 1, 3), (2, 2), 2),
+    'holes between keys': (FocalGeometry(4, 4, 1, 2), (1, 3), 0),
+    'blocks of queries': (FocalGeometry(9, 2, 1, 2), (1, 1), 0),
 }
 
 
@@ -56,14 +57,15 @@ def few_images(
 def check(
     geometry: FocalGeometry,
     windows: tuple[int, int],
+    shift: int = 0,
     dtype: torch.dtype = SHARPEST,
     **shape: int,
 ) -> None:
     """Compare output and every gradient with the reference in float64."""
     inputs = few_images(geometry, windows, **shape)
-    truth = run(inputs, geometry, 'reference', torch.float64, DEVICE)
-    plain = run(inputs, geometry, 'reference', dtype, DEVICE)
-    ours = run(inputs, geometry, 'triton', dtype, DEVICE)
+    truth = run(inputs, geometry, 'reference', torch.float64, DEVICE, shift=shift)
+    plain = run(inputs, geometry, 'reference', dtype, DEVICE, shift=shift)
+    ours = run(inputs, geometry, 'triton', dtype, DEVICE, shift=shift)
     terms = inputs['qkv'][..., 0].numel() * geometry.window_size**2
     for name, value in truth.items():
         rounding = torch.finfo(dtype).eps * value.abs().max()
@@ -76,7 +78,11 @@ def check(
 
 
 def check_half(
-    geometry: FocalGeometry, windows: tuple[int, int], dtype: torch.dtype, **shape: int
+    geometry: FocalGeometry,
+    windows: tuple[int, int],
+    shift: int,
+    dtype: torch.dtype,
+    **shape: int,
 ) -> None:
     """Maps in half precision, tables in float32, as under autocast."""
     inputs = few_images(geometry, windows, **shape)
@@ -85,7 +91,8 @@ def check_half(
         for name, value in inputs.items()
     }
     exact = {name: value.detach().double().requires_grad_() for name, value in leaves.items()}
-    out, truth = call(leaves, geometry, 'triton'), call(exact, geometry, 'reference')
+    out = call(leaves, geometry, 'triton', shift=shift)
+    truth = call(exact, geometry, 'reference', shift=shift)
     seed = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
     out.backward(seed)
     truth.backward(seed.double())
@@ -120,16 +127,16 @@ def test_several_images(deterministic: None) -> None:
 
 
 def test_rounds_as_well_as_reference() -> None:
-    check(FocalGeometry(3, 1, 1, 3, shift_size=1), (1, 2), dtype=torch.float32)
+    check(FocalGeometry(3, 1, 1, 3), (1, 2), 1, dtype=torch.float32)
 
 
 def test_half_precision() -> None:
-    check_half(FocalGeometry(3, 1, 1, 3, shift_size=1), (1, 2), torch.float16)
+    check_half(FocalGeometry(3, 1, 1, 3), (1, 2), 1, torch.float16)
 
 
 def test_strips_of_several_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two strips, the second shorter."""
-    monkeypatch.setattr(backend.function, 'BIAS_PROGRAMS', 2)
+    monkeypatch.setattr(attention, 'BIAS_PROGRAMS', 2)
     check(FocalGeometry(2, 1, 1, 2), (1, 3), heads=1, images=1)
 
 
@@ -137,16 +144,19 @@ def test_strips_of_several_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_strided_input(layout: str) -> None:
     geometry, windows = FocalGeometry(2), (2, 1)
     inputs = {k: v.to(DEVICE, SHARPEST) for k, v in make_inputs(geometry, windows).items()}
-    qkv = inputs['qkv']
+    qkv = to_tokens(inputs, geometry)
     strided = {
-        'channels first': lambda: qkv.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),
-        'cropped': lambda: torch.nn.functional.pad(qkv, (1, 2, 3, 4))[:, :, 3:-4, 1:-2],
-        'expanded': lambda: qkv[:1].expand(2, -1, -1, -1),
+        'channels first': lambda: qkv.transpose(1, 2).contiguous().transpose(1, 2),
+        'cropped': lambda: torch.nn.functional.pad(qkv, (1, 2, 3, 4))[:, 3:-4, 1:-2],
+        'expanded': lambda: qkv[:1].expand(2, -1, -1),
     }[layout]()
     grads = []
     for make in (lambda x: x, Tensor.contiguous):
         leaf = make(strided).detach().requires_grad_()
-        out = call(inputs | {'qkv': leaf}, geometry, 'triton')
+        out = attention.focal_attention(
+            FocalInputs(leaf, (4, 2), to_bias(inputs, geometry), geometry, 0.4),
+            backend.combined_bias(to_bias(inputs, geometry), geometry),
+        )
         # The gradient of a sum has no strides at all.
         grads += [out.detach(), *torch.autograd.grad(out.sum(), leaf)]
     assert not strided.is_contiguous()
@@ -154,7 +164,7 @@ def test_strided_input(layout: str) -> None:
 
 
 def test_empty_batch() -> None:
-    geometry, windows = CASES['detection']
+    geometry, windows, _ = CASES['detection']
     inputs = make_inputs(geometry, windows)
     empty = {k: v[:0] if 'kv' in k else v for k, v in inputs.items()}
     grads = run(empty, geometry, 'triton', SHARPEST, DEVICE)
@@ -169,34 +179,87 @@ def test_saves_neither_keys_nor_weights() -> None:
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
         out = call(leaves, geometry, 'triton')
-    maps = out.numel() + sum(value.numel() for value in leaves.values())
-    bias = 2 * 49 * (169 + 9)  # composed, once for all windows; its parts are saved as well
+    # What it takes, its output, and one number per query and head.
+    maps = 2 * out.numel() + sum(value.numel() for value in leaves.values())
+    maps += to_tokens(inputs, geometry).numel()
+    bias = 2 * 49 * backend.columns.num_columns(geometry)  # combined, once for all windows
     logits = 2 * 6 * bias  # images, windows
     storages = {x.untyped_storage().data_ptr(): x.numel() for x in saved}
-    assert sum(storages.values()) < maps + 5 * bias < logits
+    assert sum(storages.values()) < maps + 2 * bias < logits
 
 
-def op_arguments(requires_grad: bool = True) -> tuple:
-    geometry = FocalGeometry(2, 1, 1, 2, shift_size=1)
+def op_arguments() -> tuple:
+    geometry = FocalGeometry(2, 1, 1, 2)
     inputs = {k: v.to(DEVICE, SHARPEST) for k, v in few_images(geometry, (1, 2), heads=1).items()}
-    bias = FocalBias(inputs['own'], inputs['neighbors'], (inputs['coarse.0'],))
-    tensors = [
-        inputs['qkv'],
-        inputs['coarse_kv.0'].flatten(1, 2),
-        merged_bias(bias, geometry).contiguous(),
+    bias = backend.combined_bias(to_bias(inputs, geometry), geometry)
+    qkv = to_tokens(inputs, geometry).nan_to_num(0)  # opcheck compares arguments with themselves
+    return qkv, bias, 2, 4, [2, 1, 1, 2, 1], 0.4
+
+
+def backward_arguments() -> tuple:
+    qkv, bias, *_, sizes, scale = op_arguments()
+    out, log_sum = attention.attend(*op_arguments())
+    return torch.ones_like(out), qkv, bias, out, log_sum, sizes, scale
+
+
+def test_opcheck() -> None:
+    torch.library.opcheck(attention.attend.operator, op_arguments())
+    torch.library.opcheck(attention.attend_backward.operator, backward_arguments())
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'is_ordered', 'backward'),
+    [
+        (torch.float32, False, ['prepare_kernel', 'gradient_kernel', 'finish_kernel']),
+        (
+            torch.bfloat16,
+            True,
+            [
+                'prepare_kernel',
+                *['gradient_kernel'] * 2,  # a block of keys of each region
+                *['key_gradient_kernel'] * 2,
+                'finish_kernel',
+            ],
+        ),
+    ],
+)
+def test_launches(
+    dtype: torch.dtype, is_ordered: bool, backward: list[str], request: pytest.FixtureRequest
+) -> None:
+    """Of the launchers that eager calls run; strided tokens take a copy more."""
+    if is_ordered:
+        request.getfixturevalue('deterministic')
+    qkv, bias, *rest = op_arguments()
+    qkv, bias = qkv.to('meta', dtype), bias.to('meta', torch.float32)
+    forward = attention.attend.operator
+    assert backend.launches(forward, qkv, bias, *rest) == ['forward_kernel']
+    strided = qkv.mT.contiguous().mT
+    assert backend.launches(forward, strided, bias, *rest) == [
+        'aten.clone.default',
+        'forward_kernel',
     ]
-    return *(x.requires_grad_(requires_grad) for x in tensors), [2, 1, 1, 2, 1], 0.4
+    d_out, _, _, out, log_sum, *rest = backward_arguments()
+    maps = (d_out.to('meta', dtype), qkv, bias, out.to('meta', dtype), log_sum.to('meta'))
+    assert backend.launches(attention.attend_backward.operator, *maps, *rest) == backward
 
 
-def test_opcheck_forward() -> None:
-    torch.library.opcheck(backend.function.attend, op_arguments())
+def test_watched_calls_run_operators() -> None:
+    """Dispatch modes see one operator forward and one backward."""
+    seen = []
 
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            seen.append(operator)
+            return operator(*args, **(kwargs or {}))
 
-def test_opcheck_backward() -> None:
-    qkv, coarse, bias, *rest = op_arguments(requires_grad=False)
-    out, log_sum = backend.function.attend(qkv, coarse, bias, *rest)
-    arguments = (torch.ones_like(out), qkv, coarse, bias, out, log_sum, *rest)
-    torch.library.opcheck(backend.function.attend_backward, arguments)
+    geometry = FocalGeometry(2, 1, 1, 2)
+    inputs = few_images(geometry, (1, 1), heads=1)
+    leaves = {k: v.to(DEVICE, SHARPEST).requires_grad_() for k, v in inputs.items()}
+    with Watch():
+        call(leaves, geometry, 'triton').sum().backward()
+    ours = [operator for operator in seen if operator.namespace == 'mmfocal']
+    operators_of_attention = [attention.attend.operator, attention.attend_backward.operator]
+    assert [x for x in ours if x in operators_of_attention] == operators_of_attention
 
 
 def test_compiles_whole_for_all_sizes() -> None:
@@ -220,11 +283,10 @@ def test_compiles_whole_for_all_sizes() -> None:
 
 
 def test_second_derivative_is_refused() -> None:
-    qkv, *rest = op_arguments()
-    out, _ = backend.function.attend(qkv, *rest)
-    (gradient,) = torch.autograd.grad(out.square().sum(), qkv, create_graph=True)
+    qkv, bias, *rest = op_arguments()
+    out = attention.Attend.apply(qkv.requires_grad_(), bias, *rest)
     with pytest.raises(RuntimeError, match=r"no second derivative .* choose attn_impl='sdpa'"):
-        gradient.sum().backward()
+        torch.autograd.grad(out.square().sum(), qkv, create_graph=True)
 
 
 def on_meta(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
@@ -235,8 +297,11 @@ def with_dropout(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) 
     call(inputs, geometry, impl, dropout_p=0.1)
 
 
-def with_mixed_dtypes(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
-    call(inputs | {'qkv': inputs['qkv'].half()}, geometry, impl)
+def under_vmap(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
+    def attend(qkv: Tensor) -> Tensor:
+        return call(inputs | {'qkv': qkv}, geometry, impl)
+
+    torch.func.vmap(attend)(inputs['qkv'][None])
 
 
 def under_tracing(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
@@ -256,13 +321,13 @@ def under_export(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) 
 @pytest.mark.parametrize(
     ('situation', 'geometry', 'dim', 'reason'),
     [
-        (on_meta, FocalGeometry(2, 1, 1, 2), 5, 'not on meta'),
-        (with_dropout, FocalGeometry(2, 1, 1, 2), 5, 'drops no attention weights'),
-        (with_mixed_dtypes, FocalGeometry(2, 1, 1, 2), 5, 'qkv and coarse_kv of one dtype'),
-        (under_tracing, FocalGeometry(2, 1, 1, 2), 5, 'cannot be exported or traced'),
-        (under_export, FocalGeometry(2), 5, 'cannot be exported or traced'),
-        (call, FocalGeometry(17), 5, 'windows up to 16, not 17'),
-        (call, FocalGeometry(2), 129, 'up to 128 channels per head, not 129'),
+        (on_meta, FocalGeometry(2, 1, 1, 2), 5, 'the device meta is not supported'),
+        (with_dropout, FocalGeometry(2, 1, 1, 2), 5, 'attention dropout is not supported'),
+        (under_vmap, FocalGeometry(2), 5, 'transforms of torch.func and .* are not supported'),
+        (under_tracing, FocalGeometry(2, 1, 1, 2), 5, 'exporting and tracing are not supported'),
+        (under_export, FocalGeometry(2), 5, 'exporting and tracing are not supported'),
+        (call, FocalGeometry(17), 5, 'windows over 16 are not supported, got 17'),
+        (call, FocalGeometry(2), 129, 'more than 128 channels per head are not .*, got 129'),
     ],
 )
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
@@ -274,125 +339,73 @@ def test_refusals(situation: Callable, geometry: FocalGeometry, dim: int, reason
     situation(inputs, geometry, 'auto')
 
 
-def size_refusals(height: int, layout: Callable[[Tensor], Tensor]) -> list[str]:
-    """Reasons against an image that is 2**14 wide with 32 channels, which takes no memory."""
-    qkv = layout(torch.empty(1, height, 2**14, 96, device='meta'))
-    coarse = torch.empty(1, height // 2, 2**13, 64, device='meta')
-    table = torch.empty(1, 1, device='meta')
-    call = ((coarse,), FocalBias(table, None, (table,)), FocalGeometry(2, 0, 1, 2), 1.0, 0.0)
-    reasons = backend.refusals(qkv, *call)
-    return [reason for reason in reasons if '2147483648' in reason]
-
-
 @pytest.mark.parametrize(
     ('layout', 'fitting'),
     [
-        (lambda x: x, 1364),  # 1364 * 2**14 * 96 is just below 2**31
-        (lambda x: x.mT.contiguous().mT, 1364),  # is made contiguous
-        (lambda x: torch.empty(1, *x.shape[1:3], 192, device='meta')[..., :96], 682),
+        (lambda x: x, 22369621),  # times 96 is just below 2**31
+        (lambda x: x.mT.contiguous().mT, 22369621),  # is made contiguous
+        (lambda x: torch.empty(*x.shape[:2], 192, device='meta')[..., :96], 11184811),
     ],
 )
 def test_images_whose_offsets_need_more_than_32_bits(
     layout: Callable[[Tensor], Tensor], fitting: int
 ) -> None:
-    assert size_refusals(fitting, layout) == []
-    (reason,) = size_refusals(fitting + 2, layout)
-    assert f'{fitting + 2}x16384' in reason and '96 channels' in reason
+    table = FocalBias(torch.empty(1, 1, device='meta'))  # takes no memory
+
+    def reasons(tokens: int) -> list[str]:
+        qkv = layout(torch.empty(1, tokens, 96, device='meta'))
+        inputs = FocalInputs(qkv, (1, tokens), table, FocalGeometry(1), 1.0)
+        return [x for x in backend.unsupported_reasons(inputs) if '2147483648' in x]
+
+    assert reasons(fitting) == []
+    (reason,) = reasons(fitting + 1)
+    assert f'{fitting + 1} tokens' in reason and '96 channels' in reason
 
 
 def test_needs_a_gpu_and_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     geometry = FocalGeometry(2)
+    inputs = make_inputs(geometry, (1, 1))
     monkeypatch.setattr(backend, 'INTERPRETED', False)
+    monkeypatch.setattr(backend, 'IS_TOO_OLD', True)
+    message = r'Triton 3.3 or newer is needed, .*the device cpu is not supported, only cuda is'
+    with pytest.raises(ValueError, match=message):
+        call(inputs, geometry, 'triton')
     monkeypatch.setattr(backend, 'INSTALLED', False)
-    with pytest.raises(ValueError, match=r'GPUs only, not on cpu .*; Triton is not installed'):
-        call(make_inputs(geometry, (1, 1)), geometry, 'triton')
-
-
-# Compiles what a call would start, without starting it; prints the shared memory of each kernel.
-COMPILE = """
-import sys
-import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime.jit import mangle_type
-from mmfocal.ops.focal_attention.impl.triton import function, kernels
-
-dtype, head_dim = getattr(torch, sys.argv[1]), int(sys.argv[2])
-capability, place = map(int, sys.argv[3:])
-
-def compile_only(kernel, grid, like, *args, **constants):
-    if hasattr(kernel, 'configs'):
-        kernel.nargs = dict(zip(kernel.arg_names, args))
-        configs = kernel.prune_configs(constants)
-        largest = max(config.kwargs['BLOCK_K'] for config in configs)
-        assert largest == (32 if like.dtype == torch.float32 else 64)
-        constants.update(configs[place].all_kwargs())
-        assert place == 0 or constants['BLOCK_K'] == largest
-        kernel = kernel.fn
-    options = {n: constants.pop(n, 1) for n in ('num_warps', 'num_stages', 'num_ctas')}
-    names = kernel.arg_names
-    values = dict(zip(names, args), **constants)
-    assert set(values) == set(names), set(values) ^ set(names)
-    signature = {
-        n: 'constexpr' if n in constants else mangle_type(v) if hasattr(v, 'dtype') else 'i32'
-        for n, v in values.items()
-    }
-    positions = {(names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(kernel, signature={n: signature[n] for n in names}, constexprs=positions)
-    compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)
-    assert compiled.asm['cubin']
-    print(kernel.__name__, compiled.metadata.shared)
-
-function._launch = compile_only
-geometry = [7, 3, 3, 2, 3]
-qkv = torch.zeros(1, 14, 14, 3 * head_dim, dtype=dtype)
-coarse = torch.zeros(1, 4, 2 * head_dim, dtype=dtype)
-bias = torch.zeros(1, 49, 169 + 9)
-out, log_sum = function.attend(qkv, coarse, bias, geometry, 1.0)
-call = (out, qkv, coarse, bias, out, log_sum, geometry, 1.0)
-function.attend_backward(*call)
-function._window_gradients = lambda *_: bias.clone()  # compiled already
-function._query_gradient = lambda *_: log_sum
-torch.use_deterministic_algorithms(True)
-function.attend_backward(*call)
-"""
+    with pytest.raises(ValueError, match='Triton is not installed'):
+        call(inputs, geometry, 'triton')
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
 @pytest.mark.parametrize(
-    ('dtype', 'head_dim', 'capability', 'place', 'kib'),
+    ('dtype', 'head_dim', 'capability', 'config', 'kib'),
     [
-        ('float16', 32, 80, 0, 64),
-        ('float32', 8, 80, 0, 64),
-        ('bfloat16', 32, 90, 0, 64),
-        ('bfloat16', 49, 90, 0, 64),
-        ('bfloat16', 128, 90, 0, 64),
-        ('bfloat16', 32, 90, -1, 227),
-        ('bfloat16', 128, 90, -1, 227),
+        ('float16', 32, 80, 'smallest', 64),
+        ('float32', 8, 80, 'smallest', 64),
+        ('bfloat16', 49, 90, 'chosen', 227),
+        ('bfloat16', 32, 90, 'chosen', 227),
+        ('bfloat16', 128, 90, 'largest', 227),
     ],
 )
 def test_compiles_for_gpus(
-    dtype: str, head_dim: int, capability: int, place: int, kib: int
+    dtype: str, head_dim: int, capability: int, config: str, kib: int
 ) -> None:
     """No GPU is needed to compile.
 
-    The smallest configuration, at ``place`` 0, has to fit every GPU, the largest one, at -1, what
-    the GPU of the capability has.
+    The smallest configuration has to fit every GPU, the others what the GPU of the capability has.
+    A kernel is compiled once for all stages of a model: the call names two.
     """
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
-    result = subprocess.run(
-        [sys.executable, '-c', COMPILE, *map(str, (dtype, head_dim, capability, place))],
-        env=env,
-        capture_output=True,
-        text=True,
-    )
+    module = [sys.executable, '-m', 'tests.ops.compile_only', 'attention']
+    arguments = map(str, (dtype, head_dim, capability, config))
+    result = subprocess.run([*module, *arguments], env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     shared = [line.split() for line in result.stdout.splitlines()]
     assert [name for name, _ in shared] == [
         'forward_kernel',
-        'query_gradient_kernel',
-        *['window_gradient_kernel'] * 2,
-        *['key_gradient_kernel'] * 2,
+        'prepare_kernel',
+        'gradient_kernel',
+        'finish_kernel',
+        'gradient_kernel',  # in a fixed order
+        *['key_gradient_kernel'] * (2 if dtype != 'float32' and head_dim <= 64 else 1),  # tiles
     ]
     assert max(int(size) for _, size in shared) <= kib * 1024

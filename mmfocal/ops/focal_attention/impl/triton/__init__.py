@@ -10,6 +10,7 @@ set beforehand, the kernels also run on CPU tensors, slowly, one operation at a 
 """
 
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 import torch
@@ -36,9 +37,15 @@ __all__ = [
 MAX_WINDOW_SIZE, MAX_HEAD_DIM = 16, 128
 MAX_EXTENT = 2**31  # of an image, in elements
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MIN_VERSION = '3.3'  # kernels use named tuples
 INSTALLED = False
 with suppress(ImportError):
     INSTALLED = find_spec('triton') is not None
+VERSION = MIN_VERSION  # unless a distribution tells
+for _name in ('triton', 'pytorch-triton', 'triton-windows'):
+    with suppress(PackageNotFoundError):
+        VERSION = version(_name)
+IS_TOO_OLD = [int(part) for part in VERSION.split('.')[:2]] < [3, 3]
 
 
 def _is_exporting() -> bool:
@@ -86,7 +93,10 @@ def _device_reasons(qkv: Tensor) -> list[str]:
 
 def unavailable_reasons(x: Tensor) -> list[str]:
     """Reasons in the installation, the device and the dtype why no kernel can take a tensor."""
-    return _device_reasons(x) if INSTALLED else ['Triton is not installed']
+    if not INSTALLED:
+        return ['Triton is not installed']
+    old = [f'Triton {MIN_VERSION} or newer is needed, got {VERSION}'] if IS_TOO_OLD else []
+    return old + _device_reasons(x)
 
 
 def _size_reasons(qkv: Tensor) -> list[str]:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from mmfocal import compat
 
+from ...bias import NO_KEY
 from ...inputs import FocalInputs
 from . import configs
+from .columns import num_columns, to_columns
 from .operators import Operator, ceil_div, start
 
 # How many programs share the gradients of a bias: several per multiprocessor of a large GPU. More
@@ -335,4 +337,6 @@ def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
         geometry.focal_level,
         inputs.shift,
     ]
+    if bias.shape[-1] != num_columns(geometry):
+        bias = to_columns(bias, geometry, NO_KEY)
     return Attend.apply(inputs.qkv, bias.contiguous(), *inputs.map_size, sizes, inputs.scale)

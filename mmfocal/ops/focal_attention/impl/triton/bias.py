@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The combined bias by one kernel, and the gradients of its tables by another.
 
-It equals ``focal_attention.bias.combined_bias``. Operators take no objects: ``sizes`` are the
-arguments of ``FocalGeometry``, and tables come in the order of ``bias_tables``.
+It equals ``focal_attention.bias.combined_bias``, with columns between the regions as ``columns``
+has them. Operators take no objects: ``sizes`` are the arguments of ``FocalGeometry``, and tables
+come in the order of ``bias_tables``.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -16,6 +18,7 @@ from mmfocal.ops.focal_attention import bias as plain
 from mmfocal.ops.focal_attention.bias import FocalBias
 from mmfocal.ops.focal_attention.geometry import FocalGeometry
 
+from .columns import num_columns, to_columns
 from .operators import Operator, ceil_div, start
 
 MAX_COARSE_LEVELS = 3
@@ -25,10 +28,9 @@ class Indices(NamedTuple):
     """Which entries a place takes, and which places an entry goes to; all 32-bit integers.
 
     Attributes:
-        first, second: ``(w*w*K,)``; the number of entries stands for none.
+        first, second: ``(w*w*columns,)``; the number of entries stands for none.
         starts: Where the places of each entry start in ``places``: ``(entries + 1,)``.
         places: Those of all entries, ascending for each.
-        shape: ``(w*w, K)``.
         num_neighbors: Neighbor keys of one window.
     """
 
@@ -36,7 +38,6 @@ class Indices(NamedTuple):
     second: Tensor
     starts: Tensor
     places: Tensor
-    shape: tuple[int, int]
     num_neighbors: int
 
     @property
@@ -53,15 +54,16 @@ def _make_indices(geometry: FocalGeometry, device: torch.device) -> Indices:
     second = torch.full_like(index.first, none)
     if index.doubled is not None:
         second[:, index.doubled] = index.second
-    flat = torch.cat([index.first.flatten(), second.flatten()])
+    first, second = (to_columns(x, geometry, none).flatten() for x in (index.first, second))
+    flat = torch.cat([first, second])
     counts = torch.bincount(flat, minlength=none + 1)[:none]
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    places = flat.argsort(stable=True)[: int(starts[-1])] % index.first.numel()
-    arrays = (index.first.flatten(), second.flatten(), starts, places)
-    arrays = (array.to(device, torch.int32) for array in arrays)
-    return Indices(*arrays, tuple(index.first.shape), geometry.num_neighbors)
+    places = flat.argsort(stable=True)[: int(starts[-1])] % first.numel()
+    arrays = (array.to(device, torch.int32) for array in (first, second, starts, places))
+    return Indices(*arrays, geometry.num_neighbors)
 
 
+_geometry = cache(FocalGeometry)
 _INDICES: dict[tuple, Indices] = {}
 
 
@@ -70,15 +72,13 @@ def _indices(sizes: list[int], device: torch.device) -> Indices:
     key = (*sizes, device)
     if key not in _INDICES:
         with compat.without_dispatch_modes():
-            _INDICES[key] = _make_indices(FocalGeometry(*sizes), device)
+            _INDICES[key] = _make_indices(_geometry(*sizes), device)
     return _INDICES[key]
 
 
 def _shape(tables: list[Tensor], sizes: list[int]) -> tuple[int, int, int]:
-    """``h, w*w, K``."""
-    w, e, f, levels = sizes
-    num_keys = (w + 2 * e) ** 2 + sum((f + 2**k - 1) ** 2 for k in range(levels - 1))
-    return tables[0].shape[1], w * w, num_keys
+    """``h, w*w, columns``."""
+    return tables[0].shape[1], sizes[0] ** 2, num_columns(_geometry(*sizes))
 
 
 def _five(tables: list[Tensor], sizes: list[int]) -> list[Tensor]:
@@ -161,9 +161,11 @@ class _Combine(torch.autograd.Function):
 
 
 def combined_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
-    """See :func:`mmfocal.ops.focal_attention.bias.combined_bias`, which it equals.
+    """Combine all tables over the keys of all regions.
 
-    More than three coarse levels are left to that one.
+    Returns:
+        ``(h, w*w, columns)``, ``NO_KEY`` between the regions; or ``(h, w*w, K)`` from
+        :func:`mmfocal.ops.focal_attention.bias.combined_bias` for more than three coarse levels.
     """
     if len(bias.coarse) > MAX_COARSE_LEVELS:
         return plain.combined_bias(bias, geometry)

@@ -2,7 +2,7 @@
 """Combining the bias tables, and the gradients of the tables.
 
 Entries are those of ``bias.BiasIndex``, counted through all tables of a head; *places* are those
-of a head's combined bias, ``w*w*K``. A table that does not exist is passed as another one.
+of a head's combined bias, ``w*w*columns``. A table that does not exist is passed as another one.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 from mmfocal.ops.focal_attention import bias
 
-from .. import INTERPRETED
+from ..operators import INTERPRETED
 
 # Places and entries of a program, and places of an entry that it adds up at a time; the
 # interpreter takes as long for small blocks.
@@ -62,7 +62,7 @@ def _entry_pointers(
 
 @triton.jit(do_not_specialize=SIZES)
 def combine_kernel(
-    # tables; index arrays (w*w*K); combined bias, written: (h, w*w*K)
+    # tables; index arrays (w*w*columns); combined bias, written: (h, w*w*K)
     own_ptr,
     neighbors_ptr,
     coarse_0_ptr,

@@ -8,7 +8,10 @@ import triton.language as tl
 
 from mmfocal.ops.focal_attention import geometry
 
+from ..columns import ALIGNMENT
+
 MASKED = tl.constexpr(geometry.MASKED)
+ALIGNMENT = tl.constexpr(ALIGNMENT)
 LOG2_E = tl.constexpr(1.4426950408889634)
 # No new kernel for sizes that happen to be 1 or multiples of 16.
 SIZES = [
@@ -21,6 +24,7 @@ class Region(NamedTuple):
     """``geometry.Region``, and where its map lies.
 
     Attributes:
+        first: Its first column of the combined bias, see ``columns``.
         first_token: Place of the map among all tokens of an image.
         rows, cols: Size of the map.
     """
@@ -50,7 +54,7 @@ class KeyBlock(NamedTuple):
 
     Attributes:
         region: Its region.
-        column: Place among all keys of a window, ``(BLOCK_K,)``, as are the others.
+        column: Place in a row of the combined bias, ``(BLOCK_K,)``, as are the others.
         row, col: Counted from the window's first own key.
         exists: Whether there is such a key.
     """
@@ -60,6 +64,12 @@ class KeyBlock(NamedTuple):
     row: tl.tensor
     col: tl.tensor
     exists: tl.tensor
+
+
+@triton.jit
+def count_columns(region):
+    """Columns of the combined bias up to the end of a region."""
+    return region.first + tl.cdiv(region.size * region.size, ALIGNMENT) * ALIGNMENT
 
 
 @triton.jit
@@ -80,12 +90,12 @@ def fine_region(nh, nw, expand_size, WINDOW: tl.constexpr):
 @triton.jit
 def coarse_region(previous, condition, nh, nw, focal_window, LEVEL: tl.constexpr):
     """The region of a coarse level, which follows another; that one unless ``condition``."""
-    keys, tokens = previous.size * previous.size, previous.rows * previous.cols
+    following, tokens = count_columns(previous), previous.rows * previous.cols
     return Region(
         size=tl.where(condition, focal_window + (1 << LEVEL) - 1, previous.size),
         step=tl.where(condition, 1 << LEVEL, previous.step),
         margin=tl.where(condition, focal_window // 2, previous.margin),
-        first=tl.where(condition, previous.first + keys, previous.first),
+        first=tl.where(condition, following, previous.first),
         is_wrapped=previous.is_wrapped & (condition == 0),
         first_token=tl.where(condition, previous.first_token + tokens, previous.first_token),
         rows=tl.where(condition, nh << LEVEL, previous.rows),
@@ -102,12 +112,6 @@ def region_at(
     for level in tl.static_range(COARSE_LEVELS):
         region = coarse_region(region, place > level, nh, nw, focal_window, level)
     return region
-
-
-@triton.jit
-def count_keys(region):
-    """Keys of a window up to the end of a region."""
-    return region.first + region.size * region.size
 
 
 @triton.jit
@@ -228,61 +232,42 @@ def add_rows(ptr, tokens, stride, values, exist, HEAD_DIM: tl.constexpr, BLOCK_D
 
 
 @triton.jit
-def load_bias(bias_ptr, query, keys, num_keys, WINDOW: tl.constexpr):
-    """Bias of a head in powers of two, -inf for keys that do not exist."""
-    query = tl.minimum(query, WINDOW * WINDOW - 1)
-    pointers = bias_ptr + query[:, None] * num_keys + keys.column[None, :]
-    return tl.load(pointers, mask=keys.exists[None, :], other=float('-inf')) * LOG2_E
+def bias_pointers(ptr, query, keys, num_columns):
+    """Pointers to the combined bias of a head, or its gradient: ``(BLOCK_Q, BLOCK_K)``."""
+    return ptr + query[:, None] * num_columns + keys.column[None, :]
 
 
 @triton.jit
-def mask_seam(logits, query, keys, window, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """Mask own keys beyond the seam, which cuts the last windows only; see ``seam_mask``."""
+def load_bias(bias_ptr, query, keys, num_columns):
+    """Bias of a head in powers of two, very low for keys that do not exist.
+
+    No mask is needed, as blocks of keys divide ``ALIGNMENT``.
+    """
+    return tl.load(bias_pointers(bias_ptr, query, keys, num_columns)) * LOG2_E
+
+
+@triton.jit
+def key_mask(on_map):
+    """What is added to logits for keys outside the map, in powers of two: ``(BLOCK_K,)``."""
+    return tl.where(on_map, 0.0, MASKED * LOG2_E)
+
+
+@triton.jit
+def seam_mask(query, keys, window, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
+    """The same for own keys beyond the seam: ``(BLOCK_Q, BLOCK_K)``.
+
+    The seam cuts the last windows only; see ``geometry.seam_mask``.
+    """
     is_own = (keys.row >= 0) & (keys.row < WINDOW) & (keys.col >= 0) & (keys.col < WINDOW)
     is_own = is_own & keys.region.is_wrapped
     SEAM: tl.constexpr = WINDOW - SHIFT  # rows and columns before it
     other_row = (query // WINDOW >= SEAM)[:, None] != (keys.row >= SEAM)[None, :]
     other_col = (query % WINDOW >= SEAM)[:, None] != (keys.col >= SEAM)[None, :]
     is_beyond = (window.is_last_row & other_row) | (window.is_last_col & other_col)
-    return logits + tl.where(is_own[None, :] & is_beyond, MASKED * LOG2_E, 0.0)
-
-
-@triton.jit
-def compute_logits(
-    q,
-    k,
-    bias,
-    query,
-    keys,
-    on_map,
-    window,
-    SCALE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SHIFT: tl.constexpr,
-):
-    """Logits in powers of two with bias and masks: ``(BLOCK_Q, BLOCK_K)``."""
-    logits = tl.dot(q, tl.trans(k), input_precision='ieee') * (SCALE * LOG2_E) + bias
-    logits += tl.where(on_map, 0.0, MASKED * LOG2_E)[None, :]
-    if SHIFT > 0:
-        logits = mask_seam(logits, query, keys, window, WINDOW, SHIFT)
-    return logits
-
-
-@triton.jit
-def compute_logit_gradients(logits, log_sum, delta, d_out, v):
-    """Weights and gradients of the logits: twice ``(BLOCK_Q, BLOCK_K)``."""
-    weights = tl.exp2(logits - log_sum[:, None])
-    d_weights = tl.dot(d_out, tl.trans(v), input_precision='ieee')
-    return weights, weights * (d_weights - delta[:, None])
+    return tl.where(is_own[None, :] & is_beyond, MASKED * LOG2_E, 0.0)
 
 
 @triton.jit
 def add_dot(acc, a, b):
     """``acc + a @ b``, with ``a`` rounded to the dtype of ``b``."""
     return tl.dot(a.to(b.dtype), b, acc, input_precision='ieee', out_dtype=acc.dtype)
-
-
-@triton.jit
-def dot_of_transposed(a, b, dtype: tl.constexpr):
-    """``a.T @ b``, with ``a`` rounded to the dtype of ``b``."""
-    return tl.dot(tl.trans(a.to(b.dtype)), b, input_precision='ieee', out_dtype=dtype)

@@ -5,25 +5,27 @@ import triton
 import triton.language as tl
 
 from .blocks import (
+    LOG2_E,
     SIZES,
     add_dot,
-    compute_logits,
     count_blocks,
-    count_keys,
+    count_columns,
     find_keys,
     key_block,
+    key_mask,
     load_bias,
     load_rows,
     locate,
     query_tokens,
     region_at,
+    seam_mask,
     store_rows,
 )
 
 
 @triton.jit(do_not_specialize=SIZES)
 def forward_kernel(
-    # (B, T, 3C); (h, w*w, K); written: (B, H, W, C); (B, h, H, W)
+    # (B, T, 3C); (h, w*w, columns); written: (B, H, W, C); (B, h, H, W)
     qkv_ptr,
     bias_ptr,
     out_ptr,
@@ -54,14 +56,14 @@ def forward_kernel(
     number += program // (Q_BLOCKS * nh * nw * num_heads) * (nh * nw)
     window = locate(number, nh, nw)
     query = program % Q_BLOCKS * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    is_query = query < AREA
-    tokens = query_tokens(tl.minimum(query, AREA - 1), window, nw, WINDOW)
+    is_query, own_query = query < AREA, tl.minimum(query, AREA - 1)
+    tokens = query_tokens(own_query, window, nw, WINDOW)
 
     q_ptr = qkv_ptr + window.image * stride_image + head * HEAD_DIM
     q = load_rows(q_ptr, tokens, stride_token, is_query, HEAD_DIM, BLOCK_D)
     last = region_at(COARSE_LEVELS, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS)
-    num_keys = count_keys(last)
-    bias_ptr += head * AREA * num_keys
+    num_columns = count_columns(last)
+    bias_ptr += head * AREA * num_columns
 
     dtype: tl.constexpr = bias_ptr.dtype.element_ty
     acc = tl.zeros((BLOCK_Q, BLOCK_D), dtype)
@@ -73,8 +75,11 @@ def forward_kernel(
         token, on_map = find_keys(keys, window)
         k = load_rows(q_ptr + channels, token, stride_token, on_map, HEAD_DIM, BLOCK_D)
         v = load_rows(q_ptr + 2 * channels, token, stride_token, on_map, HEAD_DIM, BLOCK_D)
-        bias = load_bias(bias_ptr, query, keys, num_keys, WINDOW)
-        logits = compute_logits(q, k, bias, query, keys, on_map, window, SCALE, WINDOW, SHIFT)
+        bias = load_bias(bias_ptr, own_query, keys, num_columns)
+        logits = tl.dot(q, tl.trans(k), input_precision='ieee') * (SCALE * LOG2_E) + bias
+        logits += key_mask(on_map)[None, :]
+        if SHIFT > 0:
+            logits += seam_mask(query, keys, window, WINDOW, SHIFT)
         new_peak = tl.maximum(peak, tl.max(logits, 1))  # finite: a block holds an existing key
         weights = tl.exp2(logits - new_peak[:, None])
         decay = tl.exp2(peak - new_peak)

@@ -7,23 +7,24 @@ import triton
 import triton.language as tl
 
 from .blocks import (
+    LOG2_E,
     SIZES,
     KeyBlock,
     Window,
     add_dot,
     add_rows,
-    compute_logit_gradients,
-    compute_logits,
+    bias_pointers,
     count_blocks,
-    count_keys,
-    dot_of_transposed,
+    count_columns,
     find_keys,
     key_block,
+    key_mask,
     load_bias,
     load_rows,
     locate,
     query_tokens,
     region_at,
+    seam_mask,
     store_rows,
 )
 
@@ -68,6 +69,84 @@ def load_queries(
     )
 
 
+@triton.jit
+def compute_logit_gradients(
+    k,
+    v,
+    queries,
+    bias,
+    query,
+    keys,
+    on_map,
+    window,
+    SCALE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SHIFT: tl.constexpr,
+):
+    """Weights and gradients of the logits: twice ``(BLOCK_K, BLOCK_Q)``, as is the bias."""
+    logits = tl.dot(k, tl.trans(queries.q), input_precision='ieee') * (SCALE * LOG2_E) + bias
+    logits += key_mask(on_map)[:, None]
+    if SHIFT > 0:
+        logits += tl.trans(seam_mask(query, keys, window, WINDOW, SHIFT))
+    weights = tl.exp2(logits - queries.log_sum[None, :])
+    d_weights = tl.dot(v, tl.trans(queries.d_out), input_precision='ieee')
+    return weights, weights * (d_weights - queries.delta[None, :])
+
+
+@triton.jit
+def compute_delta(
+    out_ptr,
+    d_out_ptr,
+    delta_ptr,
+    program,
+    num_heads,
+    area,
+    tokens,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Sums of output times its gradient of a block of tokens; see ``prepare_kernel``."""
+    head, channels = program % num_heads, num_heads * HEAD_DIM
+    token = (program // num_heads).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    exists, offset = token < tokens, head * HEAD_DIM
+    out = load_rows(out_ptr + offset, token, channels, exists, HEAD_DIM, BLOCK_D)
+    d_out = load_rows(d_out_ptr + offset, token, channels, exists, HEAD_DIM, BLOCK_D)
+    dtype: tl.constexpr = delta_ptr.dtype.element_ty
+    delta = tl.sum(out.to(dtype) * d_out.to(dtype), 1)
+    place = (token // area * num_heads + head) * area + token % area
+    tl.store(delta_ptr + place, delta, mask=exists)
+
+
+@triton.jit
+def fill_zeros(ptr, program, size, BLOCK: tl.constexpr):
+    """A block of ``size`` elements."""
+    place = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(ptr + place, tl.zeros((BLOCK,), ptr.dtype.element_ty), mask=place < size)
+
+
+@triton.jit
+def convert(source_ptr, target_ptr, program, size, BLOCK: tl.constexpr):
+    """A block of ``size`` elements to the dtype of the target."""
+    place = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(source_ptr + place, mask=place < size)
+    tl.store(target_ptr + place, values.to(target_ptr.dtype.element_ty), mask=place < size)
+
+
+@triton.jit
+def add_strips(
+    strips_ptr, sum_ptr, program, strips, area, BLOCK: tl.constexpr, BLOCK_STRIPS: tl.constexpr
+):
+    """A block of the sum over the first dimension of ``(strips, area)``, in a fixed order."""
+    place = program * BLOCK + tl.arange(0, BLOCK)
+    acc = tl.zeros((BLOCK_STRIPS, BLOCK), sum_ptr.dtype.element_ty)
+    for first in range(0, strips, BLOCK_STRIPS):
+        strip = first + tl.arange(0, BLOCK_STRIPS).to(tl.int64)
+        mask = (strip < strips)[:, None] & (place < area)[None, :]
+        acc += tl.load(strips_ptr + strip[:, None] * area + place[None, :], mask=mask, other=0.0)
+    tl.store(sum_ptr + place, tl.sum(acc, 0), mask=place < area)
+
+
 @triton.jit(do_not_specialize=SIZES)
 def prepare_kernel(
     # (B, H, W, C), twice; written: (B, h, H, W); sums of `size` elements
@@ -94,20 +173,12 @@ def prepare_kernel(
     """
     program = tl.program_id(0)
     if program < programs:
-        head = program % num_heads
-        token = (program // num_heads).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        exists, channels = token < tokens, num_heads * HEAD_DIM
-        offset = head * HEAD_DIM
-        out = load_rows(out_ptr + offset, token, channels, exists, HEAD_DIM, BLOCK_D)
-        d_out = load_rows(d_out_ptr + offset, token, channels, exists, HEAD_DIM, BLOCK_D)
-        dtype: tl.constexpr = delta_ptr.dtype.element_ty
-        delta = tl.sum(out.to(dtype) * d_out.to(dtype), 1)
-        place = (token // area * num_heads + head) * area + token % area
-        tl.store(delta_ptr + place, delta, mask=exists)
+        compute_delta(
+            out_ptr, d_out_ptr, delta_ptr, program, num_heads, area, tokens,
+            HEAD_DIM, BLOCK_D, BLOCK,
+        )  # fmt: skip
     else:
-        place = (program - programs).to(tl.int64) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
-        zeros = tl.zeros((BLOCK_SIZE,), sums_ptr.dtype.element_ty)
-        tl.store(sums_ptr + place, zeros, mask=place < size)
+        fill_zeros(sums_ptr, program - programs, size, BLOCK_SIZE)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -118,7 +189,7 @@ def gradient_kernel(
     log_sum_ptr,
     d_out_ptr,
     delta_ptr,
-    # (B, T, 3C), added to; by strips, written: (strips, h, w*w, K)
+    # (B, T, 3C), added to; by strips, written: (strips, h, w*w, columns)
     sums_ptr,
     d_bias_ptr,
     stride_image,
@@ -164,11 +235,12 @@ def gradient_kernel(
     is_query, own_query = query < AREA, tl.minimum(query, AREA - 1)
     keys = key_block(block, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, BLOCK_K)
     last = region_at(COARSE_LEVELS, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS)
-    num_keys = count_keys(last)
-    bias = load_bias(bias_ptr + head * AREA * num_keys, query, keys, num_keys, WINDOW)
+    num_columns = count_columns(last)
+    bias_ptr += head * AREA * num_columns
+    bias = tl.trans(load_bias(bias_ptr, own_query, keys, num_columns))
 
     dtype: tl.constexpr = bias_ptr.dtype.element_ty
-    d_bias = tl.zeros((BLOCK_Q, BLOCK_K), dtype)
+    d_bias = tl.zeros((BLOCK_K, BLOCK_Q), dtype)
     first = strip * windows_per_strip
     for number in range(first, tl.minimum(first + windows_per_strip, num_windows)):
         window = locate(number, nh, nw)
@@ -181,29 +253,27 @@ def gradient_kernel(
         k_ptr = qkv_ptr + window.image * stride_image + head * HEAD_DIM + channels
         k = load_rows(k_ptr, k_tokens, stride_token, on_map, HEAD_DIM, BLOCK_D)
         v = load_rows(k_ptr + channels, k_tokens, stride_token, on_map, HEAD_DIM, BLOCK_D)
-        logits = compute_logits(
-            queries.q, k, bias, query, keys, on_map, window, SCALE, WINDOW, SHIFT
-        )
         weights, d_logits = compute_logit_gradients(
-            logits, queries.log_sum, queries.delta, queries.d_out, v
+            k, v, queries, bias, query, keys, on_map, window, SCALE, WINDOW, SHIFT
         )
         d_bias += d_logits
         d_q_ptr = sums_ptr + window.image * tokens * 3 * channels + head * HEAD_DIM
-        d_q = add_dot(tl.zeros((BLOCK_Q, BLOCK_D), dtype), d_logits, k) * SCALE
+        d_q = add_dot(tl.zeros((BLOCK_Q, BLOCK_D), dtype), tl.trans(d_logits), k) * SCALE
+        no_keys = tl.zeros((BLOCK_K, BLOCK_D), dtype)
         if IS_ORDERED:
             d_q += load_rows(d_q_ptr, q_tokens, 3 * channels, is_query, HEAD_DIM, BLOCK_D)
             store_rows(d_q_ptr, q_tokens, 3 * channels, d_q, is_query, HEAD_DIM, BLOCK_D)
         else:
             add_rows(d_q_ptr, q_tokens, 3 * channels, d_q, is_query, HEAD_DIM, BLOCK_D)
             d_k_ptr = d_q_ptr + channels
-            d_k = dot_of_transposed(d_logits, queries.q, dtype) * SCALE
+            d_k = add_dot(no_keys, d_logits, queries.q) * SCALE
             add_rows(d_k_ptr, k_tokens, 3 * channels, d_k, on_map, HEAD_DIM, BLOCK_D)
-            d_v = dot_of_transposed(weights, queries.d_out, dtype)
+            d_v = add_dot(no_keys, weights, queries.d_out)
             add_rows(d_k_ptr + channels, k_tokens, 3 * channels, d_v, on_map, HEAD_DIM, BLOCK_D)
 
-    mask = is_query[:, None] & keys.exists[None, :]
-    d_bias_ptr += (strip.to(tl.int64) * num_heads + head) * AREA * num_keys
-    tl.store(d_bias_ptr + query[:, None] * num_keys + keys.column[None, :], d_bias, mask=mask)
+    d_bias_ptr += (strip.to(tl.int64) * num_heads + head) * AREA * num_columns
+    pointers = bias_pointers(d_bias_ptr, query, keys, num_columns)
+    tl.store(pointers, tl.trans(d_bias), mask=is_query[:, None])
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -226,19 +296,9 @@ def finish_kernel(
     """Round the sums of gradients, ``programs`` programs; add up the strips, the other ones."""
     program = tl.program_id(0)
     if program < programs:
-        place = program.to(tl.int64) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
-        values = tl.load(sums_ptr + place, mask=place < size)
-        tl.store(d_qkv_ptr + place, values.to(d_qkv_ptr.dtype.element_ty), mask=place < size)
+        convert(sums_ptr, d_qkv_ptr, program, size, BLOCK_SIZE)
     else:
-        place = (program - programs) * BLOCK + tl.arange(0, BLOCK)
-        acc = tl.zeros((BLOCK_STRIPS, BLOCK), d_bias_ptr.dtype.element_ty)
-        for first in range(0, strips, BLOCK_STRIPS):
-            strip = first + tl.arange(0, BLOCK_STRIPS).to(tl.int64)
-            mask = (strip < strips)[:, None] & (place < area)[None, :]
-            acc += tl.load(
-                strips_ptr + strip[:, None] * area + place[None, :], mask=mask, other=0.0
-            )
-        tl.store(d_bias_ptr + place, tl.sum(acc, 0), mask=place < area)
+        add_strips(strips_ptr, d_bias_ptr, program - programs, strips, area, BLOCK, BLOCK_STRIPS)
 
 
 @triton.jit
@@ -312,7 +372,7 @@ def key_gradient_kernel(
     AREA: tl.constexpr = WINDOW * WINDOW
     program, channels = tl.program_id(0), num_heads * HEAD_DIM
     last = region_at(COARSE_LEVELS, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS)
-    num_keys = count_keys(last)
+    num_columns = count_columns(last)
     region = region_at(region, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS)
     head = program % num_heads
     tile_cols = tl.cdiv(region.cols, TILE)
@@ -327,7 +387,7 @@ def key_gradient_kernel(
     k_ptr = qkv_ptr + image * stride_image + head * HEAD_DIM + channels
     k = load_rows(k_ptr, k_tokens, stride_token, on_map, HEAD_DIM, BLOCK_D)
     v = load_rows(k_ptr + channels, k_tokens, stride_token, on_map, HEAD_DIM, BLOCK_D)
-    bias_ptr += head * AREA * num_keys
+    bias_ptr += head * AREA * num_columns
 
     dtype: tl.constexpr = bias_ptr.dtype.element_ty
     d_k = tl.zeros((TILE * TILE, BLOCK_D), dtype)
@@ -354,15 +414,15 @@ def key_gradient_kernel(
                     qkv_ptr, d_out_ptr, log_sum_ptr, delta_ptr, stride_image, stride_token, query,
                     q_tokens, window, head, num_heads, nh * nw * AREA, AREA, HEAD_DIM, BLOCK_D,
                 )  # fmt: skip
-                bias = load_bias(bias_ptr, query, keys, num_keys, WINDOW)
-                logits = compute_logits(
-                    queries.q, k, bias, query, keys, on_map, window, SCALE, WINDOW, SHIFT
-                )
+                pointers = bias_pointers(bias_ptr, tl.minimum(query, AREA - 1), keys, num_columns)
+                seen = keys.exists[None, :]
+                bias = tl.load(pointers, mask=seen, other=float('-inf')) * LOG2_E
                 weights, d_logits = compute_logit_gradients(
-                    logits, queries.log_sum, queries.delta, queries.d_out, v
-                )
-                d_k = add_dot(d_k, tl.trans(d_logits), queries.q)
-                d_v = add_dot(d_v, tl.trans(weights), queries.d_out)
+                    k, v, queries, tl.trans(bias), query, keys, on_map, window,
+                    SCALE, WINDOW, SHIFT,
+                )  # fmt: skip
+                d_k = add_dot(d_k, d_logits, queries.q)
+                d_v = add_dot(d_v, weights, queries.d_out)
 
     d_k_ptr = sums_ptr + image * tokens * 3 * channels + head * HEAD_DIM + channels
     store_rows(d_k_ptr, k_tokens, 3 * channels, d_k * SCALE, on_map, HEAD_DIM, BLOCK_D)
