@@ -468,8 +468,10 @@ class FocalTransformer(BaseModule):
         block = int(name[3]) if name[2] == 'blocks' else self.depths[stage] - 1
         return sum(self.depths[:stage]) + block + 1, num_depths
 
-    def _add_pos_embed(self, x: Tensor, table: Tensor) -> Tensor:
-        embed = table.unflatten(1, self.pos_embed_grid).permute(0, 3, 1, 2)
+    def _add_pos_embed(self, x: Tensor) -> Tensor:
+        if self.absolute_pos_embed is None:
+            return x
+        embed = self.absolute_pos_embed.unflatten(1, self.pos_embed_grid).permute(0, 3, 1, 2)
         if embed.shape[-2:] != x.shape[1:3]:
             embed = F.interpolate(embed, x.shape[1:3], mode='bicubic', align_corners=False)
         return x + embed.permute(0, 2, 3, 1)
@@ -484,10 +486,7 @@ class FocalTransformer(BaseModule):
             One map ``(B, C_i, H_i, W_i)`` per stage i of ``out_indices``, with
             ``C_i = embed_dims * 2^i`` and strides 4, 8, 16, 32.
         """
-        x = self.patch_embed(x)
-        if self.absolute_pos_embed is not None:
-            x = self._add_pos_embed(x, self.absolute_pos_embed)
-        x = self.pos_drop(x)
+        x = self.pos_drop(self._add_pos_embed(self.patch_embed(x)))
         outs = []
         for stage, layer in enumerate(self.layers[: self.out_indices[-1] + 1]):
             out, x = layer(x)

@@ -98,7 +98,8 @@ class Operator:
     def __init__(
         self, schema: str, launcher: Callable, outputs: Callable, is_visible: bool = True
     ) -> None:
-        self.launcher, self.operator = launcher, None
+        self.launcher = launcher
+        self.operator: Any = None
         name, arguments = schema.partition('(')[::2]
         if ARE_KERNELS_VISIBLE and is_visible:
             torch.library.triton_op(f'mmfocal::{name}', launcher, mutates_args=())
