@@ -26,7 +26,6 @@ from torch.profiler import ProfilerActivity, profile
 
 RESULTS = Path(__file__).resolve().parent / 'results'
 MINUTES = 5
-ROUNDS = 3
 TOP_KERNELS = 25
 FILES = {name: f'gpu_quick_{name}.csv' for name in ('backbone', 'attention', 'kernels', 'goals')}
 
@@ -39,6 +38,7 @@ class Setting(NamedTuple):
     large: Size
     arch: str
     dtype: str
+    rounds: int
 
     def cases(self, runtime: str, mode: str, size: Size) -> list[backbone.Case]:
         """Swin, then Focal, run in the same way."""
@@ -51,8 +51,8 @@ class Setting(NamedTuple):
         ]
 
 
-GPU = Setting('cuda', Size(224, 224, 128), Size(800, 1344, 2), 'tiny', 'bf16')
-REHEARSAL = Setting('cpu', Size(28, 28, 1), Size(28, 56, 1), 'nano', 'fp32')
+GPU = Setting('cuda', Size(224, 224, 128), Size(800, 1344, 2), 'tiny', 'bf16', 3)
+REHEARSAL = Setting('cpu', Size(28, 28, 1), Size(28, 56, 1), 'nano', 'fp32', 1)
 
 
 class Part(NamedTuple):
@@ -144,7 +144,7 @@ def time_backbones(part: Part, setting: Setting, results: Path) -> None:
     cases = setting.cases(part.runtime, part.mode, getattr(setting, part.size))
     args = argparse.Namespace(
         device=setting.device,
-        rounds=ROUNDS,
+        rounds=setting.rounds,
         max_spread=None,
         memory=True,
         threads=torch.get_num_threads(),
@@ -156,7 +156,7 @@ def time_backbones(part: Part, setting: Setting, results: Path) -> None:
 def time_attention(part: Part, setting: Setting, results: Path) -> None:
     """The operator at stage 1, in both directions."""
     args = argparse.Namespace(
-        device=setting.device, rounds=ROUNDS, max_spread=None, impls=['triton']
+        device=setting.device, rounds=setting.rounds, max_spread=None, impls=['triton']
     )
     for direction in ('fwd', 'bwd'):
         how = dict(size=setting.small, dtype=setting.dtype, direction=direction, stage=1)
@@ -208,6 +208,7 @@ def run_part(name: str, setting: Setting, results: Path) -> None:
     part = next(part for part in (*WARM, *PARTS) if str(part) == name)
     if setting is REHEARSAL:
         backbone.COMPILER = 'aot_eager'
+        backbone._as_graph = lambda step: step  # CPUs have no graphs to replay
         measure.SIDES, measure.COPIED = {'cpu': 256}, measure.MIB
         measure.alternate.__defaults__ = (0.0,)
     KINDS[part.kind](part, setting, results)
@@ -239,18 +240,23 @@ def finish(process: subprocess.Popen, seconds: float) -> str:
 
 def run_all(args: argparse.Namespace) -> dict[Part, str]:
     """Run every part; why those failed that did."""
+    slower = 10 if args.rehearse else 1  # than a GPU
     deadline = time.monotonic() + 60 * args.minutes
     begun = time.monotonic()
     warming = [(part, spawn(part, args)) for part in WARM]
     for part, process in warming:
-        note = finish(process, min(deadline, begun + part.limit) - time.monotonic())
+        note = finish(process, min(deadline, begun + slower * part.limit) - time.monotonic())
         if note:
             print(f'{part}: {note}', flush=True)
     print(f'caches are filled after {time.monotonic() - begun:.0f} s', flush=True)
     failed = {}
     for part in PARTS:
         left = deadline - time.monotonic()
-        note = finish(spawn(part, args), min(part.limit, left)) if left > 5 else 'no time left'
+        note = (
+            finish(spawn(part, args), min(slower * part.limit, left))
+            if left > 5
+            else 'no time left'
+        )
         if note:
             failed[part] = note
             print(f'{part}: {note}', flush=True)

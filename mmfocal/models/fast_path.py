@@ -120,7 +120,9 @@ def _path_of(block: nn.Module, x: Tensor) -> str | None:
     if device == 'cpu' and impl in ('auto', 'chunked'):
         return None if memory.unsupported_reasons([x, *block.parameters()]) else 'cpu'
     if impl == 'triton' or (impl == 'auto' and device == 'cuda'):
-        return None if triton.unavailable_reasons(x) else 'triton'
+        levels = len(getattr(block, 'pool_layers', ()))
+        reasons = triton.unavailable_reasons(x) or triton.tokens.unsupported_reasons(x, levels)
+        return None if reasons else 'triton'
     return None
 
 

@@ -178,6 +178,13 @@ def test_too_many_levels() -> None:
         )
 
 
+def test_maps_whose_offsets_need_more_than_32_bits() -> None:
+    fitting = torch.empty(1, 2**15, 2**10 - 1, 64, device='meta')
+    assert tokens_module.unsupported_reasons(fitting, 1) == []
+    (reason,) = tokens_module.unsupported_reasons(fitting.new_empty(1, 2**15, 2**10, 64), 1)
+    assert 'less than 2147483648 elements' in reason
+
+
 def test_launches() -> None:
     x, weights, biases, sizes, shift = op_arguments()
     arguments = (x, weights, biases, sizes, shift, torch.bfloat16)

@@ -17,6 +17,7 @@ from mmfocal.ops.focal_attention.geometry import FocalGeometry, compute_dtype
 from .operators import Operator, ceil_div, start
 
 MAX_COARSE_LEVELS = 3
+MAX_EXTENT = 2**31  # of an image, in elements: offsets within it are 32-bit integers
 # Programs of the backward kernel: several per multiprocessor of a large GPU. The number does not
 # depend on the GPU, so neither does the order of summation.
 STRIPS = 2048
@@ -161,6 +162,16 @@ class _Pool(torch.autograd.Function):
         return d_x, None, None, None, *d_weights, *d_biases
 
 
+def unsupported_reasons(x: Tensor, num_levels: int) -> list[str]:
+    """Reasons why a map with that many coarse levels is not supported."""
+    reasons = []
+    if num_levels > MAX_COARSE_LEVELS:
+        reasons.append(f'up to {MAX_COARSE_LEVELS} coarse levels are supported, got {num_levels}')
+    if x.shape[1:].numel() >= MAX_EXTENT:
+        reasons.append(f'maps must have less than {MAX_EXTENT} elements an image')
+    return reasons
+
+
 def pool_tokens(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -176,8 +187,8 @@ def pool_tokens(
     not divide into cells is trimmed from the border, as evenly as possible.
 
     Args:
-        x: ``(B, H, W, C)``, of less than 2^31 elements an image.
-        weights: Per coarse level ``(1, p*p)``, ``p = geometry.cell_size(level)``; at most three.
+        x: ``(B, H, W, C)``.
+        weights: Per coarse level ``(1, p*p)``, ``p = geometry.cell_size(level)``.
         biases: Per coarse level ``(1,)``.
         geometry: Window size and levels.
         shift: 0 to ``w - 1``.
@@ -188,12 +199,11 @@ def pool_tokens(
         gradient of ``x`` comes in its own dtype.
 
     Raises:
-        ValueError: If there are more than three coarse levels.
+        ValueError: See :func:`unsupported_reasons`.
     """
-    if len(weights) > MAX_COARSE_LEVELS:
-        raise ValueError(
-            f'up to {MAX_COARSE_LEVELS} coarse levels are supported, got {len(weights)}'
-        )
+    reasons = unsupported_reasons(x, len(weights))
+    if reasons:
+        raise ValueError('; '.join(reasons))
     if dtype is None:
         device_type = x.device.type
         is_autocast = compat.is_autocast_enabled(device_type) and x.dtype != torch.float64
