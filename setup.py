@@ -66,12 +66,14 @@ COMMON = [
     'onedl-mmcv>=2.3,<2.4',
     'pycocotools>=2.0.6',  # COCO's metric, and the masks of the digit scenes of all three tasks
     'scikit-learn>=1.3',
+    'safetensors>=0.4',  # the format of timm's and the Hugging Face Hub's weights
 ]
 EXTRAS = {
     'det': [*COMMON, 'onedl-mmdetection>=3.5,<3.6'],
     'seg': [*COMMON, 'onedl-mmsegmentation>=1.4,<1.5'],
     'cls': [*COMMON, 'onedl-mmpretrain>=1.3,<1.4'],
 }
+EXTRAS['vis'] = ['grad-cam>=1.5', 'matplotlib']
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 EXTRAS['dev'] = [
     *('mypy==2.4.1', 'pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9', 'timm>=1')

@@ -11,7 +11,8 @@ ATTN_IMPL = 'MMFOCAL_ATTN_IMPL'
 CPU_LINEAR = 'MMFOCAL_CPU_LINEAR'
 TRITON_TUNE = 'MMFOCAL_TRITON_TUNE'
 TRITON_INTERPRET = 'TRITON_INTERPRET'  # Triton's own
-NAMES = (ATTN_IMPL, CPU_LINEAR, TRITON_TUNE, TRITON_INTERPRET)
+HF_ENDPOINT = 'HF_ENDPOINT'  # the Hugging Face Hub's own
+NAMES = (ATTN_IMPL, CPU_LINEAR, TRITON_TUNE, TRITON_INTERPRET, HF_ENDPOINT)
 
 
 def choice(name: str, allowed: Sequence[str]) -> str:
@@ -20,12 +21,17 @@ def choice(name: str, allowed: Sequence[str]) -> str:
     Raises:
         ValueError: If the value is not allowed.
     """
-    value = os.environ.get(name) or 'auto'
-    if value not in allowed:
+    chosen = value(name, 'auto')
+    if chosen not in allowed:
         raise ValueError(
-            f'environment variable {name} must be one of {", ".join(allowed)}, got {value!r}'
+            f'environment variable {name} must be one of {", ".join(allowed)}, got {chosen!r}'
         )
-    return value
+    return chosen
+
+
+def value(name: str, default: str) -> str:
+    """The value of a variable; the default if it is empty or not set."""
+    return os.environ.get(name) or default
 
 
 def is_on(name: str) -> bool:

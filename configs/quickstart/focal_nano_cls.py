@@ -1,4 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Tells single digits apart after some minutes; its backbone is a start for the other tasks:
+
+``--cfg-options model.backbone.init_cfg.type=FocalPretrained
+model.backbone.init_cfg.checkpoint=FILE``.
+"""
+
 _base_ = [
     '../_base_/backbones/focal_nano.py',
     '../_base_/datasets/digit_scenes_cls.py',
@@ -12,6 +18,14 @@ model = dict(
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=10, in_channels=256, topk=(1,)),
 )
+max_iters = 400
+warmup = 30
+optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=5.0))
+param_scheduler = [
+    dict(_base_.param_scheduler[0], end=warmup),
+    dict(_base_.param_scheduler[1], begin=warmup, end=max_iters),
+]
+train_cfg = dict(max_iters=max_iters, val_interval=100)
 default_hooks = _base_.frequent_hooks
 log_processor = dict(window_size=20, by_epoch=False)
 auto_scale_lr = dict(base_batch_size=_base_.train_dataloader.batch_size)

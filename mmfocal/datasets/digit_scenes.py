@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Digit scenes: a data set that is made on the spot, from real handwriting.
 
-The 1,797 scans of handwritten digits that scikit-learn carries (8 x 8, 17 grey levels) are laid
-out as scenes: several digits of random size, place and colour on textured ground, later ones
+The 1,797 scans of handwritten digits that scikit-learn carries (8 x 8, 17 gray levels) are laid
+out as scenes: several digits of random size, place and color on textured ground, later ones
 partly covering earlier ones. Everything follows from a seed, and no scan is used in both splits.
 :func:`build` writes one folder that serves every kind of task::
 
@@ -10,7 +10,7 @@ partly covering earlier ones. Everything follows from a seed, and no scan is use
     {train,val}/000000.png                    images
     annotations/{train,val}/000000.png        ADE20K style labels: 0 = ground, else the category id
     stuffthingmaps/{train,val}/000000.png     for HTC's semantic branch: 0..9 = digits, 10 = ground
-    classification/{train,val}/zero/0000.png  one crop per scan, named after the scan
+    classification/{train,val}/zero/0000_0.png  single digits, named after scan and view
     meta.json                                 the parameters; written last
 
 Shapes: H, W (height and width of an image in pixels), h, w (of one digit), N (digits of a scene),
@@ -28,13 +28,22 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
-CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-SPLITS = ('train', 'val')
-FORMAT_VERSION = 1  # raise it whenever the same parameters would give other files
+from .digits import (
+    CLASSES,
+    SPLITS,
+    Scans,
+    ink_box,
+    load_scans,
+    paint_digit,
+    render_crop,
+    render_digit,
+    render_ground,
+)
+
+FORMAT_VERSION = 2  # raise it whenever the same parameters would give other files
 GROUND = len(CLASSES)  # index of the ground in stuff maps
 MIN_VISIBLE = 0.55  # share of its ink that every digit keeps, however many cover it
 COVER_RATE = 0.28  # share of digits put beside or onto an earlier one rather than anywhere
-INK_LEVEL = 0.48  # grey level at which the pen's edge is taken to be
 _LAYOUT = {
     'annotations',
     *SPLITS,
@@ -56,7 +65,8 @@ class DigitSceneParams:
         digits: Least and greatest number of digits in a scene.
         digit_size: Least and greatest size of a digit: the longer side of the box around its
             uncovered ink in pixels.
-        crop_size: Side of the square crops of the classification set in pixels.
+        crop_size: Side of the square pictures of the classification set in pixels.
+        crop_views: Pictures of each training scan in the classification set; validation has one.
         seed: Scene i of a split follows from this number, the split, i, and the sizes and
             numbers of digits above, not from the number of scenes.
 
@@ -70,10 +80,11 @@ class DigitSceneParams:
     digits: tuple[int, int] = (4, 8)
     digit_size: tuple[int, int] = (20, 56)
     crop_size: int = 64
+    crop_views: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in dict(train=1, val=1, crop_size=16, seed=0).items():
+        for name, least in dict(train=1, val=1, crop_size=16, crop_views=1, seed=0).items():
             value = getattr(self, name)
             if not _is_int(value) or value < least:
                 raise ValueError(f'{name}={value!r}: expected an integer of at least {least}')
@@ -94,21 +105,6 @@ class DigitSceneParams:
                 f'digit_size={self.digit_size}: a digit of {self.digit_size[1]} pixels does not '
                 f'fit into image_size={self.image_size}'
             )
-
-
-@dataclass(frozen=True)
-class Scans:
-    """Some of the scans.
-
-    Attributes:
-        ids: (M,) places in scikit-learn's order.
-        labels: (M,) class indices 0..9.
-        images: (M, 8, 8) grey levels in 0..1, 1 = ink.
-    """
-
-    ids: np.ndarray
-    labels: np.ndarray
-    images: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -134,138 +130,6 @@ class Scene:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def load_scans(split: str) -> Scans:
-    """The scans of one split: of each digit always the same 80 % train and 20 % validate.
-
-    Args:
-        split: 'train' or 'val'.
-
-    Raises:
-        ValueError: ``split`` is neither.
-        ImportError: scikit-learn is not installed.
-    """
-    if split not in SPLITS:
-        raise ValueError(f'split={split!r}: expected one of {SPLITS}')
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            'digit scenes are made of scans that scikit-learn carries: pip install scikit-learn'
-        ) from error
-    digits = load_digits()
-    rng = np.random.default_rng(0)  # not the user's seed: every set has the same split
-    ids = []
-    for label in range(len(CLASSES)):
-        members = rng.permutation(np.flatnonzero(digits.target == label))
-        cut = round(0.8 * len(members))
-        ids.append(members[:cut] if split == 'train' else members[cut:])
-    ids = np.sort(np.concatenate(ids))
-    return Scans(ids, digits.target[ids], (digits.images[ids] / 16).astype(np.float32))
-
-
-def _ink_box(ink: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the smallest box around the true elements of (H, W) ``ink``."""
-    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _slanted(rng: np.random.Generator, scan: np.ndarray) -> np.ndarray:
-    """The grey levels of an (8, 8) scan on a fine (96, 96) grid, a little rotated and sheared."""
-    fine = cv2.resize(np.pad(scan, 2), (96, 96), interpolation=cv2.INTER_CUBIC)
-    fine = cv2.GaussianBlur(fine, (0, 0), 2)
-    angle, shear = np.deg2rad(rng.uniform(-12, 12)), rng.uniform(-0.2, 0.2)
-    cos, sin = np.cos(angle), np.sin(angle)
-    linear = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, shear], [0, 1]])
-    centre = np.full(2, 47.5)
-    return cv2.warpAffine(fine, np.c_[linear, centre - linear @ centre], (96, 96))
-
-
-def render_digit(rng: np.random.Generator, scan: np.ndarray, size: int) -> np.ndarray:
-    """Draw one digit.
-
-    Args:
-        rng: Source of the slant.
-        scan: (8, 8) grey levels in 0..1.
-        size: Longer side of the ink box in pixels.
-
-    Returns:
-        (h, w) opacity in 0..1, soft at the edge; ink is where it is at least 0.5, and max(h, w)
-        equals ``size``.
-    """
-    grey = _slanted(rng, scan)
-    level = min(INK_LEVEL, 0.6 * grey.max())
-    opacity = np.clip((grey - level) / 0.1 + 0.5, 0, 1)
-    opacity = opacity[_ink_box(opacity >= 0.5)]
-    scale = size / max(opacity.shape)
-    while True:  # thin tips fade when the digit shrinks: enlarge it until its box has the size
-        height, width = (max(1, round(side * scale)) for side in opacity.shape)
-        digit = cv2.resize(opacity, (width, height), interpolation=cv2.INTER_AREA)
-        digit = digit[_ink_box(digit >= 0.5)]
-        if max(digit.shape) >= size:
-            return digit[:size, :size]
-        scale += 0.5 / max(opacity.shape)
-
-
-def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int) -> np.ndarray:
-    """Smooth noise (H, W, 3) of about unit variance whose bumps are ``cell`` pixels wide."""
-    grid = [side // cell + 2 for side in shape]  # one more than needed, as the border is flat
-    values = rng.standard_normal((*grid, 3), dtype=np.float32)
-    noise = cv2.resize(values, (grid[1] * cell, grid[0] * cell), interpolation=cv2.INTER_CUBIC)
-    return noise[cell // 2 :, cell // 2 :][: shape[0], : shape[1]]
-
-
-def render_ground(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
-    """Textured ground: a gradient of two dull colours, bumps of three widths, strokes and blobs.
-
-    Args:
-        rng: Source of all choices.
-        image_size: H and W.
-
-    Returns:
-        (H, W, 3) float32 in 0..255, RGB.
-    """
-    height, width = image_size
-    first, second = (rng.uniform(40, 215) + rng.uniform(-35, 35, 3) for _ in range(2))
-    angle = rng.uniform(0, 2 * np.pi)
-    rows, columns = np.linspace(-1, 1, height)[:, None, None], np.linspace(-1, 1, width)[:, None]
-    ramp = 0.5 + 0.35 * (np.cos(angle) * columns + np.sin(angle) * rows)
-    ground = (first + ramp * (second - first)).astype(np.float32)
-    for _ in range(rng.poisson(height * width / 4000)):
-        colour = rng.uniform(0.6, 1.4) * ground[
-            rng.integers(height), rng.integers(width)
-        ] + rng.uniform(-20, 20, 3)
-        start, end = (
-            tuple(int(v) for v in rng.integers(-10, (width + 10, height + 10))) for _ in range(2)
-        )
-        if rng.random() < 0.6:
-            cv2.line(ground, start, end, colour.tolist(), int(rng.integers(1, 5)))
-        else:
-            axes = tuple(int(v) for v in rng.integers(3, 20, 2))
-            cv2.ellipse(ground, start, axes, rng.uniform(0, 180), 0, 360, colour.tolist(), -1)
-    ground = cv2.GaussianBlur(ground, (0, 0), 0.8)  # soft edges, as the digits have
-    for cell, strength in ((40, 14), (11, 7), (3, 4)):
-        ground += strength * _noise(rng, image_size, cell)
-    return np.clip(ground, 0, 255)
-
-
-def _vivid_colour(rng: np.random.Generator, beneath: np.ndarray) -> np.ndarray:
-    """Of eight vivid colours the one that stands out best from the pixels (P, 3) ``beneath``."""
-    hsv = np.stack([rng.uniform(0, 360, 8), rng.uniform(0.65, 1, 8), rng.uniform(0.55, 1, 8)], 1)
-    colours = 255 * cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2RGB)[0]
-    difference = np.linalg.norm(colours[:, None] - beneath[None], axis=2)
-    return colours[np.quantile(difference, 0.1, axis=1).argmax()]
-
-
-def _paint(
-    rng: np.random.Generator, canvas: np.ndarray, opacity: np.ndarray, corner: tuple[int, int]
-) -> None:
-    """Draw a digit of (h, w) ``opacity`` into ``canvas``, its upper left corner at ``corner``."""
-    (row, column), (height, width) = corner, opacity.shape
-    patch = canvas[row : row + height, column : column + width]
-    colour = _vivid_colour(rng, patch[opacity >= 0.5][::4])
-    patch += opacity[..., None] * (colour + 5 * _noise(rng, opacity.shape, 5) - patch)
 
 
 def _propose(
@@ -347,19 +211,10 @@ def render_scene(rng: np.random.Generator, scans: Scans, params: DigitSceneParam
     masks, corners = arranged
     canvas = render_ground(rng, params.image_size)
     for digit, corner in zip(digits, corners):
-        _paint(rng, canvas, digit, corner)
+        paint_digit(rng, canvas, digit, corner)
     image = np.clip(np.round(canvas), 0, 255).astype(np.uint8)
     visible = masks.sum((1, 2)) / [ink.sum() for ink in inks]
     return Scene(image, masks, scans.labels[picks], scans.ids[picks], sizes, visible)
-
-
-def render_crop(rng: np.random.Generator, scan: np.ndarray, crop_size: int) -> np.ndarray:
-    """Draw one (8, 8) scan alone on a ground of (crop_size, crop_size, 3) uint8 RGB."""
-    size = int(rng.integers(crop_size // 2, crop_size - crop_size // 8 + 1))
-    digit = render_digit(rng, scan, size)
-    canvas = render_ground(rng, (crop_size, crop_size))
-    _paint(rng, canvas, digit, _propose(rng, digit.shape, (crop_size, crop_size), []))
-    return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
 
 
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
@@ -376,12 +231,12 @@ def mask_to_rle(mask: np.ndarray) -> dict:
 def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
     """COCO polygons [x0, y0, x1, y1, ...] of an (H, W) bool mask, one per component.
 
-    They run along the pixels' outer edges, so rasterising them gives the mask back, except that
+    They run along the pixels' outer edges, so rasterizing them gives the mask back, except that
     holes are filled: polygons cannot express them.
     """
-    # Contours run through pixel centres. Those of a mask enlarged three times lie 1/6 pixel inside
+    # Contours run through pixel centers. Those of a mask enlarged three times lie 1/6 pixel inside
     # the pixels' edges, which rounding to whole pixels then reaches.
-    rows, columns = _ink_box(mask)
+    rows, columns = ink_box(mask)
     fine = cv2.resize(
         mask[rows, columns].astype(np.uint8), None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST
     )
@@ -394,7 +249,7 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
 
 def has_holes(mask: np.ndarray) -> bool:
     """Whether an (H, W) bool mask encloses pixels that it lacks."""
-    outside = np.pad(~mask[_ink_box(mask)], 1, constant_values=True).astype(np.uint8)
+    outside = np.pad(~mask[ink_box(mask)], 1, constant_values=True).astype(np.uint8)
     return (
         cv2.connectedComponents(outside, connectivity=4)[0] > 2
     )  # the two are the mask and what is around it
@@ -413,7 +268,7 @@ def coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
     """
     annotations = []
     for index, mask in enumerate(scene.masks):
-        rows, columns = _ink_box(mask)
+        rows, columns = ink_box(mask)
         annotations.append(
             dict(
                 id=first_id + index,
@@ -486,6 +341,11 @@ def _write_scenes(root: Path, split: str, params: DigitSceneParams, track: Track
     path.write_text(json.dumps(content, separators=(',', ':')))
 
 
+def _views(split: str, params: DigitSceneParams) -> int:
+    """Classification pictures of one scan."""
+    return params.crop_views if split == 'train' else 1
+
+
 def _write_crops(root: Path, split: str, params: DigitSceneParams, track: Track) -> None:
     """Write the classification images of one split."""
     folder = root / 'classification' / split
@@ -494,9 +354,10 @@ def _write_crops(root: Path, split: str, params: DigitSceneParams, track: Track)
     scans = load_scans(split)
     for index in track(range(len(scans.ids)), description=f'{split} crops'):
         scan, label = int(scans.ids[index]), scans.labels[index]
-        rng = np.random.default_rng((params.seed, len(SPLITS), scan))
-        crop = render_crop(rng, scans.images[index], params.crop_size)
-        _write_png(folder / CLASSES[label] / f'{scan:04d}.png', crop)
+        for view in range(_views(split, params)):
+            rng = np.random.default_rng((params.seed, len(SPLITS), scan, view))
+            crop = render_crop(rng, scans.images[index], params.crop_size)
+            _write_png(folder / CLASSES[label] / f'{scan:04d}_{view}.png', crop)
 
 
 def _meta(params: DigitSceneParams) -> dict:
@@ -520,7 +381,7 @@ def _fault(root: Path, params: DigitSceneParams) -> str | None:
             return f'annotations/instances_{split}.json is missing'
         scenes = getattr(params, split)
         counts = {split: scenes, f'annotations/{split}': scenes, f'stuffthingmaps/{split}': scenes}
-        counts[f'classification/{split}'] = len(load_scans(split).ids)
+        counts[f'classification/{split}'] = len(load_scans(split).ids) * _views(split, params)
         for folder, count in counts.items():
             present = len(list((root / folder).rglob('*.png')))
             if present != count:

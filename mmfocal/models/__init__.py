@@ -8,8 +8,8 @@ from mmengine.logging import print_log
 from mmfocal.ops.focal_attention import api
 
 from .focal_transformer import FocalTransformer
-from .pretrained import FocalPretrained
+from .pretrained import FocalPretrained, SwinPretrained
 
 api.announce = partial(print_log, logger='current')  # into the log of the run
 
-__all__ = ['FocalPretrained', 'FocalTransformer']
+__all__ = ['FocalPretrained', 'FocalTransformer', 'SwinPretrained']

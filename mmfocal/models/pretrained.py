@@ -7,33 +7,21 @@ classifiers around it. ``docs/checkpoints.md`` tells what is resized and how.
 
 import math
 import re
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.model import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
-from mmengine.utils import digit_version
 from torch import Tensor, nn
 
-from mmfocal.ops.focal_attention import FocalBias, FocalGeometry
-from mmfocal.ops.focal_attention.bias import combined_bias
+from mmfocal.ops.focal_attention import FocalGeometry
 
+from . import swin
+from .checkpoint_files import StateDict, read_checkpoint, sample, tensors_of
 from .focal_transformer import FocalTransformer
+from .resizing import resize_coarse, resize_neighbors, resize_own, resize_pool, resize_pos_embed
 
-StateDict = dict[str, Tensor]
-
-NO_WEIGHTS = """{path} does not exist. The released weights are no longer public. Three ways on:
-  1. use a copy of your own: FOCAL_T_CKPT=/path/to/file (S, B and L likewise) before the command,
-     or --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file
-  2. train them on ImageNet-1K: tools/train.py configs/classification/focal_t_in1k.py
-  3. start from scratch: --cfg-options model.backbone.init_cfg=None"""
-
+SWIN = 'swin:'  # how a checkpoint's name says that the file is Swin's
 _ANCHOR = 'layers.0.blocks.0.attn.qkv.weight'
 _BLOCK = re.compile(r'layers\.(\d+)\.blocks\.(\d+)\.')
 _INDEX_BUFFER = re.compile(r'.*\b(relative_position_index|valid_ind|attn_mask)\w*')
@@ -46,122 +34,6 @@ _UNUSED = re.compile(
 _DERIVED = re.compile(
     rf'{_INDEX_BUFFER.pattern}|(.*\.)?num_batches_tracked|data_preprocessor\.(mean|std)'
 )
-
-
-# ---- reading -----------------------------------------------------------------------------------
-
-
-def _history_method(owner: type, name: str) -> Any:
-    """What a checkpoint's ``getattr`` may look up: the statistics of a HistoryBuffer."""
-    if owner is not HistoryBuffer or name.startswith('_'):
-        raise UnpicklingError(f'GLOBAL builtins.getattr({owner!r}, {name!r}) is not allowed')
-    return getattr(owner, name)
-
-
-def _training_globals() -> AbstractContextManager:
-    """Let the restricted unpickler read what MMEngine's training checkpoints hold.
-
-    These are numpy scalars and HistoryBuffers. PyTorch < 2.6 cannot be told so.
-    """
-    if digit_version(torch.__version__) < digit_version('2.6.0'):
-        return nullcontext()
-    reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    numpy_names = ('numpy.core.multiarray', 'numpy._core.multiarray')  # numpy 1 and 2
-    return torch.serialization.safe_globals(
-        [
-            HistoryBuffer,
-            (_history_method, 'builtins.getattr'),
-            np.ndarray,
-            np.dtype,
-            *{type(np.dtype(code)) for code in '?bBhHiIlLqQefdSUO'},
-            *((reconstruct, f'{name}._reconstruct') for name in numpy_names),
-            *((scalar, f'{name}.scalar') for name in numpy_names),
-        ]
-    )
-
-
-def _load_file(path: str, allow_pickle: bool) -> Any:
-    """``torch.load`` of a local file or an address, restricted to plain data unless allowed."""
-    options = dict(map_location='cpu', weights_only=not allow_pickle)
-    with _training_globals():
-        if '://' in path:
-            return torch.hub.load_state_dict_from_url(path, **options)
-        return torch.load(path, **options)
-
-
-def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
-    """Read a checkpoint file without running code from it.
-
-    Args:
-        path: Local path, or an address (``https://...``), which is downloaded once.
-        allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
-
-    Returns:
-        The file's content.
-
-    Raises:
-        FileNotFoundError: If there is no such file; says how to go on without the released ones.
-        ValueError: If the file is damaged, needs unpickling, or holds no dict.
-    """
-    path = str(path)
-    if '://' not in path:
-        path = str(Path(path).expanduser())
-        if not Path(path).is_file():
-            raise FileNotFoundError(NO_WEIGHTS.format(path=path))
-    try:
-        content = _load_file(path, allow_pickle)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError) as error:
-        foreign = re.search(
-            r'GLOBAL \S+|Unsupported class \S+|unrecognized function .+', str(error)
-        )
-        if foreign and not allow_pickle:
-            raise ValueError(
-                f'{path} holds objects beside tensors ({foreign[0]}). Unpickling them can run any '
-                'code, so it is refused; for a file that you trust say allow_pickle=True '
-                '(init_cfg) or --allow-pickle (tools/test.py)'
-            ) from error
-        reason = str(error).strip().split('\n')[0] or type(error).__name__
-        raise ValueError(
-            f'{path} is damaged (truncated?) or not a PyTorch checkpoint: {reason}'
-        ) from error
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f'{path} needs a class that is not installed: {error}') from error
-    if not isinstance(content, dict):
-        raise ValueError(f'{path}: expected a dict, found {type(content).__name__}')
-    return content
-
-
-def tensors_of(checkpoint: dict[str, Any], path: str) -> StateDict:
-    """Find a checkpoint's parameters: under ``state_dict``, under ``model``, or bare.
-
-    Args:
-        checkpoint: Content of a file.
-        path: Its name, for errors.
-
-    Returns:
-        Tensors by name, without the ``module.`` of a parallel wrapper.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    for key in ('state_dict', 'model'):
-        if isinstance(checkpoint.get(key), dict):
-            checkpoint = checkpoint[key]
-            break
-    state = {
-        str(key).removeprefix('module.'): value
-        for key, value in checkpoint.items()
-        if isinstance(value, Tensor)
-    }
-    if not state:
-        raise ValueError(f'{path} holds no tensors; found the keys {list(checkpoint)[:5]}')
-    return state
-
-
-def _sample(keys: list[str], state: StateDict, count: int = 4) -> str:
-    """A few keys with shapes, for errors."""
-    shown = [f'{key} {tuple(state[key].shape)}' for key in keys[:count]]
-    return ', '.join(shown + [f'and {len(keys) - count} more'] * (len(keys) > count)) or 'none'
 
 
 def backbone_part(state: StateDict, path: str) -> StateDict:
@@ -177,111 +49,22 @@ def backbone_part(state: StateDict, path: str) -> StateDict:
     Raises:
         ValueError: If the file holds no such backbone, or several.
     """
+    if any(part in key for key in state for part in swin.TRAITS):
+        raise ValueError(
+            f'{path} holds a Swin Transformer; to start from it say SwinPretrained (or swin:FILE)'
+        )
     prefixes = [
         key.removesuffix(_ANCHOR) for key in state if key == _ANCHOR or key.endswith(f'.{_ANCHOR}')
     ]
     if len(prefixes) != 1:
         raise ValueError(
             f'{path}: expected one Focal Transformer (key {_ANCHOR}, with or without a prefix), '
-            f'found {len(prefixes)} {prefixes or ""}; the file has {_sample(list(state), state)}'
+            f'found {len(prefixes)} {prefixes or ""}; the file has {sample(list(state), state)}'
         )
     (prefix,) = prefixes
     return {
         key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
     }
-
-
-# ---- resizing ----------------------------------------------------------------------------------
-
-
-def _interpolate(grid: Tensor, size: tuple[int, int], mode: str = 'bilinear') -> Tensor:
-    """``(C, rows, cols)`` -> ``(C, *size)``."""
-    return F.interpolate(grid[None].float(), size, mode=mode, align_corners=False)[0]
-
-
-def resize_coarse(table: Tensor, size: int) -> Tensor:
-    """Resize a coarse bias table per head as a grid: ``(h, S*S)`` -> ``(h, size*size)``."""
-    side = math.isqrt(table.shape[1])
-    return _interpolate(table.unflatten(1, (side, side)), (size, size)).flatten(1)
-
-
-def resize_own(table: Tensor, window: int) -> Tensor:
-    """Resize an own-window table: ``((2w-1)^2, h)`` -> ``((2*window-1)^2, h)``."""
-    return resize_coarse(table.t(), 2 * window - 1).t()
-
-
-def resize_pool(weight: Tensor, cell: int) -> Tensor:
-    """Resize pooling weights to ``cell x cell`` positions, keeping their sum.
-
-    Args:
-        weight: ``(1, p*p)`` of ``pool_method='fc'``, or ``(C, 1, p, p)`` of ``'conv'``.
-        cell: New side, in tokens.
-
-    Returns:
-        The same layout with ``cell`` in place of ``p``.
-    """
-    grid = weight if weight.ndim == 4 else weight.unflatten(1, (math.isqrt(weight.shape[1]),) * 2)
-    old = grid.reshape(-1, *grid.shape[-2:])
-    new = _interpolate(old, (cell, cell)) * (old.shape[-1] / cell) ** 2
-    # what is still missing is spread evenly: a factor would explode where the sum is near zero
-    new = new + (old.sum((1, 2), keepdim=True) - new.sum((1, 2), keepdim=True)) / cell**2
-    return new[:, None] if weight.ndim == 4 else new.flatten(1)
-
-
-def resize_pos_embed(embed: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resize ``(1, N, C)`` of a square token grid bicubically to ``grid``."""
-    side = math.isqrt(embed.shape[1])
-    if side**2 != embed.shape[1]:
-        raise ValueError(f'absolute_pos_embed has {embed.shape[1]} tokens, which is no square')
-    old = embed[0].t().unflatten(1, (side, side))
-    return _interpolate(old, grid, 'bicubic').flatten(1).t()[None]
-
-
-def _stretch(old: int, new: int) -> Tensor:
-    """Matrix of linear interpolation from ``old`` to ``new`` places: ``(new, old)``."""
-    return F.interpolate(torch.eye(old)[None], new, mode='linear', align_corners=False)[0].t()
-
-
-def resize_neighbors(table: Tensor, old: FocalGeometry, new: FocalGeometry) -> Tensor | None:
-    """Resize a neighbour table to another window or expand size.
-
-    A token's bias, composed if the token is attended twice, is put at its place in the square of
-    side ``R = w + 2e`` around the window. Each of the eight parts of that square (four edges,
-    four corners) is interpolated on its own, and so are the queries. A token that is attended
-    twice afterwards gets the result less ``log 2`` twice, which composes to the result.
-
-    Args:
-        table: ``(1, h, w*w, 4(w^2-(w-e)^2))`` of ``old``.
-        old: Geometry with expand.
-        new: Geometry with expand.
-
-    Returns:
-        The table of ``new``; None if the edges of ``old`` have gaps (``2e > w``).
-    """
-    w, e = old.window_size, old.expand_size
-    if 2 * e > w:
-        return None
-    zeros = table.new_zeros((2 * w - 1) ** 2, table.shape[1], dtype=torch.float)
-    square = combined_bias(FocalBias(zeros, table.float()), FocalGeometry(w, e))
-    square = square.unflatten(2, (w + 2 * e,) * 2).unflatten(1, (w, w))
-    edge = _stretch(e, new.expand_size)
-    queries = _stretch(w, new.window_size)
-    keys = torch.block_diag(edge, queries, edge)
-    for axis, matrix in enumerate((queries, queries, keys, keys), start=1):
-        square = torch.tensordot(square, matrix, ([axis], [1])).movedim(-1, axis)
-    places = torch.tensor(_places(new))
-    times = torch.bincount(places)[places]
-    return (square.flatten(3).flatten(1, 2)[..., places] - times.log())[None]
-
-
-def _places(geometry: FocalGeometry) -> list[int]:
-    """Place of each neighbour key in the square of side ``w + 2e``, in the table's order."""
-    w, e = geometry.window_size, geometry.expand_size
-    return [
-        (position // w + move.rows + e) * geometry.regions[0].size + position % w + move.cols + e
-        for move in geometry.moves
-        for position in move.kept
-    ]
 
 
 # ---- fitting a file to a model -----------------------------------------------------------------
@@ -307,7 +90,8 @@ def _fit(key: str, source: StateDict, model: FocalTransformer) -> Tensor | None:
     block = _BLOCK.match(key)
     if not block:
         return value
-    geometry = model.layers[int(block[1])].blocks[int(block[2])].geometry
+    stage: Any = model.layers[int(block[1])]  # Any: PyTorch does not know what a list holds
+    geometry = stage.blocks[int(block[2])].geometry
     name = key.removeprefix(block[0])
     if name == 'attn.relative_position_bias_table':
         return resize_own(value, geometry.window_size)
@@ -336,12 +120,15 @@ def _describe(state: StateDict) -> dict[str, int]:
     return found
 
 
-def _may_start_fresh(key: str, source: StateDict) -> bool:
+def _may_start_fresh(key: str, source: StateDict, may_lack: re.Pattern | None) -> bool:
     """Whether a parameter may be absent from a file.
 
     An output norm may, and a neighbour table if the file's blocks of that stage and parity
-    (``expand_layer``) have none: they did not look beyond their window.
+    (``expand_layer``) have none: they did not look beyond their window. So may what a Swin does
+    not have.
     """
+    if may_lack and may_lack.fullmatch(key):
+        return True
     if norm := re.match(r'norm[0-3]\.', key):
         return not any(name.startswith(norm[0]) for name in source)
     block = _BLOCK.match(key)
@@ -369,13 +156,16 @@ class Match(NamedTuple):
     fresh: list[str]
 
 
-def match(source: StateDict, model: FocalTransformer, path: str) -> Match:
+def match(
+    source: StateDict, model: FocalTransformer, path: str, may_lack: re.Pattern | None = None
+) -> Match:
     """Fit a file's parameters to a backbone, without changing the backbone.
 
     Args:
         source: Parameters of :func:`backbone_part`.
         model: The backbone.
         path: Name of the file, for errors.
+        may_lack: Further parameters that start fresh where they are absent or differ in shape.
 
     Returns:
         What to load.
@@ -387,7 +177,7 @@ def match(source: StateDict, model: FocalTransformer, path: str) -> Match:
     if model.out_indices == (3,) and 'norm3.weight' not in source:
         source = {re.sub(r'^norm\.', 'norm3.', key): value for key, value in source.items()}
     target = model.state_dict()
-    _check_same_model(source, target, path)
+    _check_same_model(source, target, path, may_lack)
     copied, resized = {}, {}
     fresh = [key for key in target if key not in source]
     for key in (key for key in target if key in source):
@@ -397,20 +187,22 @@ def match(source: StateDict, model: FocalTransformer, path: str) -> Match:
         try:
             fitted = _fit(key, source, model)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f'{path}: cannot resize {_sample([key], source)}: {error}') from error
-        if fitted is None:
-            fresh.append(key)
-        elif fitted.shape == target[key].shape:
+            raise ValueError(f'{path}: cannot resize {sample([key], source)}: {error}') from error
+        if fitted is not None and fitted.shape == target[key].shape:
             resized[key] = fitted
+        elif fitted is None or (may_lack and may_lack.fullmatch(key)):
+            fresh.append(key)
         else:
             raise ValueError(
-                f'{path} does not fit the model: expected {_sample([key], target)}, '
-                f'found {_sample([key], source)}'
+                f'{path} does not fit the model: expected {sample([key], target)}, '
+                f'found {sample([key], source)}'
             )
     return Match(copied, resized, fresh)
 
 
-def _check_same_model(source: StateDict, target: StateDict, path: str) -> None:
+def _check_same_model(
+    source: StateDict, target: StateDict, path: str, may_lack: re.Pattern | None
+) -> None:
     """Refuse a file of another width or depth, and one with keys missing or left over."""
     theirs, ours = _describe(source), _describe(target)
     differences = [
@@ -418,33 +210,76 @@ def _check_same_model(source: StateDict, target: StateDict, path: str) -> None:
         for what in {**ours, **theirs}
         if theirs.get(what) != ours.get(what)
     ]
-    missing = [key for key in target if key not in source and not _may_start_fresh(key, source)]
+    missing = [
+        key for key in target if key not in source and not _may_start_fresh(key, source, may_lack)
+    ]
     surplus = [key for key in source if key not in target and not _UNUSED.fullmatch(key)]
     if differences or missing or surplus:
         raise ValueError(
             f'{path} is of another model: {"; ".join(differences) or "its options differ"}\n'
-            f'  expected but not in the file: {_sample(missing, target)}\n'
-            f'  in the file but not in the model: {_sample(surplus, source)}'
+            f'  expected but not in the file: {sample(missing, target)}\n'
+            f'  in the file but not in the model: {sample(surplus, source)}'
         )
 
 
 def _grouped(entries: dict[str, str]) -> str:
-    """List keys with the blocks of a stage, and of all stages, as one: a line stays a line."""
-    groups = dict.fromkeys(
-        re.sub(r'blocks\.\d+', 'blocks.*', key) + note for key, note in entries.items()
+    """List keys with all blocks and stages of a kind as one glob: a line stays a line."""
+    stages: dict[str, dict[str, None]] = {}  # of each name with a hole for the stage
+    for key, note in entries.items():
+        name = re.sub(r'blocks\.\d+', 'blocks.*', key) + note
+        match = re.match(r'layers\.(\d)', name)
+        stage = match[1] if match else ''
+        stages.setdefault(re.sub(r'^layers\.\d', 'layers.{}', name), {})[stage] = None
+    globs = [
+        name.replace('{}', ''.join(found) if len(found) == 1 else f'[{"".join(found)}]')
+        for name, found in stages.items()
+    ]
+    return f' ({", ".join(globs)})' if globs else ''
+
+
+def _load(module: nn.Module, checkpoint: str, allow_pickle: bool, is_swin: bool) -> None:
+    """Load a file into a backbone and log one line; ``FocalPretrained`` and ``SwinPretrained``."""
+    if not isinstance(module, FocalTransformer):
+        raise TypeError(
+            f'{"Swin" if is_swin else "Focal"}Pretrained is for the init_cfg of a '
+            f'FocalTransformer, got {type(module).__name__}'
+        )
+    state = tensors_of(read_checkpoint(checkpoint, allow_pickle), checkpoint)
+    if is_swin:
+        source = swin.swin_to_focal(state, checkpoint)
+        copied, resized, fresh = match(source, module, checkpoint, swin.MAY_LACK)
+    else:
+        source = backbone_part(state, checkpoint)
+        copied, resized, fresh = match(source, module, checkpoint)
+    target = module.state_dict()
+    shapes = {
+        key: f' {tuple(source[key].shape)} -> {tuple(value.shape)}'
+        for key, value in resized.items()
+    }
+    for key, value in {**copied, **resized}.items():
+        target[key].copy_(value)
+    print_log(
+        f'{SWIN * is_swin}{checkpoint}: loaded {len(copied)}, '
+        f'resized {len(resized)}{_grouped(shapes)}, '
+        f'fresh {len(fresh)}{_grouped(dict.fromkeys(fresh, ""))}, '
+        f'ignored {len(state) - len(copied) - len(resized)}',
+        logger='current',
     )
-    return f' ({", ".join(groups)})' if groups else ''
+    if hasattr(module, '_params_init_info'):
+        name = 'SwinPretrained' if is_swin else 'FocalPretrained'
+        update_init_info(module, init_info=f'{name}: {checkpoint}')
 
 
 @WEIGHT_INITIALIZERS.register_module()
 class FocalPretrained:
-    """MMEngine initialiser: load a checkpoint into a ``FocalTransformer``, or fail.
+    """MMEngine initializer: load a checkpoint into a ``FocalTransformer``, or fail.
 
     Use it as the backbone's ``init_cfg=dict(type='FocalPretrained', checkpoint=...)``.
 
     Args:
         checkpoint: Local path or address of a file of the released code, of this backbone, or of
-            a whole model around it.
+            a whole model around it, ``.pth`` or safetensors; ``hf-hub:OWNER/NAME`` for the Hugging
+            Face Hub. ``swin:`` before it means that ``SwinPretrained`` is to load it.
         allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
     """
 
@@ -463,29 +298,27 @@ class FocalPretrained:
             FileNotFoundError: If the file does not exist.
             ValueError: If the file is damaged or does not fit; the module is then unchanged.
         """
-        if not isinstance(module, FocalTransformer):
-            raise TypeError(
-                f'FocalPretrained is for the init_cfg of a FocalTransformer, '
-                f'got {type(module).__name__}'
-            )
-        state = tensors_of(read_checkpoint(self.checkpoint, self.allow_pickle), self.checkpoint)
-        source = backbone_part(state, self.checkpoint)
-        copied, resized, fresh = match(source, module, self.checkpoint)
-        target = module.state_dict()
-        shapes = {
-            key: f' {tuple(source[key].shape)} -> {tuple(value.shape)}'
-            for key, value in resized.items()
-        }
-        for key, value in {**copied, **resized}.items():
-            target[key].copy_(value)
-        print_log(
-            f'{self.checkpoint}: loaded {len(copied)}, resized {len(resized)}{_grouped(shapes)}, '
-            f'fresh {len(fresh)}{_grouped(dict.fromkeys(fresh, ""))}, '
-            f'ignored {len(state) - len(copied) - len(resized)}',
-            logger='current',
-        )
-        if hasattr(module, '_params_init_info'):
-            update_init_info(module, init_info=f'FocalPretrained: {self.checkpoint}')
+        name = str(self.checkpoint)
+        _load(module, name.removeprefix(SWIN), self.allow_pickle, name.startswith(SWIN))
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class SwinPretrained(FocalPretrained):
+    """MMEngine initializer: start a ``FocalTransformer`` from a Swin Transformer of its size.
+
+    Use it as the backbone's ``init_cfg=dict(type='SwinPretrained', checkpoint=...)``. What both
+    have is copied, patch merging becomes a convolution, and what Swin lacks (pooling, bias tables
+    of neighbors and coarse levels, norms after downsampling) starts fresh.
+
+    Args:
+        checkpoint: Local path or address of a file of the original code, timm, mmpretrain, mmdet
+            or mmseg, ``.pth`` or safetensors; ``hf-hub:OWNER/NAME`` for the Hugging Face Hub.
+        allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
+    """
+
+    def __call__(self, module: nn.Module) -> None:
+        """Load the file into ``module`` and log one line, see :class:`FocalPretrained`."""
+        _load(module, str(self.checkpoint).removeprefix(SWIN), self.allow_pickle, is_swin=True)
 
 
 # ---- whole models ------------------------------------------------------------------------------
@@ -507,6 +340,34 @@ def convert_upstream(state: StateDict) -> StateDict:
         re.sub(r'^(norm\.|head\.|)', lambda part: names.get(part[0], 'backbone.'), key): value
         for key, value in state.items()
         if not _INDEX_BUFFER.fullmatch(key)
+    }
+
+
+def convert_to_upstream(state: StateDict, path: str) -> StateDict:
+    """Rename a classifier's parameters to those of the released code; undo ``convert_upstream``.
+
+    Args:
+        state: Parameters of mmpretrain's ``ImageClassifier`` around a ``FocalTransformer``.
+        path: Name of the file, for errors.
+
+    Returns:
+        The renamed parameters, in the same order.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    names = {'backbone.norm3.': 'norm.', 'backbone.': '', 'head.fc.': 'head.'}
+    ours = re.compile(r'(backbone\.norm3\.|backbone\.(?!norm\d)|head\.fc\.)(?=.)')
+    foreign = [key for key in state if not ours.match(key) and not _DERIVED.fullmatch(key)]
+    if foreign or f'backbone.{_ANCHOR}' not in state:
+        raise ValueError(
+            f'{path}: expected a classifier with a FocalTransformer (backbone., backbone.norm3, '
+            f'head.fc), found {sample(foreign or list(state), state)}'
+        )
+    return {
+        ours.sub(lambda part: names[part[0]], key, count=1): value
+        for key, value in state.items()
+        if ours.match(key)
     }
 
 
@@ -533,7 +394,7 @@ def load_whole_model(model: nn.Module, state: StateDict, path: str) -> None:
     if missing or surplus:
         raise ValueError(
             f'{path} does not fit the model\n'
-            f'  expected but not in the file: {_sample(missing, target)}\n'
-            f'  in the file but not in the model: {_sample(surplus, state)}'
+            f'  expected but not in the file: {sample(missing, target)}\n'
+            f'  in the file but not in the model: {sample(surplus, state)}'
         )
     print_log(f'{path}: loaded {len(state) - ignored}, ignored {ignored}', logger='current')

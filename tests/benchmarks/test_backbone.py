@@ -101,7 +101,7 @@ def test_picture_has_panels_for_modes():
 
 def test_what_refuses_is_left_out_with_its_reason(monkeypatch, tmp_path, read_rows):
     backend = api.BACKENDS['reference']._replace(
-        refusals=lambda *call: ['it needs', 'another CPU']
+        unsupported_reasons=lambda inputs: ['it needs', 'another CPU']
     )
     monkeypatch.setitem(api.BACKENDS, 'reference', backend)
     path = tmp_path / 'rows.csv'
@@ -118,7 +118,7 @@ def test_what_cannot_be_compiled_does_not_run_uncompiled(tmp_path, read_rows):
     eager, compiled = read_rows(path)
     assert (eager['runtime'], compiled['runtime']) == ('eager', 'compile')
     assert float(eager['ms']) > 0
-    assert compiled['ms'] == '' and 'cannot be compiled' in compiled['note']
+    assert compiled['ms'] == '' and 'compiling, exporting and tracing' in compiled['note']
 
 
 @pytest.mark.slow

@@ -123,6 +123,7 @@ PARAMETERS = {
         focal_nano_dyhead=2_854_128,
         focal_nano_upernet=3_085_208,
         swin_nano_maskrcnn=3_462_605,
+        swin_nano_cls=2_285_048,
     ),
 }
 

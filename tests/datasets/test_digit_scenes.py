@@ -15,26 +15,23 @@ from pycocotools.coco import COCO
 from scipy.ndimage import binary_fill_holes
 
 from mmfocal.datasets.digit_scenes import (
-    CLASSES,
     GROUND,
     MIN_VISIBLE,
-    SPLITS,
     DigitSceneParams,
     Scene,
     build,
     coco_annotations,
     has_holes,
     label_map,
-    load_scans,
     mask_to_polygons,
     mask_to_rle,
-    render_digit,
     render_scene,
     scene_rng,
     stuff_map,
 )
+from mmfocal.datasets.digits import CLASSES, SPLITS, load_scans, render_crop, render_digit
 
-SMALL = DigitSceneParams(train=5, val=3, crop_size=16, seed=7)
+SMALL = DigitSceneParams(train=5, val=3, crop_size=16, crop_views=2, seed=7)
 TOOL = Path(__file__).parents[2] / 'tools/data/make_digit_scenes.py'
 
 
@@ -175,6 +172,26 @@ def test_a_digit_has_the_size_asked_for() -> None:
             assert max(np.ptp(np.nonzero(render_digit(rng, scan, size) >= 0.5), 1)) == size - 1
 
 
+def test_single_digits_are_dark_on_light_differ_and_are_easy_to_tell_apart() -> None:
+    """Dark on light, and nearest neighbors of shrunk gray pictures are mostly right."""
+    scans = {split: load_scans(split) for split in SPLITS}
+    pictures = {
+        split: [render_crop(np.random.default_rng(i), s.images[i], 64) for i in range(200)]
+        for split, s in scans.items()
+    }
+    rng = np.random.default_rng(0)
+    one, other = (render_crop(rng, scans['val'].images[0], 64) for _ in range(2))
+    assert (one != other).any()
+    small = {k: np.stack([cv2.resize(p.mean(2), (8, 8)) for p in v]) for k, v in pictures.items()}
+    for crops in pictures.values():
+        for crop in crops:
+            paper = np.median(crop, (0, 1)).mean()
+            assert paper > 190 and (crop.mean(2) < 110).mean() > 0.05
+    distance = np.linalg.norm(small['val'][:, None] - small['train'][None], axis=(2, 3))
+    guess = scans['train'].labels[:200][distance.argmin(1)]
+    assert (guess == scans['val'].labels[:200]).mean() > 0.6
+
+
 def test_splits_share_no_scan(small_set: Path, default_val: list[Scene]) -> None:
     train, val = load_scans('train'), load_scans('val')
     assert not set(train.ids) & set(val.ids)
@@ -188,8 +205,11 @@ def test_splits_share_no_scan(small_set: Path, default_val: list[Scene]) -> None
         for annotation in content['annotations']:
             assert of_scan[annotation['scan']] == annotation['category_id'] - 1
         crops = list((small_set / 'classification' / split).rglob('*.png'))
-        assert {int(path.stem): path.parent.name for path in crops} == {
-            scan: CLASSES[label] for scan, label in of_scan.items()
+        views = range(2) if split == 'train' else range(1)
+        assert {path.stem: path.parent.name for path in crops} == {
+            f'{scan:04d}_{view}': CLASSES[label]
+            for scan, label in of_scan.items()
+            for view in views
         }
         assert read(crops[0]).shape == (16, 16, 3)
 
@@ -219,6 +239,7 @@ def test_any_size_and_number(
         ({'val': 1.5}, 'val=1.5'),
         ({'seed': -1}, 'seed=-1'),
         ({'crop_size': 4}, 'crop_size=4'),
+        ({'crop_views': 0}, 'crop_views=0'),
         ({'digits': (0, 3)}, r'digits=\(0, 3\)'),
         ({'digits': 4}, 'digits=4'),
         ({'digits': (5, 3)}, r'digits=\(5, 3\).*above'),
@@ -260,7 +281,7 @@ def test_interrupted_build_leaves_no_set_and_the_next_one_equals_another(
 
 
 def test_a_scene_does_not_depend_on_the_number_of_scenes(small_set: Path, tmp_path: Path) -> None:
-    build(tmp_path / 'set', DigitSceneParams(train=2, val=1, crop_size=16, seed=7))
+    build(tmp_path / 'set', DigitSceneParams(train=2, val=1, crop_size=16, crop_views=2, seed=7))
     few, many = files(tmp_path / 'set'), files(small_set)
     images = [name for name in few if name.endswith('.png')]
     assert {'train/000001.png', 'annotations/val/000000.png'} <= set(images)
@@ -282,7 +303,7 @@ def test_complete_set_is_reused_and_another_is_refused(small_set: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in small_set.rglob('*')}
     assert not build(small_set, SMALL)
     assert not build(small_set, SMALL, overwrite=True)
-    other = DigitSceneParams(train=5, val=3, crop_size=16, seed=8)
+    other = DigitSceneParams(train=5, val=3, crop_size=16, crop_views=2, seed=8)
     with pytest.raises(FileExistsError, match=r'seed=7, not 8.*overwrite'):
         build(small_set, other)
     assert before == {path: path.stat().st_mtime_ns for path in small_set.rglob('*')}

@@ -43,6 +43,12 @@ def parse_args() -> argparse.Namespace:
         '--crop-size', type=int, default=default.crop_size, help='side of a classification image'
     )
     parser.add_argument(
+        '--crop-views',
+        type=int,
+        default=default.crop_views,
+        help='classification images of each training scan',
+    )
+    parser.add_argument(
         '--seed', type=int, default=default.seed, help='other seeds give other scenes'
     )
     parser.add_argument(
@@ -68,6 +74,7 @@ def main() -> None:
             digits=tuple(args.digits),
             digit_size=tuple(args.digit_size),
             crop_size=args.crop_size,
+            crop_views=args.crop_views,
             seed=args.seed,
         )
         built = build(args.out, params, overwrite=args.overwrite, track=track)

@@ -10,19 +10,9 @@ pipeline = [
     dict(type='Resize', scale=(56, 56)),  # maps of 14 and 7 rows fill windows of 7
     dict(type='PackInputs'),
 ]
-# There is one picture of each scan. Without augmentation a model learns them by heart, ground and
-# colour, and nothing of digits. No flips, because digits are not symmetric.
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='RandomResizedCrop',
-        scale=56,
-        crop_ratio_range=(0.6, 1.0),
-        aspect_ratio_range=(0.8, 1.25),
-    ),
-    dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.5),
-    dict(type='PackInputs'),
-]
+# There are four pictures of each scan, in another place, slant and color: no augmentation needed
+# for a few epochs. Flips would be wrong, because digits are not symmetric.
+train_pipeline = pipeline
 tta_model = dict(type='AverageClsScoreTTA')
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -35,7 +25,7 @@ tta_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=64,
     num_workers=1,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models and images for pictures: what a config builds, with a checkpoint, and what it sees."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
+from torch import Tensor, nn
+
+from mmfocal.models import FocalTransformer
+from mmfocal.models.pretrained import (
+    convert_upstream,
+    load_whole_model,
+    read_checkpoint,
+    tensors_of,
+)
+
+NONE = 'none'  # in place of a checkpoint: random weights
+
+
+def load_backbone(cfg: Config, checkpoint: str) -> FocalTransformer:
+    """Build a config's backbone alone and load it from a checkpoint of any kind.
+
+    Args:
+        cfg: A config of any task.
+        checkpoint: What ``FocalPretrained`` reads, or ``'none'`` for random weights.
+
+    Raises:
+        ValueError: If the backbone is no ``FocalTransformer``, or the file does not fit.
+    """
+    settings = dict(cfg.model.backbone)
+    if settings.get('type') != 'FocalTransformer':
+        raise ValueError(
+            f'model.backbone.type={settings.get("type")!r}: expected FocalTransformer'
+        )
+    init_cfg = None if checkpoint == NONE else dict(type='FocalPretrained', checkpoint=checkpoint)
+    backbone = MODELS.build({**settings, 'init_cfg': init_cfg})
+    if init_cfg:
+        backbone.init_weights()
+    return backbone.eval()
+
+
+def load_model(cfg: Config, checkpoint: str) -> nn.Module:
+    """Build a config's whole model and load all of it.
+
+    Args:
+        cfg: A config of any task.
+        checkpoint: File of the whole model, or ``'none'`` for random weights.
+
+    Raises:
+        ValueError: If the file does not fit.
+    """
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.pop('init_cfg', None)  # the checkpoint has everything
+    model = MODELS.build(cfg.model)
+    if checkpoint != NONE:
+        state = convert_upstream(tensors_of(read_checkpoint(checkpoint), checkpoint))
+        load_whole_model(model, state, checkpoint)
+    return model.eval()
+
+
+def read_image(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read an image as RGB.
+
+    Args:
+        path: The file.
+        size: Width and height to resize to; None to keep it.
+
+    Returns:
+        (rows, columns, 3) uint8.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no image.
+    """
+    try:
+        image = Image.open(path).convert('RGB')
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{path}: no such image') from error
+    except OSError as error:
+        raise ValueError(f'{path} is not an image: {error}') from error
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR) if size else image)
+
+
+def normalize(cfg: Config, image: np.ndarray) -> Tensor:
+    """Prepare an RGB image as a config's preprocessor does: ``(3, rows, columns)`` float.
+
+    Args:
+        cfg: A config of any task.
+        image: (rows, columns, 3) uint8, RGB.
+    """
+    settings = {**cfg.get('data_preprocessor', {}), **cfg.model.get('data_preprocessor', {})}
+    mean, std = (
+        torch.tensor(settings.get(name, [v] * 3)) for name, v in (('mean', 0.0), ('std', 1.0))
+    )
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1).float()
+    if not (settings.get('bgr_to_rgb') or settings.get('to_rgb')):
+        pixels = pixels.flip(0)
+    return (pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)

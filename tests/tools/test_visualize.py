@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tools that show where a model looks."""
+
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmfocal import FocalTransformer
+from mmfocal.visualization.cam import activation_map
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSIFIER = ROOT / 'configs/quickstart/focal_nano_cls.py'
+DETECTOR = ROOT / 'configs/quickstart/focal_nano_retinanet.py'
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Run:
+    """Run a tool in this process; what it printed, or the error that it exited with."""
+    picture = np.full((56, 56, 3), 200, np.uint8)
+    picture[10:30, 10:30] = 20
+    cv2.imwrite(str(tmp_path / 'picture.png'), picture)
+    monkeypatch.chdir(tmp_path)
+
+    def run_tool(tool: str, *arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+        try:
+            runpy.run_path(str(ROOT / f'tools/visualize/{tool}.py'), run_name='__main__')
+        except SystemExit as end:
+            return str(end.code)
+        return capsys.readouterr().out
+
+    return run_tool
+
+
+def blocks(language: str) -> list[str]:
+    """Code of the page about focal attention."""
+    page = (ROOT / 'docs/focal_attention.md').read_text()
+    found = re.findall(rf'```{language}\n(.+?)```', page, re.DOTALL)
+    assert found
+    return found
+
+
+def test_commands_of_the_page(workspace, monkeypatch, capsys):
+    (workspace / 'configs').symlink_to(ROOT / 'configs')
+    monkeypatch.chdir(workspace)
+    for line in ''.join(blocks('shell')).splitlines():
+        python, tool, *arguments = shlex.split(line)
+        assert python == 'python'
+        monkeypatch.setattr(sys, 'argv', [tool, *arguments])
+        runpy.run_path(str(ROOT / tool), run_name='__main__')
+        for written in re.findall(r'wrote (\S+?)(?::|$)', capsys.readouterr().out, re.MULTILINE):
+            assert pixels(written).std() > 5, line
+
+
+def test_code_of_the_page():
+    for block in blocks('python'):
+        exec(block, {})
+
+
+def pixels(path: str) -> np.ndarray:
+    found = cv2.imread(path)
+    assert found is not None, path
+    return found
+
+
+def test_attention(show):
+    assert 'wrote a.png' in show(
+        'attention', DETECTOR, 'none', 'picture.png', '--query', 10, 10, '--out', 'a.png'
+    )
+    printed = show(
+        'attention', DETECTOR, 'none', 'picture.png', '--query', 50, 50, '--out', 'b.png'
+    )
+    assert 'fine: ' in printed and 'coarse level 0: ' in printed
+    assert (pixels('a.png') != pixels('b.png')).any()
+    assert 'stage=9: expected 0 to 3' in show(
+        'attention', DETECTOR, 'none', 'picture.png', '--stage', 9
+    )
+    assert 'nothing.png: no such image' in show('attention', DETECTOR, 'none', 'nothing.png')
+    swin = ROOT / 'configs/quickstart/swin_nano_maskrcnn.py'
+    assert "type='SwinTransformer': expected FocalTransformer" in show(
+        'attention', swin, 'none', 'picture.png'
+    )
+
+
+def test_receptive_field_and_keys(show):
+    printed = show(
+        'receptive_field', CLASSIFIER, '--effective-stage', 3, '--size', 56, '--out', 'field'
+    )
+    assert '218' in printed and '196' in printed
+    assert pixels('field/receptive_field.png').any()
+    assert np.unique(pixels('field/effective_field_stage3.png')).size > 20
+    assert '--effective-stage must be one of (3,)' in show(
+        'receptive_field', CLASSIFIER, '--effective-stage', 1
+    )
+    show('keys', '--out', 'seven.png')
+    show('keys', '--focal-window', 3, '--out', 'three.png')
+    assert (pixels('seven.png') != pixels('three.png')).any()
+    assert 'focal_window must be odd' in show('keys', '--focal-window', 4)
+
+
+def test_cam_of_a_classifier_and_a_detector(show):
+    assert 'gradcam, class 4' in show(
+        'cam', CLASSIFIER, 'none', 'picture.png', '--target', 4, '--out', 'cls.png'
+    )
+    assert 'eigencam' in show(
+        'cam', DETECTOR, 'none', 'picture.png', '--method', 'eigencam', '--out', 'det.png'
+    )
+    assert (pixels('cls.png') != pixels('det.png')).any()
+    assert 'expected --method eigencam' in show('cam', DETECTOR, 'none', 'picture.png')
+    assert 'target=10: expected 0 to 9' in show(
+        'cam', CLASSIFIER, 'none', 'picture.png', '--target', 10
+    )
+
+
+def test_cam_lies_where_the_object_is():
+    """A backbone that passes brightness on: the map is high at the bright patch, not a stripe."""
+    arch = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
+    model = FocalTransformer(arch, out_indices=(0,), drop_path_rate=0.0)
+    block = model.layers[0].blocks[0]
+    with torch.no_grad():
+        for layer in (block.attn.proj, block.mlp.fc2):  # leave the residuals alone
+            layer.weight.zero_()
+            layer.bias.zero_()
+        model.patch_embed.proj.weight.fill_(0).index_fill_(0, torch.tensor(0), 1 / 48)
+        model.patch_embed.proj.bias.zero_()
+        model.patch_embed.norm = nn.Identity()
+        model.norm0 = nn.Identity()
+    image = torch.zeros(3, 56, 56)
+    image[:, 32:48, 8:20] = 1.0
+    values, target = activation_map(model, model.norm0, image, 'gradcam', target=0)
+    assert target == 0
+    rows, columns = np.nonzero(values > 0.5)
+    assert rows.min() >= 28 and rows.max() <= 51 and columns.min() >= 4 and columns.max() <= 23

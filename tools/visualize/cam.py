@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Show which parts of an image speak for a class, by grad-cam.
+
+    python tools/visualize/cam.py CONFIG CHECKPOINT IMAGE --target 3 --method gradcam
+
+Classifiers and segmentors are explained by class. For detectors, whose scores belong to boxes,
+--method eigencam shows what the backbone sees, without a class.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mmfocal.engine import read_config
+from mmfocal.visualization.cam import CLASS_FREE, METHODS, activation_map
+from mmfocal.visualization.models import load_backbone, load_model, normalize, read_image
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config of any task with a FocalTransformer')
+    parser.add_argument('checkpoint', help='file of the whole model, or "none" for random weights')
+    parser.add_argument('image', type=Path)
+    parser.add_argument('--method', choices=METHODS, default='gradcam', help='(default: gradcam)')
+    parser.add_argument('--target', type=int, help='class (default: the best)')
+    parser.add_argument('--stage', type=int, help='output to look at (default: the last)')
+    parser.add_argument(
+        '--size', type=int, nargs=2, metavar=('W', 'H'), help='resize the image to this before'
+    )
+    parser.add_argument('--out', type=Path, help='picture to write (default: IMAGE_cam.png, here)')
+    return parser.parse_args()
+
+
+def explain(args: argparse.Namespace) -> str:
+    """Draw the picture and return its title."""
+    cfg = read_config(args.config)
+    image = read_image(args.image, args.size)
+    if cfg.default_scope == 'mmdet' and args.method not in CLASS_FREE:
+        raise ValueError('scores of a detector belong to boxes: expected --method eigencam')
+    if cfg.default_scope == 'mmdet':
+        model = backbone = load_backbone(cfg, args.checkpoint)
+    else:
+        model = load_model(cfg, args.checkpoint)
+        backbone = model.backbone
+    stage = backbone.out_indices[-1] if args.stage is None else args.stage
+    if stage not in backbone.out_indices:
+        raise ValueError(f'--stage {stage}: expected one of {backbone.out_indices}')
+    layer = getattr(backbone, f'norm{stage}')
+    values, target = activation_map(model, layer, normalize(cfg, image), args.method, args.target)
+    title = args.method if args.method in CLASS_FREE else f'{args.method}, class {target}'
+    figure = Figure((8.4, 4.4 * image.shape[0] / image.shape[1]), layout='constrained')
+    for axes in figure.subplots(1, 2):
+        axes.imshow(image)
+        axes.set(xticks=[], yticks=[])
+    shown = axes.imshow(values, cmap='jet', alpha=0.5, vmin=0, vmax=1)
+    axes.set_title(f'{title}, stage {stage}')
+    figure.colorbar(shown, ax=axes, shrink=0.8)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.out, dpi=110)
+    return title
+
+
+def main() -> None:
+    """Draw one picture."""
+    args = parse_args()
+    args.out = args.out or Path(f'{args.image.stem}_cam.png')
+    try:
+        title = explain(args)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    print(f'wrote {args.out}: {title}')
+
+
+if __name__ == '__main__':
+    main()

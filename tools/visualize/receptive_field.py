@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Print and draw how far a query of each stage sees and how many keys that costs.
+
+    python tools/visualize/receptive_field.py CONFIG
+    python tools/visualize/receptive_field.py CONFIG --checkpoint FILE --effective-stage 2
+
+The first computes it from the config (paper, Fig. 3). The second also measures which pixels change
+the output at the center, by gradients.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mmfocal.engine import read_config
+from mmfocal.visualization.models import NONE, load_backbone
+from mmfocal.visualization.receptive_field import (
+    effective_field,
+    field_of,
+    save_effective_field,
+    save_receptive_field,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config of any task with a FocalTransformer')
+    parser.add_argument(
+        '--checkpoint', default=NONE, help='file with the backbone (default: random weights)'
+    )
+    parser.add_argument(
+        '--effective-stage', type=int, help='measure the output of this stage, 0 to 3'
+    )
+    parser.add_argument('--size', type=int, default=224, help='side of the measured images')
+    parser.add_argument('--out', type=Path, default=Path('.'), help='folder to write')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the table and draw one or two pictures."""
+    args = parse_args()
+    try:
+        cfg = read_config(args.config)
+        model = load_backbone(cfg, args.checkpoint)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    if args.effective_stage is not None and args.effective_stage not in model.out_indices:
+        sys.exit(f'error: --effective-stage must be one of {model.out_indices}')
+    args.out.mkdir(parents=True, exist_ok=True)
+    table = Table('stage', 'fine keys', 'coarse keys', 'all', 'side (tokens)', 'side (pixels)')
+    geometries = [stage.blocks[0].geometry for stage in model.layers]
+    for stage, geometry in enumerate(geometries):
+        field = field_of(geometry)
+        fine, *coarse = field.keys
+        cells = ' + '.join(map(str, coarse)) or '0'
+        row = (stage, fine, cells, sum(field.keys), field.side, field.side * 4 * 2**stage)
+        table.add_row(*map(str, row))
+    Console(width=100).print(table)
+    save_receptive_field(geometries, args.out / 'receptive_field.png')
+    print(f'wrote {args.out / "receptive_field.png"}')
+    if args.effective_stage is not None:
+        path = args.out / f'effective_field_stage{args.effective_stage}.png'
+        field = effective_field(model, args.size, args.effective_stage)
+        save_effective_field(field, f'output of stage {args.effective_stage}', path)
+        print(f'wrote {path}')
+
+
+if __name__ == '__main__':
+    main()
