@@ -11,6 +11,7 @@ import mmengine.config.utils
 import pytest
 import torch
 
+pytest.register_assert_rewrite('tests.helpers')  # their asserts show values too
 os.environ.setdefault('MPLBACKEND', 'Agg')  # before anything imports matplotlib
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'  # before anything imports Triton, or asks for it

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 import mmfocal
 from mmfocal.engine import read_config
-from tests.config_suite import (
+from tests.helpers.config_suite import (
     CONFIGS,
     ROOT,
     ROWS,
@@ -24,7 +24,7 @@ from tests.config_suite import (
 )
 
 # What each config has now. Independent of this code are the classifiers with ``anchored`` beside
-# them, the dense backbones below, and the rounded numbers in tests/recipe_numbers.py.
+# them, the dense backbones below, and the rounded numbers in tests/helpers/recipe_numbers.py.
 PARAMETERS = {
     'classification': dict(
         focal_t_in1k=28_880_380,  # anchored

@@ -9,7 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
 from mmfocal.engine import adapt_to_machine, machine
-from tests.config_suite import (
+from tests.helpers.config_suite import (
     CONFIGS,
     ROWS,
     differences,

@@ -13,7 +13,7 @@ from mmfocal.analysis.schedule import (
     learning_rates,
     schedules_page,
 )
-from tests.config_suite import ROWS, load, method_of, words
+from tests.helpers.config_suite import ROWS, load, method_of, words
 
 COCO_EPOCH = 7330  # iterations of 16 images
 IMAGENET_EPOCH = 1252  # of 1,024

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmfocal.engine import build_skeleton
 
-ROOT = Path(__file__).resolve().parents[1] / 'configs'
+ROOT = Path(__file__).resolve().parents[2] / 'configs'
 CONFIGS = sorted(
     str(path.relative_to(ROOT).with_suffix(''))
     for path in ROOT.rglob('*.py')
