@@ -16,10 +16,14 @@ from mmfocal.engine import (
 from mmfocal.engine.evaluate import (
     draw_predictions,
     dump_metric,
+    nothing_to_score,
+    score_nothing,
     use_tta,
     write_submission,
 )
+from mmfocal.engine.files import protect_files
 from mmfocal.engine.load import LoadWholeModel
+from mmfocal.engine.outputs import SeparateLabelMaps, tell_replacement
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -40,11 +44,6 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument('--show-dir', help='write pictures of the predictions into this folder')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds per window')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
-    parser.add_argument(
-        '--allow-pickle',
-        action='store_true',
-        help='unpickle any object in the checkpoint, which can run any code: trusted files only',
-    )
     add_common_arguments(parser)
     return parser.parse_args(argv)
 
@@ -52,25 +51,31 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Test as the command line says."""
     args = parse_args(argv)
-    dump = []
+    dump, hooks = [], [SeparateLabelMaps()]
     cfg = load_config(args)
     check_checkpoint(args.checkpoint)
-    check_widths(cfg)
     cfg.update(load_from=None, resume=False)  # LoadWholeModel takes their place
     if args.out:
         dump = [dump_metric(cfg.default_scope, args.out)]
+        tell_replacement(cfg, args.out)
     if args.show or args.show_dir:
-        draw_predictions(cfg, args.show, args.show_dir, args.wait_time)
+        hooks.append(draw_predictions(cfg, args.show, args.show_dir, args.wait_time))
+    check_widths(cfg)
     if args.tta:
         use_tta(cfg)
     if args.format_only:
         write_submission(cfg, args.format_only)
+    elif reason := nothing_to_score(cfg):
+        score_nothing(cfg, reason, writes=bool(args.out or args.show or args.show_dir))
     if args.amp:
         cfg.test_cfg.fp16 = True
     adapt_to_machine(cfg)
     check_inputs(cfg, ('test',))
+    protect_files(args.allow_pickle)
     runner = build_runner(cfg)
     runner.register_hook(LoadWholeModel(args.checkpoint, args.allow_pickle))
+    for hook in filter(None, hooks):
+        runner.register_hook(hook)
     runner.test_evaluator.metrics.extend(dump)
     runner.test()
 

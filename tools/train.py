@@ -3,20 +3,25 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.config import Config
 
 from mmfocal.engine import (
-    ValidateFinished,
     adapt_to_machine,
     add_common_arguments,
     build_runner,
     check_checkpoint,
-    check_inputs,
-    check_widths,
-    latest_checkpoint,
+    check_run,
     load_config,
 )
+from mmfocal.engine.checkpoints import SaveOnSignal
+from mmfocal.engine.files import protect_files
+from mmfocal.engine.nonfinite import StopAtNonFinite
+from mmfocal.engine.randomness import RandomNumbers
+from mmfocal.engine.resume import ResumeSchedule, ValidateFinished, resume
+
+HOOKS = (RandomNumbers, StopAtNonFinite, SaveOnSignal, ResumeSchedule, ValidateFinished)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Namespace:
@@ -51,11 +56,11 @@ def apply_options(cfg: Config, args: Namespace) -> None:
             raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
     if args.resume:
-        cfg.load_from = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
-        # without a file MMEngine would look for one itself and take an incomplete one
-        cfg.resume = cfg.load_from is not None
-        if cfg.resume:
-            check_checkpoint(cfg.load_from)
+        if args.resume != 'auto' and not Path(args.resume).is_dir():
+            check_checkpoint(args.resume)
+        resume(cfg, args.resume, args.allow_pickle)
+    elif cfg.get('load_from'):
+        check_checkpoint(cfg.load_from)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,10 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = load_config(args)
     apply_options(cfg, args)
     adapt_to_machine(cfg)
-    check_widths(cfg)
-    check_inputs(cfg, ('train', 'val'))
+    check_run(cfg, ('train', 'val'))
+    protect_files(args.allow_pickle)
     runner = build_runner(cfg)
-    runner.register_hook(ValidateFinished())
+    for hook in HOOKS:
+        runner.register_hook(hook())
     runner.train()
 
 

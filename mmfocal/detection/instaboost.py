@@ -4,6 +4,7 @@
 import numpy as np
 from mmdet.datasets.transforms import InstaBoost
 from mmdet.registry import TRANSFORMS
+from pycocotools import mask as coco_mask
 
 
 def mask_to_polygons(mask: np.ndarray, tolerance: float = 0) -> list[list[float]]:
@@ -30,6 +31,20 @@ def mask_to_polygons(mask: np.ndarray, tolerance: float = 0) -> list[list[float]
     ]
 
 
+def rle_to_polygons(rle: dict) -> list[list[float]]:
+    """Outline a mask that is run-length encoded.
+
+    Args:
+        rle: COCO's ``counts``, compressed or not, and ``size``.
+
+    Returns:
+        Polygons as ``mask_to_polygons`` gives them.
+    """
+    if isinstance(rle['counts'], list):
+        rle = coco_mask.frPyObjects(rle, *rle['size'])
+    return mask_to_polygons(coco_mask.decode(rle))
+
+
 @TRANSFORMS.register_module()
 class RepairedInstaBoost(InstaBoost):
     """mmdet's ``InstaBoost``, whose library gets a working ``binary_mask_to_polygon``.
@@ -40,6 +55,13 @@ class RepairedInstaBoost(InstaBoost):
     Raises:
         ImportError: If the package ``instaboostfast`` is missing.
     """
+
+    def _load_anns(self, results: dict) -> tuple[list, list]:
+        """Give the library polygons, the only masks that it reads."""
+        for instance in results['instances']:
+            if isinstance(instance.get('mask'), dict):
+                instance['mask'] = rle_to_polygons(instance['mask'])
+        return super()._load_anns(results)
 
     def transform(self, results: dict) -> dict:
         """Paste instances elsewhere.

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``tools/train.py`` and ``tools/test.py`` share; needs torch and MMEngine alone."""
 
-from .checks import check_checkpoint, check_inputs, check_widths
+from .checks import check_checkpoint, check_inputs, check_run, check_widths
+from .findings import InputError
 from .launch import add_common_arguments, build_runner, load_config, read_config
 from .machine import adapt_to_machine
 from .resume import ValidateFinished, latest_checkpoint
 from .skeleton import build_skeleton
 
 __all__ = [
+    'InputError',
     'ValidateFinished',
     'adapt_to_machine',
     'add_common_arguments',
@@ -15,6 +17,7 @@ __all__ = [
     'build_skeleton',
     'check_checkpoint',
     'check_inputs',
+    'check_run',
     'check_widths',
     'latest_checkpoint',
     'load_config',

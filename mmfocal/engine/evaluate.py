@@ -3,9 +3,16 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import BaseMetric, DumpResults
+from mmengine.fileio import load
+
+from .checks import leaf_datasets
+from .findings import InputError
+from .machine import tell
+from .outputs import DrawPredictions, tell_replacement
 
 _TTA_MODELS = (
     "; boxes: type='DetTTAModel', with masks: type='MaskTTAModel' of mmfocal.detection, "
@@ -51,31 +58,115 @@ def dump_metric(scope: str, path: str) -> BaseMetric:
     return DumpSegResults(path) if scope == 'mmseg' else DumpResults(path)
 
 
-def draw_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """Switch on the host's visualisation hook.
+def draw_predictions(
+    cfg: Config, show: bool, show_dir: str | None, wait_time: float
+) -> DrawPredictions | None:
+    """Prepare drawing: the host's visualization hook shows windows, ours writes files.
 
     Args:
         cfg: Config to change in place.
-        show: Whether to open windows; mmseg then writes no files.
+        show: Whether to open windows.
         show_dir: Pictures land exactly there.
         wait_time: Seconds that a window stays.
 
+    Returns:
+        A hook to register if files are to be written.
+
     Raises:
-        ValueError: If the config has no visualisation hook.
+        ValueError: If windows are to be opened and the config has no visualization hook.
     """
-    hook = cfg.default_hooks.get('visualization')
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if show_dir:
+        tell_replacement(cfg, show_dir)
+        return DrawPredictions(
+            os.path.abspath(show_dir), show=show, wait_time=wait_time, **_draw_options(cfg, hook)
+        )
     if hook is None:
-        raise ValueError('default_hooks.visualization is missing, so nothing can draw predictions')
+        raise ValueError('--show needs default_hooks.visualization in the config')
     hook.update(show=show, wait_time=wait_time)
-    target = show_dir and os.path.abspath(show_dir)
     if cfg.default_scope == 'mmpretrain':
-        hook.update(enable=True, interval=1, out_dir=target)
-    elif cfg.default_scope == 'mmdet':
-        hook.update(draw=True, test_out_dir=target)
+        hook.update(enable=True, interval=1)
     else:
         hook.update(draw=True)
-        if target:
-            cfg.visualizer.vis_backends = [dict(type='LocalVisBackend', img_save_dir=target)]
+    return None
+
+
+def _draw_options(cfg: Config, hook: dict | None) -> dict[str, Any]:
+    """Keep what the config's hook tells the visualizer."""
+    hook = hook or {}
+    if cfg.default_scope == 'mmdet':
+        return dict(pred_score_thr=hook.get('score_thr', 0.3))
+    if cfg.default_scope == 'mmseg':
+        return {}
+    known = (
+        'classes',
+        'draw_gt',
+        'draw_pred',
+        'draw_score',
+        'resize',
+        'rescale_factor',
+        'text_cfg',
+    )
+    return {name: value for name, value in hook.items() if name in known}
+
+
+def nothing_to_score(cfg: Config) -> str | None:
+    """Say why a test set has no annotations to score predictions with.
+
+    Args:
+        cfg: Config with ``test_dataloader`` and ``test_evaluator``.
+
+    Returns:
+        The reason; None if there are annotations, or if files for a test server are written.
+    """
+    key, dataset = next(
+        leaf_datasets('test_dataloader.dataset', cfg.test_dataloader.dataset), (None, {})
+    )
+    metrics = cfg.test_evaluator
+    metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+    for metric in metrics:
+        if metric.get('format_only'):
+            continue
+        kind, root = _kind(metric), dataset.get('data_root') or ''
+        if kind == 'CocoMetric':
+            path = metric.get('ann_file') or os.path.join(root, dataset.get('ann_file', ''))
+            if os.path.isfile(path) and not load(path, file_format='json').get('annotations'):
+                return f'nothing to score: {path} has no annotations'
+        if kind == 'IoUMetric':
+            folder = (dataset.get('data_prefix') or {}).get('seg_map_path')
+            path = folder and os.path.join(root, folder)
+            if not path:
+                return f'nothing to score: {key}.data_prefix has no seg_map_path'
+            if '://' not in path and not os.path.isdir(path):
+                return f'nothing to score: there are no label maps in {path}'
+        unlabelled = not dataset.get('with_label', True) or dataset.get('split') == 'test'
+        if cfg.default_scope == 'mmpretrain' and unlabelled:
+            return f'nothing to score: {key} has no labels'
+    return None
+
+
+def score_nothing(cfg: Config, reason: str, writes: bool) -> None:
+    """Prepare predicting without scores, in place.
+
+    Args:
+        cfg: Config whose test set has no annotations.
+        reason: From ``nothing_to_score``.
+        writes: Whether predictions are written or shown.
+
+    Raises:
+        InputError: If they are not, so that there is nothing to do.
+    """
+    if not writes:
+        raise InputError(
+            f'{reason}. To write predictions: --out FILE.pkl, --show-dir FOLDER or --format-only '
+            'TARGET'
+        )
+    tell(cfg, f'{reason[0].upper()}{reason[1:]}')
+    cfg.test_evaluator = []
+    for _, dataset in leaf_datasets('', cfg.test_dataloader.dataset):
+        dataset.pipeline = _without_annotations(dataset.pipeline)
+        if isinstance(dataset.get('data_prefix'), dict):
+            dataset.data_prefix.pop('seg_map_path', None)
 
 
 def use_tta(cfg: Config) -> None:
@@ -85,12 +176,12 @@ def use_tta(cfg: Config) -> None:
         cfg: Config with ``tta_model`` and ``tta_pipeline``.
 
     Raises:
-        ValueError: If one of them is missing, if mmpretrain is to draw the views, or if the test
-            set wraps others.
+        ValueError: If one of them is missing, if mmpretrain is to show the views in windows, or if
+            the test set wraps others.
     """
     hook = cfg.get('default_hooks', {}).get('visualization') or {}
     if cfg.default_scope == 'mmpretrain' and hook.get('enable'):
-        raise ValueError('--tta: mmpretrain draws single views only, omit --show and --show-dir')
+        raise ValueError('--tta: mmpretrain shows single views only; use --show-dir')
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
             hint = _TTA_MODELS if cfg.default_scope == 'mmdet' else ''

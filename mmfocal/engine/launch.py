@@ -1,23 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a command line to a runner, alike for detection, segmentation and classification."""
 
+import difflib
+import inspect
 import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .machine import dicts_in
+from .machine import dicts_in, tell
+
+# what MMEngine's runner and the tools read
+_RUNNER_KEYS = inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}
+_TOP_LEVEL = {
+    *_RUNNER_KEYS,
+    *('activation_checkpointing', 'compile', 'cudnn_benchmark', 'efficient_conv_bn_eval'),
+    *('find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn'),
+    *('custom_imports', 'tta_model', 'tta_pipeline'),
+}
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
     """Add the options that training and testing share.
 
     Args:
-        parser: Gets ``--work-dir --amp --cfg-options --launcher --local-rank``.
+        parser: Gets ``--work-dir --amp --cfg-options --allow-pickle --launcher --local-rank``.
     """
     parser.add_argument('--work-dir', help='where logs and results go (./work_dirs/<config name>)')
     parser.add_argument('--amp', action='store_true', help='mixed precision')
@@ -26,7 +38,13 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         nargs='+',
         action=DictAction,
         default={},
-        help='settings to override: key=value, lists as key="[a,b]" or key=a,b',
+        help='settings to override: key=value, lists as key="[a,b]" or key=a,b, tuples as '
+        'key="(a,b)"; a list takes the place of a tuple as a tuple',
+    )
+    parser.add_argument(
+        '--allow-pickle',
+        action='store_true',
+        help='unpickle any object in checkpoints, which can run any code: trusted files only',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes this option, torch.distributed.run the variable
@@ -70,7 +88,9 @@ def load_config(args: Namespace) -> Config:
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'config {args.config} does not exist')
     cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    warn_of_unknown_keys(cfg, args.cfg_options)
+    cfg.merge_from_dict(_keep_tuples(cfg, args.cfg_options))
     if cfg.get('default_scope') is None:
         raise ValueError(
             f"{args.config}: 'default_scope' is missing; expected 'mmdet', 'mmseg' or 'mmpretrain'"
@@ -78,19 +98,77 @@ def load_config(args: Namespace) -> Config:
     cfg.launcher = args.launcher
     default_dir = cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     cfg.work_dir = args.work_dir or default_dir
-    if cfg.default_scope == 'mmpretrain':
-        _set_dataloader_defaults(cfg)
+    _set_dataloader_defaults(cfg)
     return cfg
 
 
+def _keep_tuples(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
+    """Make tuples of lists that replace tuples, as transforms want ``scale=128,128``."""
+    kept = {}
+    for key, value in options.items():
+        is_tuple = isinstance(value, list) and isinstance(_value_at(cfg, key), tuple)
+        kept[key] = tuple(value) if is_tuple else value
+    return kept
+
+
+def _value_at(cfg: Config, key: str) -> Any:
+    """Look up a dotted key; None if there is none."""
+    node = cfg._cfg_dict
+    for name in key.split('.'):
+        if isinstance(node, dict) and name in node:
+            node = node[name]
+        elif isinstance(node, (list, tuple)) and name.isdigit() and int(name) < len(node):
+            node = node[int(name)]
+        else:
+            return None
+    return node
+
+
+def warn_of_unknown_keys(cfg: Config, options: dict[str, Any]) -> None:
+    """Warn of options that nothing reads, with the nearest known key.
+
+    A part that has a ``type`` refuses unknown arguments itself, so it may get new ones.
+
+    Args:
+        cfg: Config before the options are merged.
+        options: Values by dotted key.
+    """
+    for name in cfg.keys() - _TOP_LEVEL:  # a config may have variables of its own
+        (nearest,) = difflib.get_close_matches(name, _RUNNER_KEYS, 1, cutoff=0.87) or [None]
+        if nearest and nearest not in cfg:
+            tell(cfg, f'WARNING: {name} in {cfg.filename} is not a known key; is {nearest} meant?')
+    for key in options:
+        node, path = cfg._cfg_dict, key.split('.')
+        for depth, name in enumerate(path):
+            if not isinstance(node, dict) or 'type' in node:
+                break
+            known = node.keys() | (_TOP_LEVEL if depth == 0 else set())
+            if name not in known:
+                near = difflib.get_close_matches(
+                    name, sorted(known), 1, cutoff=0.8 if depth else 0.6
+                )
+                nearest = '.'.join([*path[:depth], *near])
+                # deeper parts may well get keys that the config leaves at their defaults
+                if near or not depth:
+                    hint = f'the nearest is {nearest}' if near else 'nothing reads it'
+                    tell(cfg, f'WARNING: --cfg-options {key}: there is no {name!r} here; {hint}')
+                break
+            node = node.get(name)
+
+
 def _set_dataloader_defaults(cfg: Config) -> None:
-    """Give classification loaders what mmpretrain's own tools give them."""
+    """Let loaders without workers work; give classification what mmpretrain's own tools give."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
-        if loader is not None:
+        if loader is None:
+            continue
+        if cfg.default_scope == 'mmpretrain':
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('pin_memory', torch.cuda.is_available())
             loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
+        if not loader.get('num_workers'):
+            loader.persistent_workers = False
+            loader.pop('prefetch_factor', None)
 
 
 def build_runner(cfg: Config) -> Runner:

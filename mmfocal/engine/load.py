@@ -12,6 +12,8 @@ from mmfocal.models.pretrained import (
     tensors_of,
 )
 
+from .files import local_copy
+
 
 class LoadWholeModel(Hook):
     """Load a whole model's checkpoint before testing.
@@ -40,7 +42,9 @@ class LoadWholeModel(Hook):
             FileNotFoundError: If there is no such file.
             ValueError: If the file is damaged, needs unpickling, or is of another model.
         """
-        checkpoint = read_checkpoint(self.checkpoint, self.allow_pickle)
+        remote = self.checkpoint.startswith(('http://', 'https://'))
+        path = local_copy(self.checkpoint) if remote else self.checkpoint
+        checkpoint = read_checkpoint(path, self.allow_pickle)
         state = convert_upstream(tensors_of(checkpoint, self.checkpoint))
         runner.call_hook('after_load_checkpoint', checkpoint={**checkpoint, 'state_dict': state})
         model = runner.model

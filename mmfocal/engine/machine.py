@@ -49,6 +49,27 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
+def is_first_process(launcher: str) -> bool:
+    """Ask the launcher's variables: MMEngine starts the process group only with the runner.
+
+    Args:
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+    """
+    variable, *_ = RANK_VARIABLES.get(launcher, ('RANK',))
+    return launcher == 'none' or int(os.environ.get(variable, 0)) == 0
+
+
+def tell(cfg: Config, line: str) -> None:
+    """Print a line once, before the process group has started.
+
+    Args:
+        cfg: Config whose ``launcher`` may be set.
+        line: What to print.
+    """
+    if is_first_process(cfg.get('launcher', 'none')):
+        print(line, flush=True)
+
+
 def _start_gloo(launcher: str) -> None:
     if dist.is_initialized():
         return

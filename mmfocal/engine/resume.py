@@ -1,35 +1,218 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Go on after a kill, also one in the middle of a write or of the last validation."""
+"""Go on after a kill, also in the middle of a write or of the last validation."""
 
+import copy
+import os
+import warnings
 from pathlib import Path
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile
 
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
+
+from mmfocal.models.pretrained import read_checkpoint
+
+from .findings import InputError
+from .machine import tell
 
 _PATTERNS = ('iter_*.pth', 'epoch_*.pth')
+_PARTS = ('meta', 'state_dict', 'message_hub')  # what MMEngine resumes from
+# what schedulers compute themselves; the rest comes from the config
+_PROGRESS = ('last_step', 'verbose', 'base_values')
 
 
-def latest_checkpoint(work_dir: str | Path) -> str | None:
-    """Return the newest complete checkpoint of a work directory.
+# ---- which checkpoint --------------------------------------------------------------------------
 
-    MMEngine's ``last_checkpoint`` may name a file that is already deleted (``max_keep_ckpts=1``),
-    and a kill during a write leaves a truncated file. PyTorch writes zip archives, whose directory
-    is at the end, so that a truncated one is told by its missing end.
+
+def latest_checkpoint(
+    work_dir: str | Path,
+    out_dir: str | Path | None = None,
+    filename_tmpl: str | None = None,
+    allow_pickle: bool = False,
+) -> str | None:
+    """Return the newest sound checkpoint of a training.
 
     Args:
-        work_dir: Directory of a training run.
+        work_dir: Directory of the training, whose ``last_checkpoint`` counts as well.
+        out_dir: ``default_hooks.checkpoint.out_dir``, where the checkpoints lie in a folder named
+            like the work directory.
+        filename_tmpl: ``default_hooks.checkpoint.filename_tmpl``.
+        allow_pickle: Unpickle objects of any class: trusted files only.
 
     Returns:
-        Path of the newest complete ``iter_*.pth`` or ``epoch_*.pth``, or None if there is none.
+        Path of the newest file that can be resumed from, or None if there is none. Newer files
+        that cannot are named in a warning.
     """
-    files = [path for pattern in _PATTERNS for path in Path(work_dir).glob(pattern)]
-    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
-        if is_zipfile(path):
+    folders = [Path(work_dir)]
+    if out_dir:
+        folders.append(Path(out_dir, Path(os.path.abspath(work_dir)).name))
+    named = _named_checkpoint(work_dir)
+    if named and '://' in named:
+        return named  # not looked into
+    patterns = {*_PATTERNS, (filename_tmpl or _PATTERNS[0]).replace('{}', '*')}
+    found = {path for folder in folders for pattern in patterns for path in folder.glob(pattern)}
+    if named and Path(named).exists():
+        found.add(Path(named))
+    unique = {path.resolve(): path for path in found}
+    for path in sorted(unique.values(), key=lambda path: path.stat().st_mtime, reverse=True):
+        problem = None if path.is_dir() else _problem(path, allow_pickle)
+        if problem is None:
             return str(path)
-        print_log(f'{path} is incomplete (interrupted while it was written?) and is skipped.')
+        print_log(f'WARNING: {problem}. Looking for the one before.')
     return None
+
+
+def _named_checkpoint(work_dir: str | Path) -> str:
+    path = Path(work_dir, 'last_checkpoint')
+    return find_latest_checkpoint(str(work_dir)) if path.is_file() else ''
+
+
+def _problem(path: Path, allow_pickle: bool) -> str | None:
+    """Say why a file cannot be resumed from.
+
+    PyTorch writes zip archives. Their directory is at the end, so a truncated one has none, and
+    their checksums, which PyTorch does not look at, tell damaged ones.
+    """
+    try:
+        with ZipFile(path) as archive:
+            if broken := archive.testzip():
+                return f'{path} is damaged: {broken} in it does not fit its checksum'
+    except (BadZipFile, OSError, EOFError):
+        return f'{path} is incomplete (interrupted while it was written?)'
+    try:
+        checkpoint = read_checkpoint(str(path), allow_pickle)
+    except (ValueError, OSError) as error:
+        return str(error)
+    absent = [part for part in _PARTS if part not in checkpoint]
+    return f'{path} has no {absent[0]!r}: not a checkpoint of a training' if absent else None
+
+
+def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
+    """Let a training go on from a checkpoint, in place, and say from which.
+
+    Args:
+        cfg: Config with ``work_dir``.
+        checkpoint: Path of a checkpoint, or ``'auto'`` for the newest.
+        allow_pickle: Unpickle objects of any class: trusted files only.
+
+    Raises:
+        InputError: If a checkpoint that was named cannot be resumed from.
+    """
+    if checkpoint == 'auto':
+        hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+        found = latest_checkpoint(
+            cfg.work_dir, hook.get('out_dir'), hook.get('filename_tmpl'), allow_pickle
+        )
+    elif '://' in checkpoint or Path(checkpoint).is_dir():
+        found = checkpoint
+    else:
+        problem = _problem(Path(checkpoint), allow_pickle)
+        if problem:
+            raise InputError(f'--resume {problem}')
+        found = checkpoint
+    # without a file MMEngine would look for one itself and take an incomplete one
+    cfg.load_from, cfg.resume = found, found is not None
+    if found is None:
+        tell(cfg, f'--resume: there is no checkpoint in {cfg.work_dir}, the training starts anew')
+        return
+    tell(cfg, f'--resume: going on from {found}')
+    if Path(found).is_file() and (cfg.get('randomness') or {}).get('seed') is None:
+        # before data loaders are built, so that they draw in the same order
+        seed = read_checkpoint(found, allow_pickle)['meta'].get('seed')
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+
+
+# ---- hooks -------------------------------------------------------------------------------------
+
+
+class ResumeSchedule(Hook):
+    """Let the config's schedule win over the one of the checkpoint that is resumed from.
+
+    MMEngine restores the old lengths and learning rates, so that a longer schedule has no effect.
+    """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare the two schedules, and drop what could run code when it is resumed.
+
+        Args:
+            runner: The runner, with fresh schedulers and optimizer.
+            checkpoint: Content of the file.
+        """
+        # MMEngine would execute this text
+        (checkpoint.get('meta') or {}).pop('config', None)
+        self.differences: list[str] = []
+        schedulers, saved = runner.param_schedulers, checkpoint.get('param_schedulers')
+        groups = getattr(runner.optim_wrapper, 'param_groups', None)
+        if not (isinstance(schedulers, list) and isinstance(saved, list)) or groups is None:
+            return
+        old_groups = (checkpoint.get('optimizer') or {}).get('param_groups')
+        self.differences = _differing_schedulers(schedulers, saved)
+        names = {f'initial_{scheduler.param_name}' for scheduler in schedulers}
+        self.initial = [{name: group[name] for name in names & group.keys()} for group in groups]
+        if isinstance(old_groups, list) and len(old_groups) == len(groups):
+            self.differences += _differing_rates(self.initial, old_groups)
+        if self.differences:
+            checkpoint.pop('param_schedulers')
+
+    def before_train(self, runner: Runner) -> None:
+        """Put schedulers to where they would be now, had they ruled from the start.
+
+        Args:
+            runner: The runner, resumed.
+        """
+        if not getattr(self, 'differences', None):
+            return
+        for group, initial in zip(runner.optim_wrapper.param_groups, self.initial, strict=True):
+            for name, value in initial.items():
+                group[name] = group[name.removeprefix('initial_')] = value
+        runner.param_schedulers = runner.build_param_scheduler(
+            copy.deepcopy(runner.cfg.param_scheduler)
+        )
+        _replay(runner)
+        rate = runner.optim_wrapper.param_groups[0]['lr']
+        runner.logger.info(
+            f'The schedule differs from that of the checkpoint ({"; ".join(self.differences)}). '
+            f"The config's is used: the learning rate is {rate:.4g} at iteration {runner.iter}"
+        )
+
+
+def _differing_schedulers(schedulers: list, saved: list[dict]) -> list[str]:
+    if len(schedulers) != len(saved):
+        return [f'{len(saved)} -> {len(schedulers)} schedulers']
+    differences = []
+    for index, (scheduler, old) in enumerate(zip(schedulers, saved, strict=True)):
+        new = scheduler.state_dict()
+        for name in new.keys() & old.keys():
+            if name.startswith('_') or name in _PROGRESS or new[name] == old[name]:
+                continue
+            if 'Plateau' in type(scheduler).__name__:  # its past cannot be replayed
+                print_log(f'param_scheduler.{index}.{name} of the checkpoint stays: {old[name]}')
+                continue
+            differences.append(f'param_scheduler.{index}.{name}: {old[name]} -> {new[name]}')
+    return sorted(differences)
+
+
+def _differing_rates(new_groups: list[dict], old_groups: list[dict]) -> list[str]:
+    for new, old in zip(new_groups, old_groups, strict=True):
+        for name, value in new.items():
+            if name in old and value != old[name]:
+                return [f'{name.removeprefix("initial_")}: {old[name]} -> {value}']
+    return []
+
+
+def _replay(runner: Runner) -> None:
+    """Step fresh schedulers as the training so far would have."""
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    epoch_length = len(runner.train_dataloader) if by_epoch else None
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # about steps of the optimizer in between
+        for iteration in range(1, runner.iter + 1):
+            ends_epoch = by_epoch and iteration % epoch_length == 0
+            for scheduler in runner.param_schedulers:
+                if not scheduler.by_epoch or ends_epoch:
+                    scheduler.step()
 
 
 class ValidateFinished(Hook):

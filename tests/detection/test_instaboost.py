@@ -14,6 +14,17 @@ from mmfocal.detection.instaboost import RepairedInstaBoost, mask_to_polygons
 pytest.importorskip('instaboostfast')
 
 
+def rle_of(polygons: list) -> dict:
+    return coco_mask.merge(coco_mask.frPyObjects(polygons, 200, 300))
+
+
+def counts_of(polygons: list) -> dict:
+    """Uncompressed, as COCO's crowds are."""
+    flat = coco_mask.decode(rle_of(polygons)).ravel(order='F')
+    edges = np.flatnonzero(np.diff(flat, prepend=0, append=2))
+    return dict(counts=np.diff(edges, prepend=0).tolist(), size=[200, 300])
+
+
 def two_parts() -> np.ndarray:
     mask = np.zeros((40, 60), np.uint8)
     mask[5:15, 0:20] = 1  # touches the border
@@ -41,7 +52,8 @@ def test_lines_and_points_are_no_polygons():
     assert mask_to_polygons(line, tolerance=2) == []  # there and back
 
 
-def test_instances_move_and_keep_their_labels(monkeypatch):
+@pytest.mark.parametrize('form', ['polygons', 'compressed', 'counts'])
+def test_instances_move_and_keep_their_labels(monkeypatch, form):
     from instaboostfast import affine_transform, pycococreater
 
     register_all_modules()
@@ -53,7 +65,8 @@ def test_instances_move_and_keep_their_labels(monkeypatch):
     np.random.seed(0)
     polygons = mask_to_polygons(np.kron(two_parts(), np.ones((5, 5), np.uint8)))
     image = np.random.randint(0, 255, (200, 300, 3), np.uint8)
-    instance = dict(bbox=[0, 25, 250, 190], bbox_label=7, mask=polygons, ignore_flag=0)
+    masks = dict(polygons=polygons, compressed=rle_of(polygons), counts=counts_of(polygons))
+    instance = dict(bbox=[0, 25, 250, 190], bbox_label=7, mask=masks[form], ignore_flag=0)
     results = pickle.loads(boost).transform(dict(img=image.copy(), instances=[instance]))
     (moved,) = results['instances']
     assert moved['bbox_label'] == 7

@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from mmfocal.engine import check_inputs
+from mmfocal.engine import InputError, check_inputs
 
 KEY = 'train_dataloader.dataset'
 
@@ -19,7 +19,7 @@ def root(tmp_path: Path) -> Path:
     for folder in ('images', 'annotations'):
         (tmp_path / folder).mkdir()
     for index in range(60):
-        (tmp_path / 'images' / f'{index:02d}.jpg').touch()
+        Image.new('RGB', (2, 1)).save(tmp_path / 'images' / f'{index:02d}.jpg')
         save(tmp_path, index, [[0, max(0, 91 + index)]])
     return tmp_path
 
@@ -47,7 +47,7 @@ def test_ade20k_passes(root):
 
 def test_a_missing_label_map_is_named(root):
     (root / 'annotations' / '07.png').unlink()
-    with pytest.raises(FileNotFoundError) as error:
+    with pytest.raises(InputError) as error:
         check_inputs(segmentation(root))
     assert str(error.value) == (
         f'{KEY}.data_prefix.seg_map_path: 1 of 60 label maps are missing, the first is '
@@ -56,7 +56,7 @@ def test_a_missing_label_map_is_named(root):
 
 
 def test_images_of_another_suffix_are_no_images(root):
-    with pytest.raises(FileNotFoundError) as error:
+    with pytest.raises(InputError) as error:
         check_inputs(segmentation(root, img_suffix='.png'))
     assert f'{KEY}.data_prefix.img_path: no file in {root}/images ends in' in str(error.value)
     assert "'.png' (img_suffix)" in str(error.value)
@@ -138,5 +138,5 @@ def test_own_classes(root):
     with pytest.raises(ValueError, match=r'00\.png has label 91; expected 0 to 1, or 255'):
         check_inputs(segmentation(root, **changes))
     for index in range(60):
-        save(root, index, [[0, 1, 255]])
+        save(root, index, [[1, 0 if index else 255]])
     check_inputs(segmentation(root, **changes))

@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
-from mmfocal.engine import check_inputs
-from mmfocal.engine.evaluate import use_tta, write_submission
+from mmfocal.engine import check_inputs, read_config
+from mmfocal.engine.evaluate import draw_predictions, use_tta, write_submission
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,19 @@ def test_missing_test_time_augmentation_is_explained(scope, message):
 def test_classification_does_not_draw_several_views():
     hook = dict(type='VisualizationHook', enable=True)
     cfg = Config(dict(default_scope='mmpretrain', default_hooks=dict(visualization=hook)))
-    with pytest.raises(ValueError, match='omit --show and --show-dir'):
+    with pytest.raises(ValueError, match='use --show-dir'):
         use_tta(cfg)
+
+
+@pytest.mark.parametrize('task', ['maskrcnn', 'upernet', 'cls'])
+def test_drawing_keeps_the_settings_of_the_config(task, repo_root, tmp_path):
+    cfg = read_config(repo_root / 'configs' / 'quickstart' / f'focal_nano_{task}.py')
+    hook = cfg.default_hooks.visualization
+    hook.update(dict(maskrcnn=dict(score_thr=0.7), upernet={}, cls=dict(resize=64))[task])
+    drawing = draw_predictions(cfg, show=False, show_dir=str(tmp_path), wait_time=0)
+    own = dict(maskrcnn=dict(pred_score_thr=0.7), upernet={}, cls=dict(resize=64))[task]
+    assert drawing.options == dict(show=False, wait_time=0, **own)
+    assert drawing.folder == str(tmp_path)
 
 
 @pytest.fixture

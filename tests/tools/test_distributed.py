@@ -2,6 +2,7 @@
 """The launch scripts: two CPU processes that train one model, and the commands they start."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -133,6 +134,31 @@ def test_threads_spin_briefly_unless_the_user_says_otherwise(
     env |= {'PYTHON': str(program), 'PORT': '1234', **variables}
     done = subprocess.run(command, env=env, text=True, capture_output=True, check=True)
     assert done.stdout == f'{expected}\n'
+
+
+@pytest.mark.parametrize(
+    'script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh']
+)
+def test_paths_of_any_characters_reach_the_tools_unchanged(repo_root, tmp_path, printer, script):
+    folder = tmp_path / """it's "one"; $HOME & (more)"""
+    folder.mkdir()
+    for name in (script, 'dist_common.sh', 'keep_memory.sh'):
+        shutil.copy(repo_root / 'tools' / name, folder)
+    odd = [f"""{kind}; touch it's "{kind}" $(id) *""" for kind in ('config', 'file')]
+    process = [] if script == 'dist_train.sh' else [odd[1]]
+    before = ['part', 'my job'] if script.startswith('slurm') else []
+    named = ['part', '--job-name=my job'] if before else []
+    count = [] if before else ['2']
+    path = f'{printer.parent}{os.pathsep}{os.environ["PATH"]}'
+    done = bash(
+        *(folder / script, *before, odd[0], *process, *count, '--cfg-options', f'key={odd[1]}'),
+        **dict(PYTHON=str(printer), PORT='1234', PATH=path),
+    )
+    words = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert {odd[0], f'key={odd[1]}', *process, *named} <= set(words)
+    tool = 'train.py' if 'train' in script else 'test.py'
+    assert str(folder / tool) in words
 
 
 @pytest.mark.parametrize('tool', ['train', 'test'])

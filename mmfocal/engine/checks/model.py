@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do backbone, necks and heads agree about channels?
+"""Models: channels of neighboring parts, numbers of classes, batches of one image.
 
-They are run on PyTorch's meta device, where tensors have shapes but no values, so that any
-registered module can be asked, in a fraction of a second and without memory. What does not run
-there, say a deformable convolution, is not checked, nor is what follows it.
+Parts are run on PyTorch's meta device, where tensors have shapes but no values, so that any
+registered module can be checked, in a fraction of a second and without memory. Parts that do not
+run there, such as a deformable convolution, are not checked, nor is what follows them.
 """
 
 import warnings
@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
+from ..findings import Findings, first_few
 from ..skeleton import build_skeleton
 
 Maps = Sequence[Tensor]
@@ -26,10 +27,57 @@ _HEADS = (
 )
 _COUNTS = ('in_index', 'num_ins')  # which maps a head takes, or how many
 _BAD_ARGUMENTS = (AssertionError, IndexError, KeyError, TypeError, ValueError)
+# Parts whose num_classes is something else: pre-training, foreground, stuff, boundaries
+_OTHER_PARTS = ('backbone', 'rpn_head', 'semantic_head')
+_OTHER_TYPES = ('STDCHead',)
+
+
+# ---- numbers of classes ------------------------------------------------------------------------
+
+
+def check_num_classes(
+    model: dict, key: str, classes: Sequence[str] | None, findings: Findings
+) -> None:
+    """Check what mmdet's ``NumClassCheckHook`` checks where a config has it.
+
+    Args:
+        model: The config's model; none is checked if it takes its classes from text.
+        key: Where the config has the data set's classes.
+        classes: Class names of the data set; None skips it.
+        findings: Gets an error per head whose ``num_classes`` differs.
+    """
+    if not classes or 'language_model' in model:
+        return
+    for head_key, found in _num_classes('model', model):
+        if found != len(classes):
+            findings.error(
+                f'{head_key}={found}, but {key} has {len(classes)} classes: '
+                f'{first_few(classes, 5)}',
+                {head_key: len(classes)},
+            )
+
+
+def _num_classes(key: str, node: Any) -> Iterator[tuple[str, int]]:
+    """Yield key and value of every ``num_classes`` of a head."""
+    if isinstance(node, (list, tuple)):
+        node = dict(enumerate(node))
+    elif not isinstance(node, dict) or node.get('type') in _OTHER_TYPES:
+        return
+    for name, child in node.items():
+        if name == 'num_classes':
+            yield f'{key}.{name}', child
+        elif name not in _OTHER_PARTS:
+            yield from _num_classes(f'{key}.{name}', child)
+
+
+# ---- channels ----------------------------------------------------------------------------------
 
 
 def check_widths(cfg: Config) -> None:
     """Check that every part of a model takes as many channels as the part before it gives.
+
+    With ``train_dataloader.batch_size=1``, parts are also run in training mode: batch norm of a
+    single value per channel is impossible.
 
     Args:
         cfg: Config; its ``model`` is checked if it has a ``backbone``.
@@ -44,13 +92,14 @@ def check_widths(cfg: Config) -> None:
     with scope, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')  # they come with the real model
         try:
-            _check_model(model)
+            _check_model(model, cfg)
         except ValueError as error:
             raise ValueError(f'{cfg.filename}: {error}') from error
 
 
-def _check_model(model: dict) -> None:
+def _check_model(model: dict, cfg: Config) -> None:
     giver, maps = _run_backbone(model['backbone'])
+    single = (cfg.get('train_dataloader') or {}).get('batch_size') == 1
     for key, neck in _parts('model.neck', model.get('neck')):
         maps = maps and _check_part(key, neck, giver, maps)
         giver = f'{key} ({neck.get("type")})'
@@ -62,6 +111,8 @@ def _check_model(model: dict) -> None:
     for name, listed in heads.items():
         for key, head in _parts(name, listed):
             _check_part(key, head, giver, maps)
+            if single:
+                _check_single(key, head, maps)
     for task in ('bbox', 'mask'):
         _check_roi_head(task, roi_head, giver, maps)
 
@@ -101,6 +152,21 @@ def _check_part(key: str, part: dict, giver: str, maps: Maps) -> Maps | None:
         given = [f'{name}={part[name]}' for name in ('in_channels', *_COUNTS) if name in part]
         _refuse(f'{key}.{", ".join(given)}', giver, maps)
     return _as_maps(outputs)
+
+
+def _check_single(key: str, part: dict, maps: Maps) -> None:
+    """Run a head in training mode on one image."""
+    try:
+        build_skeleton(part).train()([each[:1] for each in maps])
+    except ValueError as error:
+        if 'more than 1 value per channel' in str(error):
+            raise ValueError(
+                f'train_dataloader.batch_size=1: batch norm in {key} ({part.get("type")}) gets a '
+                'single value per channel; expected at least 2 images per process, or another '
+                'norm (norm_cfg)'
+            ) from error
+    except Exception:  # as in _check_part
+        return
 
 
 def _fits(part: dict, widths: list[int]) -> bool:

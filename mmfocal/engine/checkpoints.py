@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that a kill cannot take away, and one more when the run is asked to stop."""
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import Runner
+
+_AGREEMENT = 10  # iterations between two questions whether any process was asked to stop
+
+
+class SafeCheckpointHook(CheckpointHook):
+    """MMEngine's hook, except for the order: write, point to it, then delete outdated ones.
+
+    MMEngine deletes first, so that a kill leaves ``max_keep_ckpts=1`` without any, and
+    ``last_checkpoint`` names a file that is gone.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Remove what an earlier, killed run left unfinished.
+
+        Args:
+            runner: The runner.
+        """
+        super().before_train(runner)
+        if is_main_process() and os.path.isdir(self.out_dir):
+            for path in Path(self.out_dir).glob('.*.pth.*.tmp'):
+                path.unlink(missing_ok=True)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        outdated = self._register(runner, step)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            point_to(runner.work_dir, self.last_ckpt)
+            for old in outdated:
+                self._remove(self.filename_tmpl.format(old))
+
+    def _register(self, runner: Runner, step: int) -> list[int]:
+        """Note a checkpoint; return the steps of those that it makes superfluous."""
+        if self.max_keep_ckpts <= 0 or (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
+            return []
+        outdated = []
+        while len(self.keep_ckpt_ids) >= self.max_keep_ckpts:
+            outdated.append(self.keep_ckpt_ids.popleft())
+        self.keep_ckpt_ids.append(step)
+        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        return outdated
+
+    def _remove(self, name: str) -> None:
+        path = self.file_backend.join_path(self.out_dir, name)
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):  # DeepSpeed's
+            self.file_backend.rmtree(path)
+
+    def save_now(self, runner: Runner, epoch: int, iteration: int) -> str:
+        """Save between two regular checkpoints.
+
+        Args:
+            runner: The runner.
+            epoch: Completed epochs.
+            iteration: Completed iterations.
+
+        Returns:
+            Path of the checkpoint.
+        """
+        name = f'iter_{iteration}.pth'
+        path = self.file_backend.join_path(self.out_dir, name)
+        if self.last_ckpt == path and not self.by_epoch:
+            return path  # it was just written
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            meta=dict(epoch=epoch, iter=iteration),
+            by_epoch=False,
+            backend_args=self.backend_args,
+        )
+        if is_main_process():
+            point_to(runner.work_dir, path)
+        return path
+
+
+def point_to(work_dir: str, checkpoint: str) -> None:
+    """Let ``last_checkpoint`` name a checkpoint, at no time anything else.
+
+    Args:
+        work_dir: Directory of the run.
+        checkpoint: Path of a complete checkpoint.
+    """
+    unfinished = Path(work_dir, '.last_checkpoint.tmp')
+    unfinished.write_text(checkpoint)
+    os.replace(unfinished, Path(work_dir, 'last_checkpoint'))
+
+
+class SaveOnSignal(Hook):
+    """Save a checkpoint and end when the process gets SIGTERM, as before a preemption.
+
+    A second signal ends it at once. Several processes agree every 10 iterations, since all have to
+    take part in saving sharded models.
+    """
+
+    priority = 'LOWEST'  # behind the regular checkpoint and all that changes the weights
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen for the signal.
+
+        Args:
+            runner: The runner.
+        """
+        self.asked = False
+        self.previous = signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        print('SIGTERM: saving a checkpoint after this iteration', flush=True)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Save and end if asked to.
+
+        Args:
+            runner: The runner.
+            batch_idx: Not used.
+            data_batch: Not used.
+            outputs: Not used.
+
+        Raises:
+            SystemExit: If asked to end.
+        """
+        if self._all_agree(runner.iter):
+            self._end(runner, runner.epoch, runner.iter + 1)
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Save and end if asked to, also in the middle of a validation.
+
+        Args:
+            runner: The runner.
+            batch_idx: Index of the batch.
+            data_batch: Not used.
+            outputs: Not used.
+
+        Raises:
+            SystemExit: If asked to end.
+        """
+        if self._all_agree(batch_idx):
+            self._end(runner, runner.epoch, runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        """Stop listening.
+
+        Args:
+            runner: The runner.
+        """
+        signal.signal(signal.SIGTERM, self.previous)
+
+    def _all_agree(self, index: int) -> bool:
+        if get_world_size() == 1:
+            return self.asked
+        if (index + 1) % _AGREEMENT:
+            return False
+        asked = torch.tensor(int(self.asked))
+        all_reduce(asked, 'max')
+        return bool(asked)
+
+    def _end(self, runner: Runner, epoch: int, iteration: int) -> None:
+        hooks = [hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)]
+        if hooks:
+            path = hooks[0].save_now(runner, epoch, iteration)
+            runner.logger.info(f'Ended by SIGTERM at iteration {iteration}; go on from {path}')
+        raise SystemExit(128 + signal.SIGTERM)

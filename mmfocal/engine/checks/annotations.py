@@ -1,0 +1,595 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO files: does every entry fit its image, the data set's classes, and what is read later?"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+
+from ..findings import Findings, first_few
+from .folders import IGNORED, are_present, check_pictures, check_values, picture_size, sample
+
+_REQUIRED = {  # what mmdet reads without asking
+    'images': ('id', 'file_name', 'height', 'width'),
+    'categories': ('id', 'name'),
+    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
+}
+
+
+@dataclass
+class CocoFile:
+    """A COCO instances file, and what will be read from it.
+
+    Args:
+        key: Where the config names it.
+        path: The file.
+        findings: Gets the errors.
+        masks: Masks are loaded, or scored.
+        scored: COCO's evaluation reads it.
+        may_lack_annotations: As COCO's ``image_info_test-dev2017.json`` does.
+    """
+
+    key: str
+    path: str
+    findings: Findings
+    masks: bool = False
+    scored: bool = False
+    may_lack_annotations: bool = False
+    content: dict = field(default_factory=dict)
+
+    def error(self, text: str, lines: dict[str, Any] | None = None) -> None:
+        """Add an error about this file.
+
+        Args:
+            text: The error, without the key.
+            lines: Config lines that solve it.
+        """
+        self.findings.error(f'{self.key}: {text}', lines)
+
+    def read(self) -> bool:
+        """Read the file and check that its parts have the entries that mmdet reads.
+
+        Returns:
+            Whether it makes sense to look further.
+        """
+        try:
+            with open(self.path, encoding='utf-8') as file:
+                self.content = json.load(file)
+        except (ValueError, RecursionError) as error:
+            self.error(f'{self.path} is no JSON: {error}')
+            return False
+        if not isinstance(self.content, dict):
+            self.error(f'{self.path} is a {type(self.content).__name__}; expected COCO instances')
+            return False
+        complete = [self._has_entries(part, names) for part, names in _REQUIRED.items()]
+        return all(complete)
+
+    def _has_entries(self, part: str, names: Sequence[str]) -> bool:
+        entries = self.content.get(part)
+        if not entries and part == 'annotations' and self.may_lack_annotations:
+            self.content[part] = []
+            return True
+        if not entries:
+            self.error(f'{self.path} has no {part!r}; expected a COCO instances file')
+            return False
+        if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+            self.error(f'{part} in {self.path} is no list of objects')
+            return False
+        if part == 'annotations' and self.scored:
+            names = (*names, 'iscrowd')
+        complete = True
+        for name in names:
+            lacking = [index for index, entry in enumerate(entries) if name not in entry]
+            if lacking:
+                complete = False
+                hint = ', usually 0' if name == 'iscrowd' else ''
+                self.error(
+                    f'{len(lacking)} of {len(entries)} {part} in {self.path} have no {name!r}'
+                    f'{hint}, the first is {part}[{lacking[0]}]'
+                )
+        return complete
+
+
+def check_coco(file: CocoFile, dataset: BaseDataset, model: dict) -> list[str] | None:
+    """Check a data set's file, its images and its stuff maps, if it has any.
+
+    Args:
+        file: The data set's ``ann_file``.
+        dataset: mmdet's ``CocoDataset``, not yet read.
+        model: The config's model; its semantic head limits the values of stuff maps.
+
+    Returns:
+        Names of the classes that fit the file, None if the file cannot be used.
+    """
+    if not file.read():
+        return None
+    sound = check_ids(file) & _check_image_sizes(file)
+    folder = dataset.data_prefix.get('img', '')
+    _check_images(file, folder)
+    classes = _check_categories(file, dataset)
+    if sound and file.content['annotations'] and check_references(file):
+        kept = check_boxes(file, classes)
+        if kept is not None:
+            check_masks(file, kept)
+            _check_filter(file, dataset, kept)
+    if dataset.data_prefix.get('seg'):
+        key = f'{file.key.removesuffix(".ann_file")}.data_prefix.seg'
+        _check_stuff_maps(key, file, dataset, model)
+    return classes
+
+
+def check_scored_file(file: CocoFile, dataset_file: CocoFile) -> None:
+    """Check a file that an evaluator reads and that is not the data set's own.
+
+    Args:
+        file: The evaluator's ``ann_file``.
+        dataset_file: The data set's, which is read already.
+    """
+    if not file.read() or not check_ids(file) & _check_image_sizes(file):
+        return
+    known = {image['id'] for image in file.content['images']}
+    images = dataset_file.content.get('images', [])
+    lost = [image['id'] for image in images if image['id'] not in known]
+    if lost:
+        file.error(
+            f'{len(lost)} of {len(images)} images of {dataset_file.path} are not in {file.path}, '
+            f'the first has id={lost[0]!r}; expected the annotations of the same images'
+        )
+    names = [sorted(str(c['name']) for c in f.content['categories']) for f in (file, dataset_file)]
+    if names[0] != names[1]:
+        file.error(
+            f'{file.path} has the categories {first_few(names[0], 5)}, but {dataset_file.path} '
+            f'has {first_few(names[1], 5)}'
+        )
+    if file.content['annotations'] and check_references(file):
+        kept = check_boxes(file, None)
+        if kept is not None:
+            check_masks(file, kept)
+
+
+# ---- entries -----------------------------------------------------------------------------------
+
+
+def check_ids(file: CocoFile) -> bool:
+    """Check that ids and names are unique, and that COCO's evaluation can use them.
+
+    Args:
+        file: A file that is read.
+    """
+    good = True
+    for part, names in dict(
+        images=('id', 'file_name'), categories=('id', 'name'), annotations=('id',)
+    ).items():
+        for name in names:
+            good &= _are_unique(file, part, name)
+    if good and file.scored:
+        good = _are_scored(file)
+    return good
+
+
+def _are_unique(file: CocoFile, part: str, name: str) -> bool:
+    entries = file.content[part]
+    kinds = (str,) if name in ('file_name', 'name') else (int, str)
+    wrong = [each[name] for each in entries if not isinstance(each[name], kinds)]
+    if wrong:
+        expected = ' or '.join('text' if kind is str else 'an integer' for kind in kinds)
+        file.error(f'{part} in {file.path} have {name}={wrong[0]!r}; expected {expected}')
+        return False
+    values = [each[name] for each in entries]
+    if len(set(values)) == len(values):
+        return True
+    value, count = Counter(values).most_common(1)[0]
+    file.error(
+        f'{count} {part} in {file.path} have {name}={value!r}; expected a {name} of its own for '
+        'each'
+    )
+    return False
+
+
+def _are_scored(file: CocoFile) -> bool:
+    """COCO's evaluation stores ids of annotations as numbers, and 0 for "no match"."""
+    for annotation in file.content['annotations']:
+        number = annotation['id']
+        if not isinstance(number, int) or number == 0:
+            file.error(
+                f'annotation id={number!r} in {file.path}: the evaluation takes 0 for "no match" '
+                'and needs numbers; expected ids from 1 on'
+            )
+            return False
+        if annotation['iscrowd'] not in (0, 1):
+            file.error(
+                f'annotation id={number} in {file.path} has iscrowd={annotation["iscrowd"]!r}; '
+                'expected 0 or 1'
+            )
+            return False
+    return True
+
+
+def check_references(file: CocoFile) -> bool:
+    """Refuse annotations of unknown images and categories, which mmdet drops silently.
+
+    Args:
+        file: A file whose ids are sound.
+    """
+    good = True
+    annotations = file.content['annotations']
+    for name, part in dict(image_id='images', category_id='categories').items():
+        known = {entry['id'] for entry in file.content[part]}
+        lost = [
+            each
+            for each in annotations
+            if not isinstance(each[name], (int, str)) or each[name] not in known
+        ]
+        if lost:
+            good = False
+            file.error(
+                f'{len(lost)} of {len(annotations)} annotations in {file.path} have an unknown '
+                f'{name}, the first is id={lost[0]["id"]} with {name}={lost[0][name]!r}; expected '
+                f'the id of one of its {len(known)} {part}'
+            )
+    return good
+
+
+# ---- images ------------------------------------------------------------------------------------
+
+
+def _check_image_sizes(file: CocoFile) -> bool:
+    for image in file.content['images']:
+        for name in ('width', 'height'):
+            value = image[name]
+            if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+                file.error(
+                    f'image id={image["id"]} in {file.path} has {name}={value!r}; expected a '
+                    'positive integer'
+                )
+                return False
+    return True
+
+
+def _check_images(file: CocoFile, folder: str) -> None:
+    """Look for every image, and compare the sizes of a sample with the file's."""
+    images = [each for each in file.content['images'] if isinstance(each['file_name'], str)]
+    paths = [os.path.join(folder, image['file_name']) for image in images]
+    if not are_present(file.key, paths, f'images that {file.path} lists', file.findings):
+        return
+    check_pictures(file.key, paths, file.findings)
+    wrong = []
+    for image, path in sample(list(zip(images, paths, strict=True))):
+        try:
+            size = picture_size(path)
+        except OSError:  # reported already
+            continue
+        if size and size != (image['width'], image['height']):
+            wrong.append(
+                f'{path} is {size[0]} x {size[1]}, {file.path} says {image["width"]} x '
+                f'{image["height"]}'
+            )
+    if wrong:
+        file.error(
+            f'{len(wrong)} of a sample of {len(sample(paths))} images have another size (width x '
+            f'height) than annotated: {first_few(wrong, 2)}'
+        )
+
+
+# ---- categories --------------------------------------------------------------------------------
+
+
+def _check_categories(file: CocoFile, dataset: BaseDataset) -> list[str]:
+    """Refuse what mmdet takes silently, and return the class names that fit.
+
+    mmdet drops categories that are no classes, and numbers the others in the order of the file.
+    """
+    names = [category['name'] for category in file.content['categories']]
+    classes = dataset.metainfo['classes']
+    key = file.key.removesuffix('.ann_file')
+    lines = {f'{key}.metainfo.classes': tuple(names)}
+    if isinstance(classes, str):
+        file.findings.error(
+            f'{key}.metainfo.classes={classes!r} is text; expected a tuple of names, which has a '
+            f"comma even with one: ('{classes}',)",
+            lines,
+        )
+        return names
+    classes = list(classes)
+    absent = [name for name in classes if name not in names]
+    unknown = [name for name in names if name not in classes]
+    default = classes == list(type(dataset).METAINFO['classes'])
+    if absent:
+        file.error(
+            f'{file.path} has no category {absent[0]!r} (of {len(absent)} classes that are '
+            f'missing), found {first_few(names, 10)}',
+            lines if unknown else {f'{key}.metainfo.classes': _kept(names, classes)},
+        )
+        return names
+    if unknown and default:
+        file.error(
+            f'category {unknown[0]!r} (of {len(unknown)}) in {file.path} is not a class of '
+            f'{type(dataset).__name__}; name yours in metainfo=dict(classes=(...)) of each split',
+            lines,
+        )
+        return names
+    if unknown:
+        file.findings.note(
+            f'{file.key}: categories not in metainfo.classes are left out: {unknown}'
+        )
+    order = _kept(names, classes)
+    if list(order) != classes:
+        file.error(
+            f'classes must come in the order of {file.path}: {list(order)}, got {classes}',
+            {f'{key}.metainfo.classes': order},
+        )
+    return list(order)
+
+
+def _kept(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in classes)
+
+
+# ---- boxes -------------------------------------------------------------------------------------
+
+
+def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | None:
+    """Refuse what is no box; count those without area, which mmdet drops and COCO's set has.
+
+    Args:
+        file: A file whose references are sound.
+        classes: Classes that are learned; None for all.
+
+    Returns:
+        For each annotation whether mmdet keeps it; None if some have no box.
+    """
+    annotations = file.content['annotations']
+    boxes = _numbers(file, 'bbox', 4, 'four finite numbers [x, y, width, height]')
+    areas = _numbers(file, 'area', 0, 'a finite number')
+    if boxes is None or areas is None:
+        return None
+    by_id = {image['id']: (image['width'], image['height']) for image in file.content['images']}
+    sizes = np.array([by_id[each['image_id']] for each in annotations])
+    ends = boxes[:, :2] + boxes[:, 2:]
+    # what mmdet's CocoDataset.parse_data_info asks
+    outside = (boxes[:, :2] >= sizes).any(1) | (ends <= 0).any(1)
+    dropped = outside | (areas <= 0) | (boxes[:, 2:] < 1).any(1)
+    if dropped.any():
+        file.findings.note(
+            f'{file.key}: mmdet leaves out {dropped.sum()} of {len(annotations)} boxes, which '
+            'have no area, lie outside of the image, or are narrower than 1 pixel'
+        )
+    beyond = (ends > sizes + 1).any(1) & ~outside
+    if beyond.sum() > len(annotations) / 10:
+        file.findings.warn(
+            f'{file.key}: {beyond.sum()} of {len(annotations)} boxes in {file.path} end outside '
+            'of their image; COCO means [x, y, width, height], not [x1, y1, x2, y2]'
+        )
+    kept = ~dropped & _is_class(file, classes)
+    kept &= [not each.get('ignore', False) for each in annotations]
+    if not kept.any():
+        hint = (
+            ': they seem relative to the image, pixels are expected' if boxes.max() <= 1.5 else ''
+        )
+        file.error(
+            f'none of the {len(annotations)} annotations in {file.path} is left: {dropped.sum()} '
+            'boxes have no area, lie outside of the image, or are narrower than 1 pixel'
+            f'{hint}'
+        )
+        return None
+    return kept
+
+
+def _numbers(file: CocoFile, name: str, length: int, expected: str) -> np.ndarray | None:
+    """Read one number, or a row of ``length`` numbers, of every annotation."""
+    values = [each[name] for each in file.content['annotations']]
+    shape = (length,) if length else ()
+    try:  # all at once is quick
+        array = np.array(values)
+        if array.dtype.kind in 'if' and array.shape[1:] == shape and np.isfinite(array).all():
+            return array
+    except ValueError:  # rows of several lengths
+        pass
+    for annotation in file.content['annotations']:
+        numbers = annotation[name] if length else [annotation[name]]
+        if not _are_finite(numbers, length or 1):
+            file.error(
+                f'annotation id={annotation["id"]} in {file.path} has {name}='
+                f'{annotation[name]!r}; expected {expected}'
+            )
+            return None
+    return np.array(values, float)
+
+
+def _are_finite(numbers: Any, length: int) -> bool:
+    return (
+        isinstance(numbers, list)
+        and len(numbers) == length
+        and all(type(value) in (int, float) and np.isfinite(value) for value in numbers)
+    )
+
+
+def _is_class(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray:
+    names = {each['id']: each['name'] for each in file.content['categories']}
+    return np.array(
+        [
+            classes is None or names[each['category_id']] in classes
+            for each in file.content['annotations']
+        ]
+    )
+
+
+def _check_filter(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) -> None:
+    """Name the filter that leaves no image, which a sampler would look for without end."""
+    if dataset.test_mode or not dataset.filter_cfg:
+        return
+    smallest = dataset.filter_cfg.get('min_size', 0)
+    images = file.content['images']
+    large = {each['id'] for each in images if min(each['width'], each['height']) >= smallest}
+    key = file.key.removesuffix('.ann_file')
+    if not large:
+        side = max(min(each['width'], each['height']) for each in images)
+        file.findings.error(
+            f'{key}.filter_cfg.min_size={smallest} leaves none of {len(images)} images of '
+            f'{file.path}; the largest has a shorter side of {side} pixels'
+        )
+    elif dataset.filter_cfg.get('filter_empty_gt', False):
+        annotated = {each['image_id'] for each in np.array(file.content['annotations'])[kept]}
+        if not annotated & large:
+            file.findings.error(
+                f'{key}.filter_cfg leaves none of {len(images)} images of {file.path}: those of '
+                f'at least min_size={smallest} pixels have no annotation'
+            )
+
+
+# ---- masks -------------------------------------------------------------------------------------
+
+
+def check_masks(file: CocoFile, kept: np.ndarray) -> None:
+    """Check the segmentations that training loads or the evaluation scores.
+
+    Args:
+        file: A file whose references are sound.
+        kept: For each annotation whether mmdet keeps it; the evaluation reads all of them.
+    """
+    if not file.masks:
+        return
+    sizes = {each['id']: [each['height'], each['width']] for each in file.content['images']}
+    lacking, odd, total = [], 0, 0
+    for annotation, is_kept in zip(file.content['annotations'], kept, strict=True):
+        if not (is_kept or file.scored):
+            continue
+        total += 1
+        mask = annotation.get('segmentation')
+        if not mask:
+            lacking.append(annotation['id'])
+            continue
+        problem = mask_problem(mask, sizes[annotation['image_id']], file.scored)
+        if problem:
+            file.error(f'annotation id={annotation["id"]} in {file.path}: {problem}')
+            return
+        odd += isinstance(mask, list) and all(len(part) < 6 or len(part) % 2 for part in mask)
+    if lacking:
+        where = 'the evaluation scores masks' if file.scored else 'masks are loaded (with_mask)'
+        file.error(
+            f'{len(lacking)} of {total} annotations in {file.path} have no segmentation, but '
+            f'{where}; the first is id={lacking[0]}. Expected polygons or RLE, or a config '
+            'without masks'
+        )
+    if odd:
+        file.findings.note(
+            f'{file.key}: mmdet ignores {odd} of {total} instances, whose polygons have fewer '
+            'than three corners or an odd number of coordinates'
+        )
+
+
+def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:
+    """Say what is wrong with a segmentation.
+
+    Args:
+        mask: Polygons or RLE.
+        size: Height and width of the image.
+        scored: pycocotools reads it, too, which ends the process for some shapes.
+
+    Returns:
+        The problem and what is expected; None if there is none.
+    """
+    if isinstance(mask, dict):
+        return _rle_problem(mask, size)
+    expected = 'expected polygons [[x1, y1, x2, y2, ...], ...]'
+    if not isinstance(mask, list) or not all(isinstance(part, list) for part in mask):
+        return f'segmentation={_short(mask)}; {expected} or RLE {{"counts", "size"}}'
+    for polygon in mask:
+        try:  # one pass in C over many numbers
+            finite = np.isfinite(sum(polygon))
+        except TypeError:
+            finite = False
+        if not finite:
+            return f'segmentation={_short(mask)} has something else than numbers; {expected}'
+        if scored and (not polygon or len(mask[0]) < 5):  # pycocotools takes four for a box
+            return (
+                f'a polygon of segmentation={_short(mask)} has {min(map(len, mask))} coordinates, '
+                'which the evaluation cannot read; expected an even number of at least 6'
+            )
+    return None
+
+
+def _rle_problem(mask: dict, size: list[int]) -> str | None:
+    counts, own = mask.get('counts'), mask.get('size')
+    if not isinstance(counts, (list, str)) or not isinstance(own, (list, tuple)):
+        return f'segmentation={_short(mask)}; expected "counts" (a list or text) and "size"'
+    if list(own) != size:
+        return f'segmentation has size={list(own)}, its image {size}; expected the same'
+    if isinstance(counts, list):
+        if not all(type(count) is int and count >= 0 for count in counts):
+            return f'segmentation.counts={_short(counts)}; expected non-negative integers'
+        total = sum(counts)
+    else:
+        total = _length_of_rle(counts)
+    if total != size[0] * size[1]:
+        return (
+            f'segmentation.counts add up to {total} pixels; expected {size[0]} x {size[1]} = '
+            f'{size[0] * size[1]}'
+        )
+    return None
+
+
+def _length_of_rle(text: str) -> int | None:
+    """Add up COCO's compressed counts: six bits a character, each but two relative to another.
+
+    pycocotools writes beyond its memory where they are too many.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        if len(counts) > 2:
+            value += counts[-2]
+        if value < 0:
+            return None
+        counts.append(value)
+        value = shift = 0
+    return None if shift else sum(counts)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+# ---- stuff maps --------------------------------------------------------------------------------
+
+
+def _check_stuff_maps(key: str, file: CocoFile, dataset: BaseDataset, model: dict) -> None:
+    """Look for every image's stuff map, and into some for values that the head lacks."""
+    folder, suffix = dataset.data_prefix['seg'], dataset.seg_map_suffix
+    images = file.content['images']
+    paths = [
+        os.path.join(folder, image['file_name'].rsplit('.', 1)[0] + suffix) for image in images
+    ]
+    if not are_present(key, paths, 'label maps', file.findings):
+        return
+    for image, path in sample(list(zip(images, paths, strict=True))):
+        try:
+            size = picture_size(path)
+        except OSError:  # reported below
+            continue
+        if size and size != (image['width'], image['height']):
+            file.findings.error(
+                f'{key}: {path} has {size[0]} x {size[1]} pixels, but its image has '
+                f'{image["width"]} x {image["height"]}; expected the same size'
+            )
+            break
+    head = (model.get('roi_head') or {}).get('semantic_head') or {}
+    if 'num_classes' in head:
+        ignored = (head.get('loss_seg') or {}).get('ignore_index', IGNORED)
+        note = f'model.roi_head.semantic_head.num_classes={head["num_classes"]}'
+        check_values(key, paths, head['num_classes'] - 1, {ignored}, note, file.findings)

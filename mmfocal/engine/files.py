@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of a run: written completely or not at all, read without running code from them."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import mmengine.runner.checkpoint as mmengine_checkpoint
+import torch
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.registry import HOOKS
+from mmengine.runner import CheckpointLoader
+
+from mmfocal.models.pretrained import read_checkpoint
+
+from .checkpoints import SafeCheckpointHook
+from .findings import InputError
+
+_NAMED_HASH = re.compile(r'-([0-9a-f]{8,64})\.\w+$')  # as in model-0123abcd.pth
+
+
+class AtomicBackend(LocalBackend):
+    """MMEngine's local files, which a kill or a full disk never leaves half written."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write a file beside the old one, then replace that.
+
+        Args:
+            obj: Content.
+            filepath: The file.
+
+        Raises:
+            OSError: If it cannot be written, for instance since the disk is full; the old file
+                stays.
+        """
+        write_atomically(obj, Path(filepath))
+
+
+def write_atomically(content: bytes, path: Path) -> None:
+    """Write a file beside the old one, then replace that.
+
+    Args:
+        content: What to write.
+        path: The file.
+
+    Raises:
+        OSError: If it cannot be written; the old file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        with open(unfinished, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f'{error.strerror}; the previous file stays', str(path)
+        ) from error
+
+
+def protect_files(allow_pickle: bool = False) -> None:
+    """Make MMEngine's runs in this process write and read files safely.
+
+    Args:
+        allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
+    """
+
+    def load_from_local(path: str, map_location: Any = None) -> dict:
+        return read_checkpoint(path, allow_pickle)  # the runner moves it to its device
+
+    def load_from_http(path: str, map_location: Any = None, **_: Any) -> dict:
+        return read_checkpoint(local_copy(path), allow_pickle)
+
+    register_backend('local', AtomicBackend, force=True, prefixes='')
+    HOOKS.register_module(name='CheckpointHook', module=SafeCheckpointHook, force=True)
+    CheckpointLoader.register_scheme('', load_from_local, force=True)
+    CheckpointLoader.register_scheme(('http://', 'https://'), load_from_http, force=True)
+    # what the other schemes, such as torchvision://, download with
+    mmengine_checkpoint.load_url = load_from_http
+
+
+def local_copy(address: str) -> str:
+    """Download a file once, and check that it is the right one.
+
+    Args:
+        address: ``https://.../model-0123abcd.pth``, whose name has the first digits of its
+            SHA-256, or any address with ``#sha256=...``.
+
+    Returns:
+        Path of the copy in PyTorch's hub folder.
+
+    Raises:
+        InputError: If the address has no checksum, or if the file does not fit it.
+    """
+    url, _, checksum = address.partition('#sha256=')
+    name = os.path.basename(url)
+    named = _NAMED_HASH.search(name)
+    checksum = checksum or (named[1] if named else '')
+    if not checksum:
+        raise InputError(
+            f'{address}: downloads need a checksum; expected a name like model-0123abcd.pth, or '
+            '#sha256=... behind the address'
+        )
+    path = Path(torch.hub.get_dir(), 'checkpoints', name)
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), checksum)
+        except RuntimeError as error:
+            raise InputError(f'{address}: {error}') from error
+    return str(path)

@@ -1,0 +1,504 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input of every kind is refused at the start, or told, or read as intended."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mmfocal.engine import InputError, check_inputs
+from mmfocal.engine.checks.annotations import mask_problem
+
+HEIGHT, WIDTH = 20, 30
+POLYGON = [[2, 3, 12, 3, 12, 8, 2, 8]]
+SHIPPED = Path(__file__).resolve().parents[2] / 'configs' / 'quickstart'
+
+
+def picture(path: Path, mode: str = 'RGB', size: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, 1).save(path)
+
+
+def loader(**dataset) -> dict:
+    return dict(batch_size=2, num_workers=0, dataset=dataset)
+
+
+# ---- detection ---------------------------------------------------------------------------------
+
+
+def annotated(root: Path) -> dict:
+    """Three images with two instances each; ids from 1 on."""
+    for name in 'abc':
+        picture(root / 'images' / f'{name}.png')
+    images = [
+        dict(id=i, file_name=f'{name}.png', height=HEIGHT, width=WIDTH)
+        for i, name in enumerate('abc', start=1)
+    ]
+    entry = dict(bbox=[2, 3, 10, 5], area=50, iscrowd=0, segmentation=POLYGON)
+    annotations = [
+        dict(entry, id=2 * image['id'] - 2 + category, image_id=image['id'], category_id=category)
+        for image in images
+        for category in (1, 2)
+    ]
+    categories = [dict(id=1, name='ring'), dict(id=2, name='pin')]
+    return dict(images=images, annotations=annotations, categories=categories)
+
+
+def detection(root: Path, content: dict, **changes) -> Config:
+    """Write annotations; use them for training and validation."""
+    (root / 'all.json').write_text(json.dumps(content))
+    dataset = dict(
+        type='CocoDataset',
+        data_root=str(root),
+        ann_file='all.json',
+        data_prefix=dict(img='images/'),
+        metainfo=dict(classes=('ring', 'pin')),
+        filter_cfg=dict(filter_empty_gt=True),
+        pipeline=[dict(type='LoadAnnotations', with_bbox=True, with_mask=True)],
+    )
+    cfg = dict(
+        default_scope='mmdet',
+        train_dataloader=loader(**{**dataset, **changes}),
+        val_dataloader=loader(**{**dataset, **changes, 'test_mode': True}),
+        val_evaluator=dict(
+            type='CocoMetric', ann_file=str(root / 'all.json'), metric=['bbox', 'segm']
+        ),
+    )
+    return Config(cfg)
+
+
+def first(part: str, **values) -> Callable[[dict], None]:
+    """Change the first entry of a part."""
+    return lambda content: content[part][0].update(values)
+
+
+def every(part: str, **values) -> Callable[[dict], None]:
+    return lambda content: [entry.update(values) for entry in content[part]]
+
+
+def without(part: str, name: str) -> Callable[[dict], None]:
+    return lambda content: content[part][0].pop(name)
+
+
+BAD_ANNOTATIONS = [
+    # (what is changed, words of the error)
+    ('box NaN', first('annotations', bbox=[1, 2, float('nan'), 4]), 'id=1 .* bbox=.*four finite'),
+    ('box infinite', first('annotations', bbox=[1, 2, float('inf'), 4]), 'bbox=.*four finite'),
+    ('box of text', first('annotations', bbox=[1, 2, 'wide', 4]), 'bbox=.*four finite'),
+    ('numbers as text', first('annotations', bbox=['1', '2', '3', '4']), 'bbox=.*four finite'),
+    ('box of three', first('annotations', bbox=[1, 2, 3]), 'bbox=.*four finite'),
+    ('box None', first('annotations', bbox=None), 'bbox=None; expected four finite'),
+    ('area NaN', first('annotations', area=float('nan')), 'area=nan; expected a finite'),
+    ('area of text', first('annotations', area='50'), "area='50'; expected a finite"),
+    ('no area', without('annotations', 'area'), "1 of 6 annotations .* have no 'area'"),
+    ('no box', without('annotations', 'bbox'), "have no 'bbox'"),
+    ('no id', without('annotations', 'id'), "have no 'id'"),
+    ('no iscrowd', without('annotations', 'iscrowd'), "have no 'iscrowd', usually 0"),
+    ('odd iscrowd', first('annotations', iscrowd='no'), "iscrowd='no'; expected 0 or 1"),
+    ('all boxes negative', every('annotations', bbox=[2, 3, -4, 5]), 'none of the 6 .* is left'),
+    ('all areas zero', every('annotations', area=0), 'none of the 6 annotations'),
+    ('all boxes outside', every('annotations', bbox=[40, 3, 4, 5]), 'none of the 6 annotations'),
+    ('relative boxes', every('annotations', bbox=[0.1, 0.1, 0.9, 0.9]), 'relative to the image'),
+    ('unknown image', first('annotations', image_id=9), 'unknown image_id, .* image_id=9'),
+    ('unknown category', first('annotations', category_id=9), 'unknown category_id'),
+    ('image id None', first('annotations', image_id=None), 'unknown image_id'),
+    ('image id a list', first('annotations', image_id=[1]), 'unknown image_id'),
+    ('annotation id twice', first('annotations', id=2), '2 annotations .* have id=2'),
+    ('annotation id zero', first('annotations', id=0), 'id=0 .*expected ids from 1 on'),
+    ('annotation id text', first('annotations', id='a'), "id='a' .*expected ids from 1 on"),
+    ('annotation id None', first('annotations', id=None), 'id=None; expected an integer or text'),
+    ('image id twice', first('images', id=2), '2 images .* have id=2'),
+    ('image name twice', first('images', file_name='b.png'), "file_name='b.png'; expected a"),
+    ('category id twice', first('categories', id=2), '2 categories .* have id=2'),
+    ('category name twice', first('categories', name='pin'), "2 categories .* have name='pin'"),
+    ('category name a number', first('categories', name=7), 'name=7; expected text'),
+    ('image missing', first('images', file_name='d.png'), r'1 of 3 images .*d\.png'),
+    ('image name None', first('images', file_name=None), 'file_name=None; expected text'),
+    ('half the height', first('images', height=10), r'a\.png is 30 x 20, .* says 30 x 10'),
+    ('height zero', first('images', height=0), 'height=0; expected a positive integer'),
+    ('height of text', first('images', height='20'), "height='20'; expected a positive"),
+    ('no width', without('images', 'width'), "1 of 3 images .* have no 'width'"),
+    ('no mask', without('annotations', 'segmentation'), '1 of 6 annotations .* no segmentation'),
+    ('mask None', first('annotations', segmentation=None), 'no segmentation, but masks are'),
+    ('no masks at all', every('annotations', segmentation=[]), '6 of 6 .*no segmentation'),
+    ('flat polygon', first('annotations', segmentation=[1, 1, 9, 1, 9, 9]), 'expected polygons'),
+    ('mask of text', first('annotations', segmentation='full'), "segmentation='full'; expected"),
+    ('polygon NaN', first('annotations', segmentation=[[1, 1, 9, float('nan'), 9, 9]]), 'numbers'),
+    ('polygon of text', first('annotations', segmentation=[['1', '1', '9']]), 'numbers; expected'),
+    ('polygon empty', first('annotations', segmentation=[[]]), 'has 0 coordinates'),
+    ('polygon a line', first('annotations', segmentation=[[1, 1, 9, 9]]), 'has 4 coordinates'),
+    ('RLE of another size', first('annotations', segmentation=dict(counts=[9], size=[3, 3])),
+     r'size=\[3, 3\], its image \[20, 30\]'),
+    ('RLE too long', first('annotations', segmentation=dict(counts=[9, 999], size=[20, 30])),
+     'add up to 1008 pixels; expected 20 x 30 = 600'),
+    ('RLE negative', first('annotations', segmentation=dict(counts=[-1, 601], size=[20, 30])),
+     'non-negative integers'),
+    ('RLE broken', first('annotations', segmentation=dict(counts='oops', size=[20, 30])),
+     'add up to '),
+    ('RLE without counts', first('annotations', segmentation=dict(size=[20, 30])), 'expected "co'),
+    ('annotations a dict', lambda content: content.update(annotations=dict(a=1)), 'no list of'),
+    ('images of text', lambda content: content.update(images=['a.png']), 'no list of objects'),
+    ('no annotations', lambda content: content.update(annotations=[]), "has no 'annotations'"),
+    ('no categories', lambda content: content.pop('categories'), "has no 'categories'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [pytest.param(change, words, id=name) for name, change, words in BAD_ANNOTATIONS],
+)
+def test_annotations_are_refused(tmp_path, change, words):
+    content = annotated(tmp_path)
+    check_inputs(detection(tmp_path, content))
+    change(content)
+    with pytest.raises(InputError, match=words) as error:
+        check_inputs(detection(tmp_path, content))
+    assert '.ann_file: ' in str(error.value) and 'all.json' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (first('annotations', bbox=[2, 3, 0, 5]), 'leaves out 1 of 6 boxes'),
+        (first('annotations', bbox=[-5, -5, 60, 60], iscrowd=True), ''),
+        (first('annotations', segmentation=[*POLYGON, [1, 1, 5]]), ''),
+        (first('annotations', segmentation=[[1, 1, 9, 1, 9, 9, 4]]), 'ignores 1 of 6 instances'),
+        (every('annotations', bbox=[15, 5, 25, 18]), r'WARNING: .*6 of 6 boxes .* end outside'),
+        (lambda content: content['categories'].append(dict(id=3, name='x')), r"left out: \['x'\]"),
+        (lambda content: content['images'][0].update(license=1), ''),
+    ],
+)
+def test_annotations_that_are_read_as_mmdet_does_are_only_told(tmp_path, capsys, change, words):
+    content = annotated(tmp_path)
+    change(content)
+    cfg = detection(tmp_path, content)
+    check_inputs(cfg)
+    assert re.search(words, capsys.readouterr().out)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        dataset = DATASETS.build(
+            dict(cfg.train_dataloader.dataset, pipeline=[], serialize_data=False)
+        )
+    assert sum(len(entry['instances']) for entry in dataset) in (5, 6)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'words'),
+    [
+        (dict(metainfo=dict(classes=('ring'))), r"classes='ring' is text; .*\('ring',\)"),
+        (dict(metainfo=dict(classes=('ring', 'pins'))), "no category 'pins'"),
+        (dict(metainfo=dict(classes=('pin', 'ring'))), 'must come in the order'),
+        (dict(metainfo={}), "no category 'person'"),
+        (dict(filter_cfg=dict(min_size=200)), r'min_size=200 leaves none of 3 .* of 20 pixels'),
+        (dict(ann_files='x'), 'unexpected keyword argument'),
+        (dict(data_prefix=dict(img='pictures')), 'expected a folder with files'),
+    ],
+)
+def test_settings_of_data_sets_are_refused(tmp_path, settings, words):
+    with pytest.raises(InputError, match=words):
+        check_inputs(detection(tmp_path, annotated(tmp_path), **settings))
+
+
+def test_training_without_masks_needs_none(tmp_path):
+    content = annotated(tmp_path)
+    every('annotations', segmentation=[])(content)
+    cfg = detection(tmp_path, content, pipeline=[dict(type='LoadAnnotations', with_bbox=True)])
+    cfg.val_evaluator.metric = 'bbox'
+    check_inputs(cfg)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (lambda content: content['images'].pop(), r'1 of 3 images .* has id=3'),
+        (lambda content: content['categories'].append(dict(id=3, name='x')), 'the categories pin'),
+        (without('annotations', 'iscrowd'), r"val_evaluator\.ann_file: .*no 'iscrowd'"),
+    ],
+)
+def test_another_file_of_the_evaluator_is_compared(tmp_path, change, words):
+    cfg = detection(tmp_path, annotated(tmp_path))
+    other = annotated(tmp_path)
+    other['annotations'] = other['annotations'][:4]
+    change(other)
+    cfg.val_evaluator.ann_file = str(tmp_path / 'other.json')
+    (tmp_path / 'other.json').write_text(json.dumps(other))
+    with pytest.raises(InputError, match=words):
+        check_inputs(cfg, ['val'])
+
+
+@pytest.mark.parametrize('length', [0, 2, 4, 5, 6, 7, 8])
+def test_masks_that_pass_are_read_by_pycocotools(length):
+    """Every mask that is let through gives a mask of the image's size."""
+    rng = np.random.default_rng(length)
+    polygons = [rng.uniform(0, 20, length).tolist(), POLYGON[0]]
+    if mask_problem(polygons, [HEIGHT, WIDTH], scored=True) is None:
+        rles = coco_mask.frPyObjects(polygons, HEIGHT, WIDTH)
+        assert coco_mask.decode(coco_mask.merge(rles)).shape == (HEIGHT, WIDTH)
+    else:
+        assert length < 5
+
+
+def test_compressed_masks_are_measured_as_pycocotools_writes_them():
+    rng = np.random.default_rng(0)
+    for density in (0, 0.01, 0.5, 0.99, 1):
+        mask = np.asfortranarray(rng.random((HEIGHT, WIDTH)) < density, np.uint8)
+        rle = coco_mask.encode(mask)
+        rle['counts'] = rle['counts'].decode()
+        assert mask_problem(rle, [HEIGHT, WIDTH], scored=True) is None
+        rle['counts'] = rle['counts'][:-1]
+        assert mask_problem(rle, [HEIGHT, WIDTH], scored=True) is not None
+
+
+# ---- pictures ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('mode', 'suffix'),
+    [
+        ('RGB', '.jpg'), ('CMYK', '.jpg'), ('L', '.jpg'), ('RGBA', '.png'), ('LA', '.png'),
+        ('P', '.png'), ('1', '.png'), ('I;16', '.png'), ('RGB', '.webp'), ('RGB', '.bmp'),
+    ],
+)  # fmt: skip
+def test_pictures_of_every_kind_pass_and_load(tmp_path, mode, suffix):
+    content = annotated(tmp_path)
+    content['images'][0]['file_name'] = f'new{suffix}'
+    picture(tmp_path / 'images' / f'new{suffix}', mode)
+    cfg = detection(tmp_path, content, pipeline=[dict(type='LoadImageFromFile')])
+    cfg.val_evaluator.metric = 'bbox'
+    check_inputs(cfg)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        loaded = DATASETS.build(dict(cfg.train_dataloader.dataset, serialize_data=False))[0]['img']
+    assert loaded.shape == (HEIGHT, WIDTH, 3) and loaded.dtype == np.uint8
+
+
+def test_pictures_turned_by_exif_have_the_size_that_is_loaded(tmp_path):
+    content = annotated(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.new('RGB', (HEIGHT, WIDTH))
+    image.save(tmp_path / 'images' / 'turned.jpg', exif=exif)
+    content['images'][0]['file_name'] = 'turned.jpg'
+    cfg = detection(tmp_path, content, pipeline=[dict(type='LoadImageFromFile')])
+    cfg.val_evaluator.metric = 'bbox'
+    check_inputs(cfg)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        loaded = DATASETS.build(dict(cfg.train_dataloader.dataset, serialize_data=False))[0]['img']
+    assert loaded.shape == (HEIGHT, WIDTH, 3)
+    content['images'][0].update(height=WIDTH, width=HEIGHT)
+    with pytest.raises(InputError, match=r'turned\.jpg is 30 x 20, .* says 20 x 30'):
+        check_inputs(detection(tmp_path, content))
+
+
+@pytest.mark.parametrize('damage', ['empty', 'truncated', 'text'])
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+@pytest.mark.parametrize('task', ['detection', 'segmentation', 'classification'])
+def test_damaged_pictures_are_named(tmp_path, task, suffix, damage):
+    cfg, folder = TASKS[task](tmp_path)
+    path = next(path for path in sorted(folder.rglob('*.png')))
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
+    noise.save(tmp_path / f'noise{suffix}')
+    whole = (tmp_path / f'noise{suffix}').read_bytes()
+    texts = dict(empty=b'', truncated=whole[: len(whole) // 2], text=b'not found')
+    path.write_bytes(texts[damage])
+    with pytest.raises(InputError, match=f'1 of .* pictures cannot be read: {path}'):
+        check_inputs(cfg)
+
+
+def whole_detection(root: Path) -> tuple[Config, Path]:
+    return detection(root, annotated(root)), root / 'images'
+
+
+# ---- segmentation ------------------------------------------------------------------------------
+
+
+def segmentation(root: Path, **changes) -> tuple[Config, Path]:
+    """Three images of two classes."""
+    for name in 'abc':
+        picture(root / 'images' / f'{name}.png')
+        labels(root, name, [0, 1])
+    dataset = dict(
+        type='BaseSegDataset',
+        data_root=str(root),
+        data_prefix=dict(img_path='images', seg_map_path='maps'),
+        img_suffix='.png',
+        metainfo=dict(classes=('ground', 'digit')),
+        pipeline=[dict(type='LoadAnnotations')],
+    )
+    cfg = dict(default_scope='mmseg', train_dataloader=loader(**{**dataset, **changes}))
+    return Config(cfg), root / 'images'
+
+
+def labels(root: Path, name: str, values: list[int], height: int = HEIGHT) -> None:
+    (root / 'maps').mkdir(exist_ok=True)
+    rows = np.resize(np.array(values, np.uint8), (height, WIDTH))
+    Image.fromarray(rows).save(root / 'maps' / f'{name}.png')
+
+
+def test_a_class_that_never_occurs_while_all_else_is_ignored(tmp_path):
+    cfg, _ = segmentation(tmp_path)
+    for name in 'abc':
+        labels(tmp_path, name, [0, 255])
+    with pytest.raises(InputError) as error:
+        check_inputs(cfg)
+    assert "1 of 2 classes occur in none of 3 label maps: 'digit' (1)" in str(error.value)
+    assert '255, which is ignored, occurs in 3' in str(error.value)
+
+
+def test_a_class_that_never_occurs_among_others_is_told(tmp_path, capsys):
+    classes = ('ground', 'digit', 'letter')
+    check_inputs(segmentation(tmp_path, metainfo=dict(classes=classes))[0])
+    told = capsys.readouterr().out
+    assert 'WARNING: ' in told and "1 of 3 classes occur in none of 3 label maps: 'lett" in told
+
+
+def test_label_maps_of_another_size_are_named(tmp_path):
+    cfg, _ = segmentation(tmp_path)
+    labels(tmp_path, 'b', [0, 1], height=HEIGHT // 2)
+    with pytest.raises(InputError, match=r'maps/b\.png has 30 x 10 pixels, .*b\.png has 30 x 20'):
+        check_inputs(cfg)
+
+
+def test_listed_images_must_exist(tmp_path):
+    cfg, _ = segmentation(tmp_path, ann_file='list.txt')
+    (tmp_path / 'list.txt').write_text('a\nb\nz\n')
+    with pytest.raises(InputError, match=r'img_path: 1 of 3 images are missing, .*z\.png'):
+        check_inputs(cfg)
+    (tmp_path / 'list.txt').write_text('a\nb\n')
+    check_inputs(cfg)
+
+
+def test_images_of_two_suffixes_are_named(tmp_path):
+    cfg, _ = segmentation(tmp_path)
+    picture(tmp_path / 'images' / 'overview.jpg')  # has no label map
+    check_inputs(cfg)
+    labels(tmp_path, 'overview', [0, 1])
+    with pytest.raises(InputError, match=r"1 images .* do not end in '\.png' \(img_suffix\)"):
+        check_inputs(cfg)
+
+
+# ---- classification ----------------------------------------------------------------------------
+
+
+def classification(root: Path, **changes) -> tuple[Config, Path]:
+    """Two splits of three classes."""
+    for split in ('train', 'val'):
+        for name in ('cat', 'dog', 'eel'):
+            picture(root / split / name / '0.png')
+    dataset = dict(type='CustomDataset', data_root=str(root), with_label=True)
+    cfg = dict(
+        default_scope='mmpretrain',
+        model=dict(head=dict(num_classes=3)),
+        data_preprocessor=dict(num_classes=3),
+        train_dataloader=loader(**dataset, data_prefix='train', **changes),
+        val_dataloader=loader(**dataset, data_prefix='val', **changes),
+        val_evaluator=dict(type='Accuracy', topk=(1,)),
+    )
+    return Config(cfg), root / 'train'
+
+
+TASKS = dict(
+    detection=whole_detection, segmentation=segmentation, classification=classification
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('folders', 'options', 'words'),
+    [
+        (['train/.ipynb_checkpoints'], {}, r'folders \.ipynb_checkpoints, which would become'),
+        (['val/__MACOSX'], {}, 'val_dataloader.* folders __MACOSX, which would'),
+        (['train/fox'], {}, 'model.head.num_classes=3, but train_.* has 4 classes: cat, dog'),
+        (['train/fox'], {}, r'val_dataloader\.dataset has other .*: fox missing, none additional'),
+        (['val/fox'], {}, 'none missing, fox additional'),
+        ([], {'model.head.num_classes': 2}, 'head.num_classes=2, but train_.* has 3 classes'),
+        ([], {'model.head.num_classes': 10}, r'model = dict\(head=dict\(num_classes=3\)\)'),
+        ([], {'data_preprocessor.num_classes': 10}, 'data_preprocessor.num_classes=10, but'),
+        ([], {'val_evaluator.topk': (1, 5)}, r'val_evaluator.topk=\(1, 5\), but there are 3 cl'),
+        ([], {'val_evaluator.topk': 5}, r'val_evaluator = dict\(topk=\(1,\)\)'),
+        ([], {'train_dataloader.dataset.metainfo': dict(classes=('cat', 'dog'))}, 'has 3 class f'),
+        ([], {'train_dataloader.dataset.metainfo': dict(classes=('eel', 'cat', 'dog'))}, 'order'),
+        (
+            [],
+            {'train_dataloader.dataset.metainfo': dict(classes=('eel'))},
+            "classes='eel' is text",
+        ),
+        ([], {'train_dataloader.dataset.type': 'ImageNet'}, 'has 1000 class names'),
+        (
+            [],
+            {'train_dataloader.batch_size': 0},
+            'batch_size=0; expected an integer of at least 1',
+        ),
+        ([], {'train_dataloader.num_workers': '2'}, "num_workers='2'; expected an integer"),
+        ([], {'train_dataloader.dataset.ann_file': 'empty.txt'}, 'is empty; expected lines'),
+        ([], {'train_dataloader.dataset.ann_file': 'label.txt'}, "'cat/0.png 7' .* has label 7"),
+        ([], {'train_dataloader.dataset.ann_file': 'lost.txt'}, r'1 of 2 pictures .*fox\.png'),
+        ([], {'train_dataloader.dataset.ann_file': 'text.txt'}, "line 2 .* is 'dog/0.png dog'"),
+    ],
+)
+def test_class_folders_are_refused(tmp_path, folders, options, words):
+    cfg, _ = classification(tmp_path)
+    lists = dict(
+        empty='', label='cat/0.png 7\n', lost='cat/0.png 0\ncat/fox.png 1\n',
+        text='cat/0.png 0\ndog/0.png dog\n',
+    )  # fmt: skip
+    for name, text in lists.items():
+        (tmp_path / f'{name}.txt').write_text(text)
+    check_inputs(cfg)
+    for name in folders:
+        picture(tmp_path / name / '0.png')
+    cfg.merge_from_dict(options)
+    with pytest.raises(InputError, match=words):
+        check_inputs(cfg)
+
+
+def test_an_empty_class_folder_is_told(tmp_path, capsys):
+    cfg, _ = classification(tmp_path)
+    (tmp_path / 'val/dog/0.png').unlink()
+    check_inputs(cfg)
+    assert re.search(
+        'WARNING: val_dataloader.*1 of 3 .* no picture .*dog', capsys.readouterr().out
+    )
+
+
+def test_pictures_without_class_folders_are_refused(tmp_path):
+    cfg, _ = classification(tmp_path)
+    picture(tmp_path / 'flat' / '0.png')
+    cfg.train_dataloader.dataset.data_prefix = 'flat'
+    with pytest.raises(InputError, match=r'expected a folder of pictures per class in .*flat'):
+        check_inputs(cfg)
+
+
+# ---- all together ------------------------------------------------------------------------------
+
+
+def test_own_data_are_told_in_one_go_with_the_lines_to_write(tmp_path):
+    """The lines that the error ends with are all that is needed."""
+    content = annotated(tmp_path)
+    content['categories'].append(dict(id=3, name="a 'big' coin"))
+    (tmp_path / 'all.json').write_text(json.dumps(content))
+    places = dict(data_root=str(tmp_path), ann_file='all.json', data_prefix=dict(img='images/'))
+    scored = dict(ann_file=str(tmp_path / 'all.json'))
+    settings = dict(
+        _base_=str(SHIPPED / 'focal_nano_maskrcnn.py'),
+        **{f'{split}_dataloader': dict(dataset=places) for split in ('train', 'val', 'test')},
+        **{f'{split}_evaluator': scored for split in ('val', 'test')},
+    )
+    path = tmp_path / 'own.py'
+    text = '\n'.join(f'{name} = {value!r}' for name, value in settings.items())
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        check_inputs(Config.fromfile(path))
+    message, lines = str(error.value).split('Lines to write in a config that has this one as _bas')
+    for key in ('train_dataloader.dataset', 'val_dataloader.dataset', 'model.roi_head.mask_head'):
+        assert key in message
+    lines = lines.split(':\n', 1)[1].replace('\n  ', '\n').strip()
+    path.with_name('mended.py').write_text(f'_base_ = {str(path)!r}\n{lines}')
+    cfg = Config.fromfile(path.with_name('mended.py'))
+    check_inputs(cfg, ('train', 'val', 'test'))
+    assert cfg.model.roi_head.bbox_head.num_classes == 3
