@@ -75,7 +75,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_carries_all_sources_configs_and_tools(source: Path, wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
-    sources = [path for name in ('*.py', '*.yml') for path in source.glob(f'mmfocal/**/{name}')]
+    sources = [
+        path
+        for name in ('*.py', '*.yml', 'py.typed')
+        for path in source.glob(f'mmfocal/**/{name}')
+    ]
     expected = {str(path.relative_to(source)) for path in sources}
     for folder in ('configs', 'tools'):
         files = [path for path in source.glob(f'{folder}/**/*') if path.is_file()]
