@@ -14,6 +14,8 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')
+# Tools that need a checkout: set-up, tests, quickstart, and what makes the project's own pages.
+NOT_IN_MIM = ('setup_env.sh', 'run_tests.sh', 'quickstart.sh', 'dev')
 
 
 def read_version() -> str:
@@ -52,7 +54,8 @@ class BuildWithMim(build_py):
         if self.editable_mode and os.name != 'nt':  # Windows asks for rights to make links
             target.symlink_to(os.path.relpath(source, target.parent))
         elif source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__'))
+            left_out = shutil.ignore_patterns('__pycache__', *NOT_IN_MIM)
+            shutil.copytree(source, target, ignore=left_out)
         else:
             shutil.copy2(source, target)
 
@@ -67,6 +70,8 @@ COMMON = [
     'pycocotools>=2.0.6',  # COCO's metric, and the masks of the digit scenes of all three tasks
     'scikit-learn>=1.3',
     'safetensors>=0.4',  # the format of timm's and the Hugging Face Hub's weights
+    'shtab>=1.7',  # completion of `mmfocal` in shells
+    'supervision>=0.31',  # draws predictions and reads videos; asks for no OpenCV of its own
 ]
 EXTRAS = {
     'det': [*COMMON, 'onedl-mmdetection>=3.5,<3.6'],
@@ -75,16 +80,20 @@ EXTRAS = {
 }
 EXTRAS['vis'] = ['grad-cam>=1.5', 'matplotlib']
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS['track'] = ['mlflow>=2', 'tensorboard>=2', 'wandb>=0.16']
+EXTRAS['labels'] = ['datumaro>=1.6']  # annotations of CVAT
 EXTRAS['dev'] = [
-    *('mypy==2.4.1', 'pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9', 'timm>=1')
+    *('mypy==2.4.1', 'pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9'),
+    *('sybil>=6', 'timm>=1'),
 ]
 
 setup(
     version=read_version(),
     packages=find_packages(include=['mmfocal', 'mmfocal.*']),
-    package_data={'mmfocal': ['py.typed'], 'mmfocal.analysis': ['*.yml']},
-    install_requires=['numpy', 'torch>=2.4'],
+    package_data={'mmfocal': ['py.typed']},
+    install_requires=['numpy', 'torch>=2.1'],
     extras_require=EXTRAS,
+    entry_points={'console_scripts': ['mmfocal = mmfocal.cli:main']},
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,
 )

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import measure
 
-from mmfocal.analysis.pages import Cell, Grid, markdown_table
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from tools.dev.model_zoo.pages import Cell, Grid, markdown_table  # noqa: E402
+
 PAGE = ROOT / 'docs' / 'performance.md'
 RESULTS = ROOT / 'benchmarks' / 'results'
 MARKED = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from mmengine.utils.dl_utils import collect_env as collect_mmengine_env
 
-from mmfocal import settings
+from mmfocal import environment, settings
 from mmfocal.version import __version__
 
 LIBRARIES = (
@@ -46,7 +46,8 @@ def collect() -> dict[str, str]:
     owners = metadata.packages_distributions()
     env.update({name: _library(name, owners.get(name, [])) for name in LIBRARIES})
     env['mmcv ops'] = _mmcv_ops()
-    return env | _compilers()
+    problems = {f'problem {i}': text for i, text in enumerate(environment.problems(), 1)}
+    return env | _compilers() | (problems or {'problems': 'none known'})
 
 
 def _git_state() -> str:

@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Private and version-dependent names of PyTorch, in one place; imports torch only.
+"""Private and version-dependent names of PyTorch and of the hosts, in one place.
 
-Each function says what it answers where the name is missing.
+It imports torch only. Each function says what it answers where the name is missing.
 """
 
+import re
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """``(major, minor)`` of a release."""
+    return tuple(int(part) for part in re.findall(r'\d+', version)[:2])
+
+
+VERSION = numbers(torch.__version__)
+COMPILES_SINCE = (2, 6)
 
 
 def has_global_hooks() -> bool:
@@ -24,9 +35,35 @@ def has_hooks(module: nn.Module) -> bool:
     return 'forward' in state or any(state.get(name) for name in names)
 
 
+# since torch 2.3; Dynamo knows the older name, which is the only one before
+is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
+
+
+def check_compiler() -> None:
+    """Refuse to be compiled or exported by a PyTorch that cannot follow the code.
+
+    Dynamo shows the line below. Unless the whole graph is asked for, it then compiles in pieces.
+
+    Raises:
+        RuntimeError: If PyTorch is too old.
+    """
+    if is_compiling() and VERSION < COMPILES_SINCE:
+        raise RuntimeError('torch.compile and torch.export need PyTorch 2.6 or newer here')
+
+
+def is_traced_for_export() -> bool:
+    """Whether a call is traced for use elsewhere; strict export cannot be told from compiling.
+
+    Of exporting, nothing tells before torch 2.7.
+    """
+    if getattr(torch.compiler, 'is_dynamo_compiling', is_compiling)():
+        return False
+    return torch.jit.is_tracing() or getattr(torch.compiler, 'is_exporting', lambda: False)()
+
+
 def is_recorded() -> bool:
     """Whether a graph is made of what is computed, to run later."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return is_compiling() or torch.jit.is_tracing()
 
 
 def are_transforms_active() -> bool:
@@ -84,3 +121,19 @@ def autocast_dtype(device_type: str) -> torch.dtype:
         return torch.get_autocast_dtype(device_type)
     is_cpu = device_type == 'cpu'
     return torch.get_autocast_cpu_dtype() if is_cpu else torch.get_autocast_gpu_dtype()
+
+
+def run_branch(head: nn.Module, branch: str, *args: Any, **kwargs: Any) -> dict:
+    """Run the ``'bbox'`` or ``'mask'`` branch of a RoI head, without loss or decoding.
+
+    mmdet 3.0 to 3.5 have no public name for it.
+
+    Raises:
+        AttributeError: If the head has no such method under the name that is known.
+    """
+    name = f'_{branch}_forward'
+    if not hasattr(head, name):
+        raise AttributeError(
+            f'{type(head).__name__} of this mmdet has no {name}; mmfocal knows mmdet 3.0 to 3.5'
+        )
+    return getattr(head, name)(*args, **kwargs)

@@ -17,6 +17,16 @@ if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'  # before anything imports Triton, or asks for it
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this PyTorch or Triton is too old for; see ``tests/helpers/versions.py``."""
+    from tests.helpers.versions import lacking
+
+    for item in items:
+        reason = lacking(item)
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(autouse=True)
 def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seed torch and hide the user's choice of implementations."""

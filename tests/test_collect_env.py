@@ -19,6 +19,7 @@ def test_versions_are_those_installed() -> None:
     assert env['numpy'].startswith(metadata.version('numpy'))
     assert 'onedl-mmengine' in env['mmengine'] or '(from mmengine' in env['mmengine']
     assert env['mmcv ops'].startswith('compiled by')
+    assert env['problems'] == 'none known'
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import mmdet
 import pytest
 
 import mmfocal
+from mmfocal.datasets.digit_scenes import DigitSceneParams, build
 
 BLOCKER = """
 import sys
@@ -24,6 +26,10 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 """
 PACKAGED = ('setup.py', 'pyproject.toml', 'LICENSE', 'README.md', 'model-index.yml')
+
+
+# what only a checkout has a use for
+NOT_IN_MIM = {'setup_env.sh', 'run_tests.sh', 'quickstart.sh', 'dev'}
 
 
 def run_python(*arguments: str, cwd: Path, path: Path | None = None) -> str:
@@ -83,7 +89,9 @@ def test_wheel_carries_all_sources_configs_and_tools(source: Path, wheel: Path) 
     expected = {str(path.relative_to(source)) for path in sources}
     for folder in ('configs', 'tools'):
         files = [path for path in source.glob(f'{folder}/**/*') if path.is_file()]
+        files = [path for path in files if not NOT_IN_MIM & set(path.parts)]
         expected |= {f'mmfocal/.mim/{path.relative_to(source)}' for path in files}
+    assert 'mmfocal/.mim/tools/train.py' in expected
     expected.add('mmfocal/.mim/model-index.yml')
     assert {name for name in packed if name.startswith('mmfocal/')} == expected
     assert any(re.fullmatch(r'mmfocal-.+\.dist-info/(licenses/)?LICENSE', name) for name in packed)
@@ -99,11 +107,13 @@ def test_metadata_forces_no_mm_library(wheel: Path) -> None:
     lines = archive.read(name).decode().splitlines()
     assert f'Version: {mmfocal.__version__}' in lines
     required = [line for line in lines if line.startswith('Requires-Dist') and 'extra' not in line]
-    assert required == ['Requires-Dist: numpy', 'Requires-Dist: torch>=2.4']
+    assert required == ['Requires-Dist: numpy', 'Requires-Dist: torch>=2.1']
     extras = {line.split()[1] for line in lines if line.startswith('Provides-Extra')}
-    assert extras == {'det', 'seg', 'cls', 'all', 'dev'}
+    assert extras == {'det', 'seg', 'cls', 'all', 'dev', 'labels', 'track'}
     for extra in ('det', 'seg', 'cls', 'all'):  # the digit scenes of every task need it
         assert f'Requires-Dist: pycocotools>=2.0.6; extra == "{extra}"' in lines
+    (name,) = (name for name in archive.namelist() if name.endswith('entry_points.txt'))
+    assert 'mmfocal = mmfocal.cli:main' in archive.read(name).decode().splitlines()
 
 
 def test_import_needs_torch_and_mmengine_only(installed: Path, tmp_path: Path) -> None:
@@ -123,3 +133,34 @@ def test_installed_configs_serve_as_bases(installed: Path, tmp_path: Path) -> No
         f'cfg = Config.fromfile({str(config)!r}); print(cfg.probe, cfg.mine)'
     )
     assert run_python('-c', code, cwd=tmp_path, path=installed).split()[-2:] == ['42', '1']
+
+
+@pytest.mark.slow
+def test_names_work_in_the_hosts_tools(installed: Path, tmp_path: Path) -> None:
+    build(tmp_path / 'data/digit_scenes', DigitSceneParams(train=4, val=2))
+    mine = tmp_path / 'mine.py'
+    mine.write_text(
+        "_base_ = __import__('mmfocal').config('quickstart/focal_nano_maskrcnn')\n"
+        'train_cfg = dict(max_iters=1, val_interval=1)\n'
+    )
+    tools = Path(mmdet.__file__).parent / '.mim/tools'
+    printed = run_python(
+        str(tools / 'misc/print_config.py'), 'mine.py', cwd=tmp_path, path=installed
+    )
+    assert "type='FocalTransformer'" in printed and 'max_iters=1' in printed
+    run_python(str(tools / 'train.py'), 'mine.py', cwd=tmp_path, path=installed)
+    assert (tmp_path / 'work_dirs/mine/iter_1.pth').exists()
+    code = (
+        'import mmfocal.hub, mmpretrain; from mmdet.apis import DetInferencer;'
+        'from mmengine.hub import get_config; print(mmfocal.__file__);'
+        "print(type(DetInferencer('mine.py', device='cpu').model.backbone).__name__);"
+        "print(DetInferencer('focal_nano_retinanet', device='cpu').model.bbox_head.num_classes);"
+        "print('focal_t_in1k' in mmpretrain.list_models());"
+        "print(get_config('mmfocal::detection/focal_t_atss_3x.py').model.type)"
+    )
+    shown = run_python('-c', code, cwd=tmp_path, path=installed).splitlines()
+    expected = [str(installed / 'mmfocal/__init__.py'), 'FocalTransformer', '10', 'True', 'ATSS']
+    assert [line for line in shown if line in expected] == expected
+    command = ['-m', 'mmfocal.cli', 'predict', 'work_dirs/mine', 'data/digit_scenes/val']
+    run_python(*command, '--score-thr', '0', cwd=tmp_path, path=installed)
+    assert len(list((tmp_path / 'predictions/vis').glob('*.png'))) == 2

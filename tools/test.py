@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluate a detector, segmentor or classifier; the config's ``default_scope`` says which."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from mmfocal.engine import (
@@ -26,10 +26,10 @@ from mmfocal.engine.load import LoadWholeModel
 from mmfocal.engine.outputs import SeparateLabelMaps, tell_replacement
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Read the command line."""
+def make_parser() -> ArgumentParser:
+    """Describe the command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or name of a shipped config')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--out', metavar='FILE.pkl', help='write the predictions to this pickle file'
@@ -45,12 +45,12 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument('--wait-time', type=float, default=2, help='seconds per window')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     add_common_arguments(parser)
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Test as the command line says."""
-    args = parse_args(argv)
+    args = make_parser().parse_args(argv)
     dump, hooks = [], [SeparateLabelMaps()]
     cfg = load_config(args)
     check_checkpoint(args.checkpoint)

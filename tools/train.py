@@ -13,6 +13,7 @@ from mmfocal.engine import (
     build_runner,
     check_checkpoint,
     check_run,
+    describe_batch_size,
     load_config,
 )
 from mmfocal.engine.checkpoints import SaveOnSignal
@@ -24,10 +25,10 @@ from mmfocal.engine.resume import ResumeSchedule, ValidateFinished, resume
 HOOKS = (RandomNumbers, StopAtNonFinite, SaveOnSignal, ResumeSchedule, ValidateFinished)
 
 
-def parse_args(argv: Sequence[str] | None = None) -> Namespace:
-    """Read the command line."""
+def make_parser() -> ArgumentParser:
+    """Describe the command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or name of a shipped config')
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -40,7 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Namespace:
         help='scale the learning rate by actual batch size / auto_scale_lr.base_batch_size',
     )
     add_common_arguments(parser)
-    return parser.parse_args(argv)
+    return parser
 
 
 def apply_options(cfg: Config, args: Namespace) -> None:
@@ -65,7 +66,7 @@ def apply_options(cfg: Config, args: Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
-    args = parse_args(argv)
+    args = make_parser().parse_args(argv)
     cfg = load_config(args)
     apply_options(cfg, args)
     adapt_to_machine(cfg)
@@ -74,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     runner = build_runner(cfg)
     for hook in HOOKS:
         runner.register_hook(hook())
+    if line := describe_batch_size(cfg, runner.world_size):
+        runner.logger.warning(line)
     runner.train()
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Restated: `mmseg::` inheritance fails with the renamed distribution onedl-mmsegmentation.
 default_scope = 'mmseg'
+custom_imports = dict(imports=['mmfocal'], allow_failed_imports=False)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
@@ -19,7 +20,9 @@ visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='vi
 # Further log back ends, one line each:
 # visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='TensorboardVisBackend')])
 # visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='WandbVisBackend')])
-randomness = dict(seed=0)  # choice: runs repeat; seed=None draws one
+# choice: runs repeat; seed=None draws one. Ranks draw different numbers (drop path, Mixup), as in
+# the released training.
+randomness = dict(seed=0, diff_rank_seed=True)
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None

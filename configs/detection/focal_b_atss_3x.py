@@ -2,6 +2,6 @@
 _base_ = ['focal_t_atss_3x.py', '../_base_/backbones/focal_base.py']
 
 model = dict(
-    backbone=dict(drop_path_rate=0.5, **_base_.size),
-    neck=dict(in_channels=_base_.channels[1:]),
+    backbone=_base_.focal_b,
+    neck=dict(in_channels=_base_.focal_b_channels[1:]),
 )

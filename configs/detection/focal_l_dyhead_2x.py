@@ -8,12 +8,14 @@ _base_ = [
     '../_base_/default_runtime_mmdet.py',
 ]
 
-custom_imports = dict(imports=['mmfocal', 'mmfocal.detection'])
 # window: choice 7, to share one set of Focal-L weights; focal_l_dyhead_w12_2x.py has 12
-backbone = {**_base_.backbone, **_base_.size}
+backbone = {**_base_.backbone, **_base_.focal_l}
 model = dict(
-    backbone=dict(drop_path_rate=0.2, out_indices=(1, 2, 3), with_cp=True, **backbone),
-    neck=[dict(_base_.model.neck[0], in_channels=_base_.channels[1:]), _base_.model.neck[1]],
+    backbone=dict(out_indices=(1, 2, 3), with_cp=True, **backbone),
+    neck=[
+        dict(_base_.model.neck[0], in_channels=_base_.focal_l_channels[1:]),
+        _base_.model.neck[1],
+    ],
 )
 # mmdet's DyHead has fp32 without checkpointing (58 GB a GPU): type='OptimWrapper', with_cp=False
 # choice: lr for a batch of 16; DyHead's own is lr=1e-4 for 32

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Window 12, which the paper's parameter count implies for DyHead."""
+"""Window 12, inferred from the paper's parameter count of DyHead."""
 
 _base_ = 'focal_l_dyhead_2x.py'
 

@@ -7,8 +7,4 @@ _base_ = [
     '../_base_/default_runtime_mmdet.py',
 ]
 
-custom_imports = dict(imports=['mmfocal', 'mmfocal.detection'])
-model = dict(
-    backbone=dict(_delete_=True, drop_path_rate=0.2, **_base_.backbone),
-    neck=dict(in_channels=[96, 192, 384, 768]),
-)
+model = dict(backbone=_base_.backbone)

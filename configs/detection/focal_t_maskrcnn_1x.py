@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 _base_ = [
-    '../_base_/models/focal_t_maskrcnn.py',
+    '../_base_/models/maskrcnn.py',
+    '../_base_/backbones/focal_tiny.py',
     # choice: single scale as the paper says; Swin's own 1x had the crop policy:
     # '../_base_/datasets/coco_instance_ms_crop.py',
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/coco_1x.py',
     '../_base_/default_runtime_mmdet.py',
 ]
+
+model = dict(backbone=_base_.backbone)

@@ -7,6 +7,5 @@ _base_ = [
     '../_base_/default_runtime_mmdet.py',
 ]
 
-custom_imports = dict(imports=['mmfocal', 'mmfocal.detection'])
-model = dict(backbone=dict(drop_path_rate=0.2, out_indices=(1, 2, 3), **_base_.backbone))
+model = dict(backbone=dict(out_indices=(1, 2, 3), **_base_.backbone))
 tta_model = dict(tta_cfg=dict(nms=dict(iou_threshold=0.6)))

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 _base_ = [
-    '../_base_/models/focal_t_retinanet.py',
+    '../_base_/models/retinanet.py',
+    '../_base_/backbones/focal_tiny.py',
     '../_base_/datasets/coco_detection_ms_crop.py',
     '../_base_/schedules/coco_3x.py',
     '../_base_/default_runtime_mmdet.py',
 ]
+
+model = dict(backbone=dict(out_indices=(1, 2, 3), **_base_.backbone))

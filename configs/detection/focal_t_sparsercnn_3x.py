@@ -7,8 +7,7 @@ _base_ = [
     '../_base_/default_runtime_mmdet.py',
 ]
 
-# choice: the paper's drop path for all detectors; FocalNet's Sparse R-CNN has drop_path_rate=0.3
-model = dict(backbone=dict(drop_path_rate=0.2, **_base_.backbone))
+model = dict(backbone=_base_.backbone)
 # choice: Sparse R-CNN's own optimizer in fp32, as in FocalNet's config, by the same first author;
 # the paper's text has one recipe for all detectors; with it, clipping kept:
 # optim_wrapper = dict(clip_grad=dict(max_norm=1.0))

@@ -9,7 +9,6 @@ _base_ = [
     '../_base_/default_runtime_mmdet.py',
 ]
 
-custom_imports = dict(imports=['mmfocal.detection'], allow_failed_imports=False)
 smooth_l1 = dict(_delete_=True, type='SmoothL1Loss', beta=0.11)
 model = dict(
     backbone=dict(

@@ -8,10 +8,10 @@ model.backbone.init_cfg.type=FocalPretrained model.backbone.init_cfg.checkpoint=
 _base_ = [
     '../_base_/models/dyhead.py',
     '../_base_/backbones/focal_nano.py',
-    '../_base_/nano_box_detection.py',
+    '../_base_/nano/box_detection.py',
 ]
 
-channels = _base_.channels
+channels = _base_.head_channels
 fpn, dyhead = _base_.model.neck
 model = dict(
     data_preprocessor=dict(pad_size_divisor=32),

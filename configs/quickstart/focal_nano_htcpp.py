@@ -2,15 +2,15 @@
 _base_ = [
     '../_base_/models/htcpp.py',
     '../_base_/backbones/focal_nano.py',
-    '../_base_/nano_two_stage.py',
+    '../_base_/nano/two_stage.py',
 ]
 
-channels = _base_.channels
+channels = _base_.head_channels
 heads, stages = _base_.model.roi_head, _base_.model.train_cfg.rcnn
 mask_width = dict(num_convs=2, in_channels=channels, conv_out_channels=channels, num_classes=10)
 samples = dict(num=32, pos_fraction=0.5)  # half of Mask R-CNN's, three times
 model = dict(
-    backbone=dict(_delete_=True, **_base_.backbone),
+    backbone=_base_.backbone,
     neck=_base_.fpn,
     rpn_head=_base_.rpn_head,
     roi_head=dict(

@@ -3,7 +3,6 @@
 
 _base_ = './focal_nano_maskrcnn.py'
 
-custom_imports = dict(imports=['mmfocal', 'mmfocal.detection'])
 load, pack = _base_.train_pipeline[:2], _base_.train_pipeline[-1]
 resize = dict(type='RandomResize', scale=(160, 160), ratio_range=(0.8, 1.25), keep_ratio=True)
 train_pipeline = [*load, resize, dict(type='RandomFlip', prob=0.5), pack]

@@ -2,11 +2,10 @@
 _base_ = [
     '../_base_/models/reppointsv2.py',
     '../_base_/backbones/focal_nano.py',
-    '../_base_/nano_box_detection.py',
+    '../_base_/nano/box_detection.py',
 ]
 
-custom_imports = dict(imports=['mmfocal', 'mmfocal.detection'])
-channels = _base_.channels
+channels = _base_.head_channels
 model = dict(
     backbone=dict(out_indices=(1, 2, 3), **_base_.backbone),
     neck=dict(in_channels=[64, 128, 256], out_channels=channels),

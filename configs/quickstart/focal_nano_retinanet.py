@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 _base_ = [
-    'mmdet::_base_/models/retinanet_r50_fpn.py',
+    '../_base_/models/retinanet.py',
     '../_base_/backbones/focal_nano.py',
-    '../_base_/nano_box_detection.py',
+    '../_base_/nano/box_detection.py',
 ]
 
-channels = _base_.channels
+channels = _base_.head_channels
 model = dict(
-    backbone=dict(_delete_=True, out_indices=(1, 2, 3), **_base_.backbone),
-    neck=dict(in_channels=[64, 128, 256], out_channels=channels, start_level=0),
+    backbone=dict(out_indices=(1, 2, 3), **_base_.backbone),
+    neck=dict(in_channels=[64, 128, 256], out_channels=channels),
     bbox_head=dict(
         num_classes=10,
         in_channels=channels,

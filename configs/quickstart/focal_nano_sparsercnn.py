@@ -8,10 +8,10 @@ model.backbone.init_cfg.type=FocalPretrained model.backbone.init_cfg.checkpoint=
 _base_ = [
     '../_base_/models/sparsercnn.py',
     '../_base_/backbones/focal_nano.py',
-    '../_base_/nano_box_detection.py',
+    '../_base_/nano/box_detection.py',
 ]
 
-channels = _base_.channels
+channels = _base_.head_channels
 num_stages = 3
 num_proposals = 50  # a scene has 4 to 8 digits
 head = _base_.model.roi_head.bbox_head[0]

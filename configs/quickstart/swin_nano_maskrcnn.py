@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The baseline: Swin of the same width, depth and schedule as ``focal_nano_maskrcnn.py``."""
 
-_base_ = '../_base_/nano_maskrcnn.py'
+_base_ = '../_base_/nano/maskrcnn.py'
 
 model = dict(
     backbone=dict(

@@ -8,4 +8,4 @@ _base_ = [
 ]
 
 # drop path: choice 0.3 as in Swin's and FocalNet's configs; Swin's text: drop_path_rate=0.2
-model = dict(backbone=dict(drop_path_rate=0.3, **_base_.backbone))
+model = dict(backbone=dict(_base_.backbone, drop_path_rate=0.3))

@@ -4,8 +4,13 @@
 ``docs/nano_results.md`` says what small detectors made with it reach on digit scenes.
 """
 
+from mmfocal.environment import require
+
+require('mmcv.ops', 'mmdet.models')
+
 from .bifpn import BiFPN
 from .box_tta import SizeFilteredDetTTAModel
+from .htc_roi_head import AveragedHTCRoIHead
 from .instaboost import RepairedInstaBoost
 from .mask_tta import MaskTTAModel
 from .reppoints_v2 import RepPointsV2Detector
@@ -14,6 +19,7 @@ from .reppoints_v2_losses import InclusiveGIoULoss, SeparateFocalLoss
 from .reppoints_v2_targets import CornerAssigner
 
 __all__ = [
+    'AveragedHTCRoIHead',
     'BiFPN',
     'CornerAssigner',
     'InclusiveGIoULoss',

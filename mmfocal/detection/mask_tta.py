@@ -9,8 +9,8 @@ which are averaged before they are pasted.
 Differs from mmdet 2.x:
 - Proposals are merged by the RPN's own rule, one NMS per pyramid level, so that a single
   unchanged view gives plain inference. mmdet 2.x ran one more NMS across levels.
-- Of HTC's masks only the last stage's count, as in mmdet 3's plain inference. mmdet 2.x averaged
-  those of all stages.
+- HTC's masks are those of its RoI head: ``AveragedHTCRoIHead`` averages the stages as mmdet 2.x
+  did, mmdet 3's own head returns the last stage's alone.
 - Views are mirrored back here. The hosts' ``merge_aug_masks`` would index tensors with a negative
   step, so no host function that mirrors is called.
 """
@@ -30,7 +30,16 @@ from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-_ROI_HEADS = (StandardRoIHead, CascadeRoIHead, HybridTaskCascadeRoIHead)
+from mmfocal.compat import run_branch
+
+from .htc_roi_head import AveragedHTCRoIHead
+
+_ROI_HEADS = (
+    StandardRoIHead,
+    CascadeRoIHead,
+    HybridTaskCascadeRoIHead,
+    AveragedHTCRoIHead,
+)
 _FLIPPED_DIMS = dict(horizontal=(-1,), vertical=(-2,), diagonal=(-2, -1))
 
 
@@ -208,16 +217,16 @@ class MaskTTAModel(BaseTTAModel):
         return found
 
     def _segment(self, view: View, boxes: Tensor) -> Tensor:
-        """Mask probabilities (n, classes or 1, h, w), averaged over stages as the host does."""
+        """Mask probabilities (n, classes or 1, h, w), averaged over the head's stages."""
         head, rois = self.module.roi_head, bbox2roi([view.from_image(boxes)])
         if isinstance(head, HybridTaskCascadeRoIHead):
-            logits = head._mask_forward(-1, view.maps, rois, **view.semantic, training=False)
+            logits = run_branch(head, 'mask', -1, view.maps, rois, **view.semantic, training=False)
             logits = logits['mask_preds']
         elif isinstance(head, CascadeRoIHead):
             stages = range(head.num_stages)
-            logits = [head._mask_forward(i, view.maps, rois)['mask_preds'] for i in stages]
+            logits = [run_branch(head, 'mask', i, view.maps, rois)['mask_preds'] for i in stages]
         else:
-            logits = [head._mask_forward(view.maps, rois)['mask_preds']]
+            logits = [run_branch(head, 'mask', view.maps, rois)['mask_preds']]
         return view.unflip(torch.stack(logits).sigmoid().mean(0))
 
 

@@ -27,6 +27,7 @@ from mmdet.models.task_modules import BaseAssigner
 from mmdet.registry import MODELS, TASK_UTILS
 from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import ConfigType, InstanceList, OptConfigType, OptInstanceList
+from mmengine.model import normal_init
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -91,6 +92,13 @@ class CornerPooling(nn.Module):
         self.merge = ConvModule(pooled_channels, channels, 3, padding=1, **plain)
         self.skip = ConvModule(channels, channels, 1, **plain)
         self.out = ConvModule(channels, channels, 1, norm_cfg=norm_cfg)
+
+    def init_weights(self) -> None:
+        """Reset the convolutions: Kaiming with an activation behind, else PyTorch's default."""
+        for module in (*(side[0] for side in self.sides), self.out):
+            module.init_weights()
+        for module in (self.merge, self.skip):
+            module.conv.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool ``(N, channels, H, W)``, which keeps its shape."""
@@ -225,6 +233,19 @@ class RepPointsV2Head(RepPointsHead):
             else nn.Identity()
             for _ in range(2)
         )
+
+    def init_weights(self) -> None:
+        """Initialize as the released head.
+
+        ``init_cfg`` reaches the convolutions of the corner pools, which the released head leaves
+        alone; MMEngine initializes ``shared_conv`` again afterwards, which that head does not.
+        """
+        is_initialized = self.is_init
+        super().init_weights()
+        if not is_initialized:
+            normal_init(self.shared_conv.conv, std=0.01)
+            for pool in self.corner_pools:
+                pool.init_weights()
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, ...]:
         """Predict on one level.

@@ -3,24 +3,80 @@
 
 import torch
 import torch.nn.functional as F
-from mmdet.models.losses import GIoULoss
+from mmdet.models.losses import weighted_loss
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 
+@weighted_loss
+def inclusive_giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
+    """Compute 1 - GIoU of boxes whose sides are one unit longer than their corners are apart.
+
+    Args:
+        pred: Boxes ``(n, 4)``. Those with the second corner before the first have a negative
+            area, hence a gradient that turns them.
+        target: Boxes ``(n, 4)``.
+        eps: Added to denominators.
+
+    Returns:
+        Losses ``(n,)``.
+    """
+    top_left, bottom_right = pred[:, :2], pred[:, 2:]
+    inner = (
+        torch.min(bottom_right, target[:, 2:]) - torch.max(top_left, target[:, :2]) + 1
+    ).clamp(min=0)
+    outer = (
+        torch.max(bottom_right, target[:, 2:]) - torch.min(top_left, target[:, :2]) + 1
+    ).clamp(min=0)
+    area = (bottom_right - top_left + 1).prod(1) + (target[:, 2:] - target[:, :2] + 1).prod(1)
+    overlap, enclosing = inner.prod(1), outer.prod(1) + eps
+    union = area - overlap + eps
+    return 1 - overlap / union + (enclosing - union) / enclosing
+
+
 @MODELS.register_module()
-class InclusiveGIoULoss(GIoULoss):
+class InclusiveGIoULoss(nn.Module):
     """GIoU of boxes that reach one unit further right and down, as in mmdet 1.x.
 
     There, corners were pixel indices and a width was ``x2 - x1 + 1``. RepPoints V2 was tuned with
-    this on boxes in units of four strides. It also turns inverted boxes the right way round, which
-    the first points may span; ``GIoULoss``, today's form, takes them for boxes of positive area.
+    this on boxes in units of four strides. Areas have a sign, so an inverted box, which the first
+    points may span, has a gradient everywhere. ``GIoULoss``, today's form, limits the union to
+    positive values and has none where the box is inverted by more than its union.
+
+    Args:
+        loss_weight: Weight of the loss.
     """
 
-    def forward(self, pred: Tensor, target: Tensor, *args, **kwargs) -> Tensor:
-        """As ``GIoULoss`` for boxes ``(n, 4)``."""
-        reach = pred.new_tensor([0.0, 0.0, 1.0, 1.0])
-        return super().forward(pred + reach, target + reach, *args, **kwargs)
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            pred: Boxes ``(n, 4)``.
+            target: Boxes ``(n, 4)``.
+            weight: Weights ``(n, 4)``, equal in each row, or ``(n,)``.
+            avg_factor: Divisor of the sum; by default the number of boxes.
+            reduction_override: ``none``, ``mean`` or ``sum`` in place of ``mean``.
+
+        Returns:
+            Scalar, or ``(n,)`` without reduction.
+        """
+        if weight is not None and weight.dim() > 1:
+            weight = weight.mean(1)
+        loss = inclusive_giou_loss(
+            pred, target, weight, reduction=reduction_override or 'mean', avg_factor=avg_factor
+        )
+        return self.loss_weight * loss
 
 
 @MODELS.register_module()

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``tools/train.py`` and ``tools/test.py`` share; needs torch and MMEngine alone."""
 
+from .batch_size import describe_batch_size
 from .checks import check_checkpoint, check_inputs, check_run, check_widths
 from .findings import InputError
 from .launch import add_common_arguments, build_runner, load_config, read_config
+from .layer_decay import LayerDecayOptimWrapperConstructor
 from .machine import adapt_to_machine
 from .resume import ValidateFinished, latest_checkpoint
 from .skeleton import build_skeleton
 
 __all__ = [
     'InputError',
+    'LayerDecayOptimWrapperConstructor',
     'ValidateFinished',
     'adapt_to_machine',
     'add_common_arguments',
@@ -19,6 +22,7 @@ __all__ = [
     'check_inputs',
     'check_run',
     'check_widths',
+    'describe_batch_size',
     'latest_checkpoint',
     'load_config',
     'read_config',

@@ -164,7 +164,7 @@ def score_nothing(cfg: Config, reason: str, writes: bool) -> None:
     tell(cfg, f'{reason[0].upper()}{reason[1:]}')
     cfg.test_evaluator = []
     for _, dataset in leaf_datasets('', cfg.test_dataloader.dataset):
-        dataset.pipeline = _without_annotations(dataset.pipeline)
+        dataset.pipeline = without_annotations(dataset.pipeline)
         if isinstance(dataset.get('data_prefix'), dict):
             dataset.data_prefix.pop('seg_map_path', None)
 
@@ -208,7 +208,7 @@ def write_submission(cfg: Config, target: str) -> None:
             raise ValueError(f'--format-only: {kind} writes no files, only {known} do')
         metric.update({'format_only': True, _SUBMISSION_KEYS[kind]: target})
     dataset = _single_test_set(cfg, '--format-only')
-    dataset.pipeline = _without_annotations(dataset.pipeline)
+    dataset.pipeline = without_annotations(dataset.pipeline)
     dataset.get('data_prefix', {}).pop('seg_map_path', None)
 
 
@@ -222,14 +222,21 @@ def _single_test_set(cfg: Config, option: str) -> ConfigDict:
     return dataset
 
 
-def _without_annotations(steps: Sequence) -> list:
-    """Leave out LoadAnnotations, which fails where a test set has none."""
+def without_annotations(steps: Sequence) -> list:
+    """Leave out LoadAnnotations, which fails where a test set has none.
+
+    Args:
+        steps: Pipeline, maybe with TestTimeAug in it.
+
+    Returns:
+        The other steps.
+    """
     kept = []
     for step in steps:
         if isinstance(step, (list, tuple)):  # alternatives in TestTimeAug
-            step = _without_annotations(step)
+            step = without_annotations(step)
         elif 'transforms' in step:
-            step = dict(step, transforms=_without_annotations(step['transforms']))
+            step = dict(step, transforms=without_annotations(step['transforms']))
         elif _kind(step) == 'LoadAnnotations':
             continue
         if step:

@@ -13,7 +13,10 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmfocal.zoo import find_config
+
 from .machine import dicts_in, tell
+from .quiet import QuietRunner
 
 # what MMEngine's runner and the tools read
 _RUNNER_KEYS = inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}
@@ -75,7 +78,7 @@ def load_config(args: Namespace) -> Config:
     """Read the config that a command line names and apply the options of ``add_common_arguments``.
 
     Args:
-        args: Parsed options; ``config`` is the file.
+        args: Parsed options; ``config`` is the file, or the name of a shipped config.
 
     Returns:
         The config with ``launcher`` and ``work_dir`` set.
@@ -85,9 +88,7 @@ def load_config(args: Namespace) -> Config:
         ValueError: If the config does not say which host library it belongs to.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'config {args.config} does not exist')
-    cfg = read_config(args.config)
+    cfg = read_config(find_config(args.config))
     cfg.launcher = args.launcher
     warn_of_unknown_keys(cfg, args.cfg_options)
     cfg.merge_from_dict(_keep_tuples(cfg, args.cfg_options))
@@ -178,6 +179,6 @@ def build_runner(cfg: Config) -> Runner:
         cfg: Complete config.
 
     Returns:
-        MMEngine's runner, or the one of ``runner_type``.
+        MMEngine's runner, less talkative, or the one of ``runner_type``.
     """
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else QuietRunner.from_cfg(cfg)

@@ -28,6 +28,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmfocal import compat
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs, focal_attention
 
 from .arguments import check_options, parse_arch, parse_grid, parse_out_indices, stage_geometries
@@ -486,6 +487,7 @@ class FocalTransformer(BaseModule):
             One map ``(B, C_i, H_i, W_i)`` per stage i of ``out_indices``, with
             ``C_i = embed_dims * 2^i`` and strides 4, 8, 16, 32.
         """
+        compat.check_compiler()
         x = self.pos_drop(self._add_pos_embed(self.patch_embed(x)))
         outs = []
         for stage, layer in enumerate(self.layers[: self.out_indices[-1] + 1]):

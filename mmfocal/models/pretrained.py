@@ -142,6 +142,16 @@ def _may_start_fresh(key: str, source: StateDict, may_lack: re.Pattern | None) -
     return all((int(found[2]) - int(block[2])) % 2 for found in alike)
 
 
+def _is_classifier(source: StateDict) -> bool:
+    """Whether a file of this project has the norm of the last stage alone.
+
+    A dense model's output norms start fresh, whether the classifier comes from here (``norm3``) or
+    from the released code (``norm``).
+    """
+    norms = {name[4] for name in source if re.match(r'norm[0-3]\.', name)}
+    return norms == {'3'}
+
+
 class Match(NamedTuple):
     """What a file gives to a model.
 
@@ -176,6 +186,8 @@ def match(
     source = {key: value for key, value in source.items() if not _INDEX_BUFFER.fullmatch(key)}
     if model.out_indices == (3,) and 'norm3.weight' not in source:
         source = {re.sub(r'^norm\.', 'norm3.', key): value for key, value in source.items()}
+    elif model.out_indices != (3,) and _is_classifier(source):
+        source = {key: value for key, value in source.items() if not key.startswith('norm3.')}
     target = model.state_dict()
     _check_same_model(source, target, path, may_lack)
     copied, resized = {}, {}

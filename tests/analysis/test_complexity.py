@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmfocal.analysis.complexity import CONVENTIONS, complexity
 from mmfocal.analysis.complexity.counter import MacCounter
-from mmfocal.analysis.paper_tables import read_paper
 from mmfocal.engine import read_config
 from mmfocal.models.focal_transformer import FocalAttention
 from mmfocal.models.layers import FcPool
 from mmfocal.ops.focal_attention import IMPLS, FocalGeometry
 from tests.helpers.recipe_numbers import FLOPS_TOLERANCE, TABLE, assert_printed, half_a_unit, parse
+from tools.dev.model_zoo.paper import read_paper
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 NANO = 'quickstart/focal_nano_maskrcnn'

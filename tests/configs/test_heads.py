@@ -80,6 +80,7 @@ PAIRS = {
         MODEL,
         {
             **FOCAL_WIDTHS,
+            'model.roi_head.type': ('AveragedHTCRoIHead', 'HybridTaskCascadeRoIHead'),
             'model.data_preprocessor.pad_mask': (True, None),
             'model.test_cfg.rcnn.nms.type': ('soft_nms', 'nms'),
             # stated here, MaxIoUAssigner's default there

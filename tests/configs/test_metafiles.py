@@ -13,8 +13,8 @@ from mmengine.infer import BaseInferencer
 from modelindex.load_model_index import load as load_index
 
 import mmfocal
-from mmfocal.analysis.model_zoo import BLOCK, find_configs
-from mmfocal.analysis.paper_tables import read_paper
+from tools.dev.model_zoo.paper import read_paper
+from tools.dev.model_zoo.zoo import BLOCK, find_configs
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = sorted((ROOT / 'configs').rglob('*.md'))
@@ -123,6 +123,6 @@ def test_mmengine_finds_configs_and_names() -> None:
 
 @pytest.mark.slow
 def test_committed_files_are_up_to_date() -> None:
-    command = [sys.executable, str(ROOT / 'tools/analysis/paper_tables.py'), '--check']
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, '-m', 'tools.dev.model_zoo.tables', '--check']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

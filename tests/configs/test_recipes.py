@@ -2,11 +2,17 @@
 """Optimizers, precision, batches, regularisation and seeds are those of the published recipes."""
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+from mmcv.cnn.bricks import DropPath
+from mmengine.dataset import DefaultSampler
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
+from mmengine.runner import set_random_seed
+from mmpretrain.models.utils.batch_augments import Mixup
 
 from mmfocal.engine import adapt_to_machine, machine
 from tests.helpers.config_suite import (
@@ -19,6 +25,7 @@ from tests.helpers.config_suite import (
     skeleton,
     words,
 )
+from tests.helpers.processes import run_in_two_processes
 
 
 class Recipe(NamedTuple):
@@ -35,6 +42,7 @@ class Recipe(NamedTuple):
 RECIPES = dict(
     retinanet=Recipe(),
     maskrcnn=Recipe(),
+    fasterrcnn=Recipe(),
     cascade=Recipe(),
     atss=Recipe(),
     reppointsv2=Recipe(),
@@ -176,7 +184,7 @@ def test_classification_regularises_as_the_released_code():
 @pytest.mark.parametrize('name', CONFIGS)
 def test_runs_repeat_and_are_validated(name):
     cfg = load(name)
-    assert cfg.randomness.seed == 0
+    assert (cfg.randomness.seed, cfg.randomness.diff_rank_seed) == (0, True)
     assert cfg.default_hooks.visualization is not None
     if name.endswith('_in22k'):  # there is no validation set
         assert cfg.val_dataloader is None and cfg.val_cfg is None and cfg.val_evaluator is None
@@ -188,3 +196,26 @@ def test_runs_repeat_and_are_validated(name):
         metric = cfg.val_evaluator.metric
         metric = [metric] if isinstance(metric, str) else metric
         assert list(metric) == (['bbox', 'segm'] if has_masks(cfg) else ['bbox'])
+
+
+def _draw(rank: int, folder: Path) -> None:
+    """What one rank draws for its batch, twice from the start."""
+    found = []
+    for _ in range(2):
+        set_random_seed(**load('classification/focal_t_in1k').randomness)
+        sampler = DefaultSampler(range(100), shuffle=True, seed=None)  # as the runner builds it
+        images, scores = Mixup(alpha=0.8)(torch.rand(4, 3, 8, 8), torch.eye(4))
+        dropped = DropPath(0.5).train()(torch.ones(64, 1))
+        found.append(dict(order=list(sampler), images=images, scores=scores, dropped=dropped))
+    torch.save(found, folder / f'{rank}.pth')
+
+
+def test_ranks_draw_different_numbers_and_repeat(tmp_path):
+    run_in_two_processes(_draw, tmp_path, tmp_path)
+    first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1))
+    for once, again in (first, second):
+        assert once['order'] == again['order']
+        assert all(once[key].equal(again[key]) for key in ('images', 'scores', 'dropped'))
+    assert sorted(first[0]['order'] + second[0]['order']) == list(range(100))
+    for key in ('images', 'scores', 'dropped'):
+        assert not first[0][key].equal(second[0][key]), f'{key} equal on both ranks'

@@ -6,14 +6,14 @@ import math
 import pytest
 from mmengine.config import Config
 
-from mmfocal.analysis.paper_tables import read_paper
-from mmfocal.analysis.schedule import (
+from tests.helpers.config_suite import ROWS, load, method_of, words
+from tools.dev.model_zoo.paper import read_paper
+from tools.dev.model_zoo.schedule import (
     epoch_length,
     group_schedules,
     learning_rates,
     schedules_page,
 )
-from tests.helpers.config_suite import ROWS, load, method_of, words
 
 COCO_EPOCH = 7330  # iterations of 16 images
 IMAGENET_EPOCH = 1252  # of 1,024
@@ -108,8 +108,8 @@ def test_pre_training_follows_swins_recipe():
 
 
 def test_the_page_of_the_docs_is_current(repo_root, monkeypatch):
-    monkeypatch.setattr('mmfocal.analysis.schedule.learning_rates', cached_rates)
+    monkeypatch.setattr('tools.dev.model_zoo.schedule.learning_rates', cached_rates)
     configs = {name.split('/')[-1]: load(name) for name in ROWS}
     written = (repo_root / 'docs' / 'schedules.md').read_text()
     schedules = group_schedules(configs, read_paper().method_names)
-    assert written == schedules_page(schedules), 'run python tools/analysis/plot_schedules.py'
+    assert written == schedules_page(schedules), 'run python -m tools.dev.model_zoo.plot_schedules'

@@ -14,7 +14,7 @@ from tests.helpers.small_detectors import blobs, build, collate, load, view
 
 pytestmark = pytest.mark.filterwarnings('ignore:To copy construct')  # the host's paste
 
-WITH_MASKS = ('mask-rcnn', 'cascade', 'htc', 'htc-without-semantic')
+WITH_MASKS = ('mask-rcnn', 'cascade', 'averaged-htc', 'htc-without-semantic')
 DIRECTIONS = ('horizontal', 'vertical', 'diagonal')
 
 
@@ -118,7 +118,7 @@ def test_an_image_and_its_mirror_image_give_mirrored_results(detector, image, di
     assert_same(unflipped(found, image, direction), augmented(detector, image, *views))
 
 
-@pytest.mark.parametrize('name', ['mask-rcnn', 'htc'])
+@pytest.mark.parametrize('name', ['mask-rcnn', 'averaged-htc'])
 def test_soft_nms(name, image):
     soft = dict(type='soft_nms', iou_threshold=0.5)
     detector = build(name, nms=soft, score_thr=0.001)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from mmcv.ops import DeformConv2d
 from mmdet.models.dense_heads import RepPointsHead
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -426,8 +427,36 @@ def test_sizes_and_start():
         *head.corner_scores,
     ):
         torch.testing.assert_close(conv.bias, torch.full_like(conv.bias, rare))
-    for conv in (head.reppoints_cls_conv, head.reppoints_pts_refine_conv, head.cls_convs[0].conv):
-        assert conv.weight.std().item() == pytest.approx(0.01, rel=0.2)
+
+
+def test_initial_weights_are_those_of_the_released_head():
+    """Normal, but for what the released head leaves to its modules: Kaiming or PyTorch's."""
+    head = MODELS.build(dict(MODEL.bbox_head, train_cfg=MODEL.train_cfg, test_cfg=MODEL.test_cfg))
+    head.init_weights()
+    expected = dict.fromkeys(
+        (
+            *(f'{kind}_convs.{index}.conv' for kind in ('cls', 'reg') for index in range(3)),
+            *('shared_conv.conv', 'foreground_out', 'reppoints_cls_conv', 'reppoints_cls_out'),
+            *(f'reppoints_pts_init_{part}' for part in ('conv', 'out')),
+            *(f'reppoints_pts_refine_{part}' for part in ('conv', 'out')),
+            *(f'corner_{kind}.{index}' for kind in ('scores', 'offsets') for index in (0, 1)),
+        ),
+        0.01,
+    )
+    expected['foreground_embedding.conv'] = math.sqrt(2 / 256)
+    for pool in ('corner_pools.0', 'corner_pools.1'):
+        expected |= {f'{pool}.sides.{side}.0.conv': math.sqrt(2 / (9 * 64)) for side in (0, 1)}
+        expected[f'{pool}.merge.conv'] = math.sqrt(1 / (3 * 9 * 64))
+        expected[f'{pool}.skip.conv'] = math.sqrt(1 / (3 * 256))
+        expected[f'{pool}.out.conv'] = math.sqrt(2 / 256)
+    convs = {
+        name: module.weight.std().item()
+        for name, module in head.named_modules()
+        if isinstance(module, (torch.nn.Conv2d, DeformConv2d))
+    }
+    assert convs == pytest.approx(expected, rel=0.08)
+    norms = [module for module in head.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert norms and all((norm.weight == 1).all() and not norm.bias.any() for norm in norms)
 
 
 def test_outputs_agree_with_features_in_size():

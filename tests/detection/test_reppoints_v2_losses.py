@@ -34,8 +34,27 @@ def test_inclusive_giou_is_the_old_formula():
     assert abs(values[0] - plain[0]) > 0.1  # it is not today's GIoU
 
 
+@pytest.mark.parametrize(
+    ('box', 'value', 'gradient'),
+    [
+        ((3, -2, 0, 4), 47 / 21, (7 / 21, -27 / 441, -7 / 21, 27 / 441)),  # union of -5
+        ((0, 2, 2, -4), 2 + 6 / 9, None),
+    ],
+)
+def test_inclusive_giou_teaches_boxes_inverted_by_more_than_their_union(box, value, gradient):
+    """Areas have a sign, as in the released code; today's form is constant there."""
+    target = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
+    pred = torch.tensor([box], dtype=torch.float, requires_grad=True)
+    loss = InclusiveGIoULoss()(pred, target)
+    loss.backward()
+    assert loss.item() == pytest.approx(value)
+    if gradient:
+        torch.testing.assert_close(pred.grad[0], torch.tensor(gradient))
+    assert pred.grad.any()
+
+
 def test_inclusive_giou_turns_inverted_boxes_right():
-    """Points start anywhere around their centre; mmdet's GIoU takes such a box for a large one."""
+    """Points start anywhere around their center; mmdet's GIoU takes such a box for a large one."""
     target = torch.tensor([[-0.5, -0.5, 0.5, 0.5]])
     for loss, is_turned in ((InclusiveGIoULoss(), True), (GIoULoss(), False)):
         pred = torch.tensor([[0.1, 0.1, 0.0, 0.0]], requires_grad=True)

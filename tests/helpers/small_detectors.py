@@ -39,8 +39,14 @@ def _shrink(node: dict | list) -> None:
 
 
 def build(name: str, **test_cfg) -> nn.Module:
-    """Put a small detector with random weights, but distinct scores, on the nano backbone."""
-    model = get_config(HOSTS[name]).model
+    """Put a small detector with random weights, but distinct scores, on the nano backbone.
+
+    ``averaged-`` before an HTC's name gives it the head that averages its stages' masks.
+    """
+    host = name.removeprefix('averaged-')
+    model = get_config(HOSTS[host]).model
+    if host != name:
+        model.roi_head.type = 'AveragedHTCRoIHead'
     _shrink(model)
     model.backbone = Config.fromfile(ROOT / 'configs/_base_/backbones/focal_nano.py').backbone
     model.backbone.arch.depths = (1, 1, 1, 1)

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 HOOK = """
+import random
+
+import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -21,6 +24,7 @@ class RecordRank(Hook):
     def before_train(self, runner):
         model = runner.model.module
         self.start = {k: v.clone() for k, v in model.named_parameters()}
+        self.draws = torch.rand(1).item(), np.random.rand(), random.random()
 
         def keep_gradients(*_):
             self.gradients = {k: p.grad.clone() for k, p in model.named_parameters()}
@@ -32,6 +36,7 @@ class RecordRank(Hook):
             start=self.start,
             parameters=dict(runner.model.module.named_parameters()),
             gradients=self.gradients,
+            draws=self.draws,
             images=[sample.img_path for sample in data_batch['data_samples']],
         )
         torch.save(record, f'rank{get_rank()}.pth')
@@ -57,7 +62,8 @@ def test_two_processes_without_a_gpu_keep_one_model(run, workspace, repo_root):
         torch.load(workspace / f'rank{rank}.pth', weights_only=False) for rank in (0, 1)
     )
     assert not set(first['images']) & set(second['images'])
-    for part in ('parameters', 'gradients'):
+    assert all(a != b for a, b in zip(first['draws'], second['draws'])), 'ranks draw alike'
+    for part in ('start', 'parameters', 'gradients'):
         differing = [
             key for key, value in first[part].items() if not value.equal(second[part][key])
         ]

@@ -2,7 +2,6 @@
 """The command line that completes the paper's tables."""
 
 import json
-import runpy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,8 @@ import pytest
 import yaml
 from mmengine.logging import MMLogger
 
-from mmfocal.analysis.paper_tables import PAPER_FILE
+from tools.dev.model_zoo import tables as tables_tool
+from tools.dev.model_zoo.paper import PAPER_FILE
 
 
 @pytest.fixture
@@ -33,21 +33,20 @@ def nano_paper(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tables(repo_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Run the tool in this process, as starting another one takes seconds."""
     logger = MMLogger.get_current_instance()
     level = logger.level
 
     def run_tool(*options: object) -> None:
-        tool = str(repo_root / 'tools' / 'analysis' / 'paper_tables.py')
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, options)])
-        runpy.run_path(tool, run_name='__main__')
+        monkeypatch.setattr(sys, 'argv', ['tables', *map(str, options)])
+        tables_tool.main()
 
     yield run_tool
     logger.setLevel(level)
 
 
-def test_pages_are_written_then_checked(
+def test_the_page_is_written_then_checked(
     tables: Callable, nano_paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     options = ('--paper', nano_paper, '--out', tmp_path / 'out')
@@ -57,15 +56,17 @@ def test_pages_are_written_then_checked(
     tables(*options)
     printed = capsys.readouterr().out
     assert 'Building models' in printed and '100%' in printed
-    assert f'wrote {tmp_path}/out/paper_tables.html' in printed
+    assert f'wrote {tmp_path}/out/paper_tables.md' in printed
     page = (tmp_path / 'out' / 'paper_tables.md').read_text()
     assert '| UPerNet | [`focal_nano_upernet`](' in page
-    assert '<td class="ours">not run</td>' in (tmp_path / 'out' / 'paper_tables.html').read_text()
+    assert '| not run |' in page
     tables(*options, '--check')
 
 
 def test_configs_without_a_row_are_named(tables: Callable, nano_paper: Path) -> None:
-    with pytest.raises(ValueError, match=r'no row of mmfocal/analysis/paper\.yml has this config'):
+    with pytest.raises(
+        ValueError, match=r'no row of tools/dev/model_zoo/paper\.yml has this config'
+    ):
         tables('--paper', nano_paper, '--check')
 
 

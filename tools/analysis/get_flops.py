@@ -5,6 +5,7 @@ FLOPs are multiply-accumulates (MACs), as the field's tables print them.
 """
 
 import argparse
+from collections.abc import Sequence
 
 from mmengine.config import DictAction
 from rich.console import Console
@@ -12,10 +13,11 @@ from rich.table import Table
 
 from mmfocal.analysis.complexity import CONVENTIONS, Complexity, complexity
 from mmfocal.engine import read_config
+from mmfocal.zoo import find_config
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config of a detector, segmentor or classifier')
     parser.add_argument(
@@ -37,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, help='settings to override'
     )
-    return parser.parse_args()
+    return parser
 
 
 def make_table(model: Complexity, conventions: list[str], depth: int) -> Table:
@@ -59,10 +61,10 @@ def make_table(model: Complexity, conventions: list[str], depth: int) -> Table:
     return table
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Count and print."""
-    args = parse_args()
-    cfg = read_config(args.config)
+    args = make_parser().parse_args(argv)
+    cfg = read_config(find_config(args.config))
     cfg.merge_from_dict(args.cfg_options)
     model = complexity(cfg, args.shape)
     conventions = args.convention or list(CONVENTIONS)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Focal-B as a difference to Focal-T; ``model.backbone`` of a Focal-T config takes it."""
 
-size = dict(
+focal_b = dict(
     arch='base',
+    drop_path_rate=0.5,
     init_cfg=dict(
         type='FocalPretrained',
         checkpoint='{{$FOCAL_B_CKPT:checkpoints/focal-base-is224-ws7.pth}}',
     ),
 )
-channels = [128, 256, 512, 1024]
+focal_b_channels = [128, 256, 512, 1024]

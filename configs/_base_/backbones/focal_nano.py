@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Focal Transformer that a laptop trains in minutes."""
 
-custom_imports = dict(imports=['mmfocal'], allow_failed_imports=False)
 backbone = dict(
     type='FocalTransformer',
     arch=dict(embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8)),

@@ -4,6 +4,7 @@
 swin = dict(
     type='mmpretrain.SwinTransformer',
     arch='tiny',
+    drop_path_rate=0.2,  # as Focal-T
     pad_small_map=True,
     init_cfg=dict(
         type='Pretrained',

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """COCO boxes with the crop policy of 3x."""
 
-_base_ = ['coco_detection.py', 'crop_policy.py']
+_base_ = ['coco_detection.py', '../pipelines/crop_policy.py']
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

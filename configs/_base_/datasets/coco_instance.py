@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """COCO boxes and masks at a single scale of (1333, 800)."""
 
-_base_ = ['mmdet::_base_/datasets/coco_instance.py', 'views_800.py']
+_base_ = ['mmdet::_base_/datasets/coco_instance.py', '../pipelines/views_800.py']
 
 tta_model = dict(type='MaskTTAModel')  # of mmfocal.detection

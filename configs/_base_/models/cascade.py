@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cascade Mask R-CNN with Swin's box heads: four convolutions, class-specific boxes, GIoU."""
+"""Cascade Mask R-CNN with Swin's box heads: four convolutions, class-specific boxes, GIoU.
+
+Without a backbone.
+"""
 
 _base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'
 
 model = dict(
+    backbone=dict(_delete_=True),
+    neck=dict(in_channels=[96, 192, 384, 768]),
     roi_head=dict(
         bbox_head=[
             dict(
@@ -29,5 +34,5 @@ model = dict(
                 [0.033, 0.033, 0.067, 0.067],
             )
         ]
-    )
+    ),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hybrid Task Cascade with its semantic branch and soft-NMS."""
+"""Hybrid Task Cascade with its semantic branch and soft-NMS, without a backbone."""
 
 _base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'
 
@@ -14,8 +14,12 @@ mask_head = dict(
 model = dict(
     type='HybridTaskCascade',
     data_preprocessor=dict(pad_seg=True),
+    backbone=dict(_delete_=True),
+    neck=dict(in_channels=[96, 192, 384, 768]),
     roi_head=dict(
-        type='HybridTaskCascadeRoIHead',
+        # averages the masks of all stages, as mmdet 2 did; mmdet 3's HybridTaskCascadeRoIHead
+        # takes the last stage's
+        type='AveragedHTCRoIHead',
         interleaved=True,
         mask_info_flow=True,
         mask_head=[dict(mask_head, with_conv_res=False), mask_head, mask_head],

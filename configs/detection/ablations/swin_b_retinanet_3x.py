@@ -3,6 +3,4 @@
 
 _base_ = ['swin_t_retinanet_3x.py', '../../_base_/backbones/swin_base.py']
 
-model = dict(
-    backbone=dict(drop_path_rate=0.5, **_base_.size), neck=dict(in_channels=_base_.channels[1:])
-)
+model = dict(backbone=_base_.swin_b, neck=dict(in_channels=_base_.swin_b_channels[1:]))

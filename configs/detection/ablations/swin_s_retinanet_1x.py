@@ -3,4 +3,4 @@
 
 _base_ = ['swin_t_retinanet_1x.py', '../../_base_/backbones/swin_small.py']
 
-model = dict(backbone=dict(drop_path_rate=0.3, **_base_.size))
+model = dict(backbone=_base_.swin_s)

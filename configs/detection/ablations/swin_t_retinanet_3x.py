@@ -3,6 +3,4 @@
 
 _base_ = ['../focal_t_retinanet_3x.py', '../../_base_/backbones/swin_tiny.py']
 
-model = dict(
-    backbone=dict(_delete_=True, drop_path_rate=0.2, out_indices=(1, 2, 3), **_base_.swin)
-)
+model = dict(backbone=dict(_delete_=True, out_indices=(1, 2, 3), **_base_.swin))

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from mmfocal.compat import run_branch
+
 NUM_BOXES, NUM_MASKS = 1000, 100
 
 
@@ -19,18 +21,18 @@ def _rois(feats: Sequence[Tensor], count: int) -> Tensor:
 def _run_standard(detector: nn.Module, image: Tensor) -> None:
     feats, head = detector.extract_feat(image), detector.roi_head
     detector.rpn_head(feats)
-    head._bbox_forward(feats, _rois(feats, NUM_BOXES))
+    run_branch(head, 'bbox', feats, _rois(feats, NUM_BOXES))
     if head.with_mask:
-        head._mask_forward(feats, _rois(feats, NUM_MASKS))
+        run_branch(head, 'mask', feats, _rois(feats, NUM_MASKS))
 
 
 def _run_cascade(detector: nn.Module, image: Tensor) -> None:
     feats, head = detector.extract_feat(image), detector.roi_head
     detector.rpn_head(feats)
     for stage in range(head.num_stages):
-        head._bbox_forward(stage, feats, _rois(feats, NUM_BOXES))
+        run_branch(head, 'bbox', stage, feats, _rois(feats, NUM_BOXES))
         if head.with_mask:
-            head._mask_forward(stage, feats, _rois(feats, NUM_MASKS))
+            run_branch(head, 'mask', stage, feats, _rois(feats, NUM_MASKS))
 
 
 def _run_htc(detector: nn.Module, image: Tensor) -> None:
@@ -38,9 +40,9 @@ def _run_htc(detector: nn.Module, image: Tensor) -> None:
     detector.rpn_head(feats)
     semantic = head.semantic_head(feats)[1] if head.with_semantic else None
     for stage in range(head.num_stages):
-        head._bbox_forward(stage, feats, _rois(feats, NUM_BOXES), semantic)
+        run_branch(head, 'bbox', stage, feats, _rois(feats, NUM_BOXES), semantic)
     if head.with_mask:  # as in testing, one pass runs all stages and the flow between them
-        head._mask_forward(-1, feats, _rois(feats, NUM_MASKS), semantic, training=False)
+        run_branch(head, 'mask', -1, feats, _rois(feats, NUM_MASKS), semantic, training=False)
 
 
 def _run_sparse(detector: nn.Module, image: Tensor) -> None:
@@ -51,7 +53,7 @@ def _run_sparse(detector: nn.Module, image: Tensor) -> None:
         box_feats = head.bbox_roi_extractor[stage](feats, rois)
         _, _, objects, attended = head.bbox_head[stage](box_feats, objects)
         if head.with_mask:
-            head._mask_forward(stage, feats, rois[:NUM_MASKS], attended[0, :NUM_MASKS])
+            run_branch(head, 'mask', stage, feats, rois[:NUM_MASKS], attended[0, :NUM_MASKS])
 
 
 def _run_dense(model: nn.Module, image: Tensor) -> None:
@@ -63,6 +65,7 @@ RUNS = {
     'StandardRoIHead': _run_standard,
     'CascadeRoIHead': _run_cascade,
     'HybridTaskCascadeRoIHead': _run_htc,
+    'AveragedHTCRoIHead': _run_htc,
     'SparseRoIHead': _run_sparse,
     'NoneType': _run_dense,
 }

@@ -48,7 +48,7 @@ def check_num_classes(
     """
     if not classes or 'language_model' in model:
         return
-    for head_key, found in _num_classes('model', model):
+    for head_key, found in num_classes_of('model', model):
         if found != len(classes):
             findings.error(
                 f'{head_key}={found}, but {key} has {len(classes)} classes: '
@@ -57,7 +57,7 @@ def check_num_classes(
             )
 
 
-def _num_classes(key: str, node: Any) -> Iterator[tuple[str, int]]:
+def num_classes_of(key: str, node: Any) -> Iterator[tuple[str, int]]:
     """Yield key and value of every ``num_classes`` of a head."""
     if isinstance(node, (list, tuple)):
         node = dict(enumerate(node))
@@ -67,7 +67,7 @@ def _num_classes(key: str, node: Any) -> Iterator[tuple[str, int]]:
         if name == 'num_classes':
             yield f'{key}.{name}', child
         elif name not in _OTHER_PARTS:
-            yield from _num_classes(f'{key}.{name}', child)
+            yield from num_classes_of(f'{key}.{name}', child)
 
 
 # ---- channels ----------------------------------------------------------------------------------

@@ -78,7 +78,9 @@ class _PoolTokens(torch.autograd.Function):
         for level, (weight, d_level) in enumerate(zip(weights, d_coarse)):
             cell = ctx.geometry.cell_size(level)
             cells, d_cells = (_cells(x, cell, d_level.shape[1:3]) for x in (fine, d_map))
-            d_cells.addcmul_(weight.view(cell, 1, cell, 1), d_level[:, :, None, :, None])
+            # of one dtype: older releases of PyTorch take no other
+            parts = (weight.view(cell, 1, cell, 1), d_level[:, :, None, :, None])
+            d_cells.addcmul_(*(part.to(d_cells.dtype) for part in parts))
             products = cells @ d_level[:, :, None, :, :, None]  # (B, rows, cell, cols, cell, 1)
             d_weights.append(products.sum((0, 1, 3)).view(weight.shape))
             d_biases.append(d_level.sum().view(1))

@@ -88,7 +88,7 @@ def _choose(impl: str, inputs: FocalInputs) -> Backend:
         if not refused:
             break
         reasons += refused
-    if not torch.compiler.is_compiling() and device_type != 'meta':
+    if not compat.is_compiling() and device_type != 'meta':
         log_choice(name, device_type, tuple(reasons))
     return BACKENDS[name]
 

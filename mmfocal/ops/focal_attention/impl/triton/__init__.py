@@ -48,14 +48,6 @@ for _name in ('triton', 'pytorch-triton', 'triton-windows'):
 IS_TOO_OLD = [int(part) for part in VERSION.split('.')[:2]] < [3, 3]
 
 
-def _is_exporting() -> bool:
-    """Whether a call is traced for use elsewhere; strict export cannot be told from compiling."""
-    if torch.compiler.is_dynamo_compiling():
-        return False
-    is_exporting = getattr(torch.compiler, 'is_exporting', None)  # since torch 2.7
-    return torch.jit.is_tracing() or (is_exporting is not None and is_exporting())
-
-
 def _is_unregistered() -> bool:
     """Whether an operator is needed, and missing."""
     return not (ARE_REGISTERED or compat.is_plain_eager())
@@ -118,9 +110,9 @@ def unsupported_reasons(inputs: FocalInputs) -> list[str]:
     qkv, w = inputs.qkv, inputs.geometry.window_size
     head_dim = qkv.shape[-1] // 3 // inputs.bias.own.shape[1]
     reasons = {
-        'exporting and tracing are not supported': _is_exporting(),
+        'exporting and tracing are not supported': compat.is_traced_for_export(),
         'transforms of torch.func and forward-mode differentiation are not supported': (
-            not torch.compiler.is_compiling() and compat.are_transforms_active()
+            not compat.is_compiling() and compat.are_transforms_active()
         ),
         'PyTorch 2.4 or newer is needed to compile, and under dispatch modes': _is_unregistered(),
         f'{qkv.dtype} is not supported': qkv.dtype not in DTYPES,

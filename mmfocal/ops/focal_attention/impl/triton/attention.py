@@ -328,7 +328,7 @@ class Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and not compat.is_compiling():
             raise RuntimeError(
                 "attn_impl='triton' has no second derivative (create_graph=True); "
                 "choose attn_impl='sdpa'"

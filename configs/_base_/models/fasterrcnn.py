@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faster R-CNN with FPN, without a backbone: Mask R-CNN without masks."""
+
+_base_ = 'mmdet::_base_/models/faster-rcnn_r50_fpn.py'
+
+model = dict(backbone=dict(_delete_=True), neck=dict(in_channels=[96, 192, 384, 768]))

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What small detectors without masks share, complete but for the model."""
+
+_base_ = 'detection.py'
+
+val_evaluator = dict(metric='bbox')
+test_evaluator = val_evaluator

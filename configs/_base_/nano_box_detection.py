@@ -1,7 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""What small detectors without masks share, complete but for the model."""
-
-_base_ = 'nano_detection.py'
-
-val_evaluator = dict(metric='bbox')
-test_evaluator = val_evaluator

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boxes in two stages; not a row of the paper."""
+
+_base_ = [
+    '../_base_/models/fasterrcnn.py',
+    '../_base_/backbones/focal_tiny.py',
+    '../_base_/datasets/coco_detection.py',
+    '../_base_/schedules/coco_1x.py',
+    '../_base_/default_runtime_mmdet.py',
+]
+
+model = dict(backbone=_base_.backbone)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layer-wise decay of the learning rate for detectors, segmentors and classifiers alike."""
+
+from collections import defaultdict
+
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Gives each layer of the backbone ``layer_decay_rate`` times the rate of the next.
+
+    The backbone says how deep a parameter lies (``get_layer_depth``), which works for any model
+    around it; mmdet's and mmseg's constructors know ConvNeXt, BEiT and ViT only. Everything
+    behind the backbone has the full rate. ``custom_keys`` and the other settings of
+    ``paramwise_cfg`` hold beside it, ``lr_mult`` included.
+
+    In a config::
+
+        optim_wrapper = dict(
+            constructor='LayerDecayOptimWrapperConstructor',
+            paramwise_cfg=dict(layer_decay_rate=0.9),
+        )
+    """
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        """Build the optimizer's wrapper.
+
+        Args:
+            model: Model with a ``backbone`` that has ``get_layer_depth``.
+
+        Returns:
+            The wrapper, with one group per parameter.
+
+        Raises:
+            ValueError: If ``paramwise_cfg`` lacks ``layer_decay_rate`` or has one out of (0, 1].
+            TypeError: If the backbone cannot tell depths.
+        """
+        self.decay_rate = self.paramwise_cfg.get('layer_decay_rate')
+        if self.decay_rate is None or not 0 < self.decay_rate <= 1:
+            raise ValueError(
+                f'paramwise_cfg.layer_decay_rate={self.decay_rate!r}; expected a number above 0 '
+                'and at most 1'
+            )
+        inner = getattr(model, 'module', model)  # wrapped for several processes
+        if not hasattr(getattr(inner, 'backbone', None), 'get_layer_depth'):
+            raise TypeError(
+                f'{type(inner).__name__} has no backbone with get_layer_depth, which layer-wise '
+                'decay needs'
+            )
+        return super().__call__(model)
+
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
+        """Add groups as MMEngine does, and scale the rates of the backbone's.
+
+        Args:
+            params: Groups so far; extended in place.
+            module: The model; its parts when called by itself.
+            **kwargs: ``prefix`` and more, which MMEngine passes on to parts.
+        """
+        super().add_params(params, module, **kwargs)
+        if kwargs.get('prefix'):
+            return
+        names = {id(param): name for name, param in module.named_parameters()}
+        rates = defaultdict(list)
+        for group in params:
+            (param,) = group['params']
+            depth, count = module.backbone.get_layer_depth(names[id(param)], 'backbone.')
+            group['lr_scale'] = self.decay_rate ** (count - 1 - depth)
+            group['lr'] = group.get('lr', self.base_lr) * group['lr_scale']
+            rates[depth].append(group['lr'])
+        text = ', '.join(f'{min(rates[depth]):.3g}' for depth in sorted(rates))
+        print_log(f'learning rates from the stem to the heads: {text}', logger='current')

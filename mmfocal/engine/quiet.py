@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A runner whose log file says everything, and whose terminal starts with the first loss."""
+
+import logging
+from typing import Any
+
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+_LENGTHY = (
+    'Config:\n',
+    'Hooks will be executed',
+    'paramwise_options -- ',
+    '\n' + '-' * 60 + '\nSystem environment',
+)
+
+
+def _is_short(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_LENGTHY)
+
+
+class QuietRunner(Runner):
+    """Keeps config, environment, hooks and options of parameters off the terminal.
+
+    These lines, often thousands, are in the log file; the config is also a file beside it.
+    """
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger as MMEngine does and filter what it prints.
+
+        Args:
+            *args: See ``Runner.build_logger``.
+            **kwargs: Likewise.
+
+        Returns:
+            The logger.
+        """
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_is_short)
+        logger.info(f'Config and log are in {self.work_dir}')
+        return logger

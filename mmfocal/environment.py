@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Installed packages that do not fit together, each with the command that mends it.
+
+It reads what pip recorded and imports none of them, for an import is what fails.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+# What a distribution is imported as; those of a row overwrite each other's files.
+DISTRIBUTIONS = {
+    'mmengine': ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
+    'mmcv': ('mmcv', 'mmcv-lite', 'mmcv-full', 'onedl-mmcv'),
+    'mmdet': ('mmdet', 'onedl-mmdetection'),
+    'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
+    'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
+}
+BUILD_MMCV = (
+    'pip install "setuptools<81" wheel ninja && '
+    'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-deps --no-cache-dir --force-reinstall'
+)
+
+
+def installed(name: str) -> str | None:
+    """The version of a distribution, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _number(text: str | None) -> tuple[int, ...]:
+    """The first two numbers of a version; ``()`` if there is none, which is less than any."""
+    return tuple(int(part) for part in re.findall(r'\d+', text or '')[:2])
+
+
+def _providers(module: str) -> list[str]:
+    return [name for name in DISTRIBUTIONS[module] if installed(name)]
+
+
+def _is_onedl() -> bool:
+    return installed('onedl-mmengine') is not None
+
+
+def _mmcv_requirement() -> str:
+    """The mmcv that fits the MMEngine that is there."""
+    return '"onedl-mmcv>=2.3,<2.4"' if _is_onedl() else 'mmcv==2.1.0'
+
+
+def has_operators() -> bool:
+    """Whether mmcv has a compiled extension; it may still be one for another torch."""
+    spec = find_spec('mmcv')
+    folders = (spec and spec.submodule_search_locations) or []
+    return any(path.suffix in ('.so', '.pyd') for f in folders for path in Path(f).glob('_ext*'))
+
+
+def _double_packages() -> Iterator[str]:
+    for module in DISTRIBUTIONS:
+        names = _providers(module)
+        if len(names) > 1:
+            found = ' and '.join(f'{name} {installed(name)}' for name in names)
+            kept = next((name for name in names if name.startswith('onedl-')), names[0])
+            yield (
+                f'{found} are both installed and overwrite each other as `{module}`: '
+                f'pip uninstall -y {" ".join(names)}, then install one of them, such as {kept}'
+            )
+
+
+def _mmcv_without_operators() -> Iterator[str]:
+    hosts = [name for module in ('mmdet', 'mmseg') for name in _providers(module)]
+    if hosts and not has_operators():
+        there = ', '.join(f'{name} {installed(name)}' for name in _providers('mmcv'))
+        remove = ' '.join(name for name in _providers('mmcv') if name == 'mmcv-lite')
+        yield (
+            f'{" and ".join(hosts)} need mmcv with compiled operators, found '
+            f'{f"{there} without" if there else "no mmcv"}: '
+            f'{f"pip uninstall -y {remove} && " if remove else ""}{BUILD_MMCV} '
+            f'{_mmcv_requirement()}'
+        )
+
+
+def _numpy_too_new() -> Iterator[str]:
+    numpy, torch, mmcv = installed('numpy'), installed('torch'), installed('mmcv')
+    if _number(numpy) < (2,):
+        return
+    if torch and _number(torch) < (2, 3):
+        yield f'torch {torch} is compiled for numpy 1, found numpy {numpy}: pip install "numpy<2"'
+    elif mmcv and _number(mmcv) < (2, 2):
+        yield f'mmcv {mmcv} is made for numpy 1, found numpy {numpy}: pip install "numpy<2"'
+
+
+def _torch_too_new() -> Iterator[str]:
+    torch, mmengine = installed('torch'), installed('mmengine')
+    if mmengine and _number(torch) >= (2, 6):
+        yield (
+            f'mmengine {mmengine} cannot read its checkpoints with torch {torch}: '
+            'pip install "torch<2.6" with the torchvision of that release, or change to '
+            "onedl's packages, which continue the original ones"
+        )
+
+
+def _setuptools_too_new() -> Iterator[str]:
+    if installed('mmengine') and find_spec('pkg_resources') is None:
+        yield (
+            'the original mmengine imports pkg_resources to find the configs of hosts, which '
+            'setuptools 82 no longer has: pip install "setuptools<81"'
+        )
+
+
+def _opencv_missing() -> Iterator[str]:
+    if find_spec('cv2') is None:
+        yield "MMEngine's hooks import opencv, found none: pip install opencv-python-headless"
+
+
+def problems() -> list[str]:
+    """What does not fit, a sentence each, with the command that mends it."""
+    checks = (
+        *(_double_packages, _mmcv_without_operators, _numpy_too_new, _torch_too_new),
+        *(_setuptools_too_new, _opencv_missing),
+    )
+    return [problem for check in checks for problem in check()]
+
+
+def _from_error(error: Exception) -> list[str]:
+    """What the text of an error says: which torch mmcv was compiled for is recorded nowhere."""
+    if '_ext' in str(error) and 'symbol' in str(error):
+        return [
+            f"mmcv's operators are compiled for another torch: {BUILD_MMCV} {_mmcv_requirement()}"
+        ]
+    return []
+
+
+def require(*modules: str) -> None:
+    """Import what comes next, and say of an import that fails what does not fit.
+
+    Raises:
+        ImportError: In place of the failure, which is its cause, if anything is known.
+    """
+    try:
+        for module in modules:
+            import_module(module)
+    except Exception as error:  # a missing file, a name that numpy dropped, a host's assertion
+        reasons = _from_error(error) + problems()
+        if not reasons:
+            raise
+        text = '\n'.join(f'  - {reason}' for reason in reasons)
+        raise ImportError(
+            f'{type(error).__name__}: {error}\nWhat is installed for {sys.executable} does not '
+            f'fit together:\n{text}'
+        ) from error

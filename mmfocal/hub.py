@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``import mmfocal.hub`` lets the host libraries find the shipped configs by name.
+
+Afterwards ``DetInferencer('focal_t_maskrcnn_3x')``, ``MMSegInferencer('focal_t_upernet_160k')``
+and mmpretrain's ``get_model('focal_t_in1k')``, ``list_models`` and
+``ImageClassificationInferencer`` work. No weights come with a name: pass a checkpoint beside it.
+"""
+
+from importlib.util import find_spec
+
+from mmengine.config import Config
+from mmengine.infer import BaseInferencer
+
+from .zoo import config, data_root
+
+_load_of_host = BaseInferencer._load_model_from_metafile
+
+
+def _load_model(self: BaseInferencer, model: str) -> tuple[Config, str | None]:
+    """Look for a name among the shipped configs, then where MMEngine looks."""
+    try:
+        path = config(model)
+    except FileNotFoundError:
+        return _load_of_host(self, model)
+    cfg = Config.fromfile(path)
+    if cfg.default_scope != self.scope:
+        raise ValueError(
+            f'{model} is a config for {cfg.default_scope}; {type(self).__name__} takes those for '
+            f'{self.scope}'
+        )
+    return cfg, None
+
+
+def _register_classifiers() -> None:
+    """Enter the classifiers into mmpretrain's list, which has a function for it."""
+    from mmpretrain.apis.model import ModelHub
+
+    root = data_root()
+    for metafile in sorted(root.glob('configs/classification/**/metafile.yml')):
+        ModelHub.register_model_index(metafile, config_prefix=root)
+
+
+# mmdet and mmseg read their own metafiles only, and MMEngine has no place to enter others.
+BaseInferencer._load_model_from_metafile = _load_model
+if find_spec('mmpretrain'):
+    _register_classifiers()

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host libraries' inferencers behind one interface, with checkpoints loaded safely."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import supervision as sv
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseTTAModel
+from mmengine.registry import DATASETS, DefaultScope
+
+from mmfocal.engine.evaluate import use_tta, without_annotations
+from mmfocal.engine.launch import read_config
+from mmfocal.models.pretrained import (
+    convert_upstream,
+    load_whole_model,
+    read_checkpoint,
+    tensors_of,
+)
+
+from .prediction import Boxes, ClassScores, LabelMap, Prediction
+from .run_folder import find_run
+from .sources import read_picture
+
+
+class Predictor:
+    """Predicts on one picture at a time.
+
+    Args:
+        config_or_run: Folder of a run, which is enough; or a config file or the name of a shipped
+            config, and a checkpoint.
+        checkpoint: Checkpoint file; a run has its own, see ``find_run``.
+        device: Such as ``'cuda:0'`` or ``'cpu'``; by default a GPU if there is one.
+        score_thr: Boxes below are left out.
+        tta: Average over several views, as the config's ``tta_pipeline`` says.
+        allow_pickle: Unpickle objects of any class in the checkpoint: trusted files only.
+
+    Attributes:
+        classes: Names of the classes.
+        config, checkpoint: Paths of the files in use.
+
+    Raises:
+        FileNotFoundError: If config or checkpoint is missing.
+        ValueError: If the checkpoint is damaged or of another model.
+    """
+
+    def __init__(
+        self,
+        config_or_run: str | Path,
+        checkpoint: str | Path | None = None,
+        *,
+        device: str | None = None,
+        score_thr: float = 0.3,
+        tta: bool = False,
+        allow_pickle: bool = False,
+    ) -> None:
+        self.config, self.checkpoint = find_run(config_or_run, checkpoint)
+        self.score_thr = score_thr
+        cfg = read_config(self.config)
+        content = read_checkpoint(self.checkpoint, allow_pickle)
+        self.scope = cfg.default_scope
+        _prepare(cfg, tta)
+        self.classes = _classes(cfg, content)
+        self._inferencer = _build_inferencer(cfg, device)
+        model = self._inferencer.model
+        model = model.module if isinstance(model, BaseTTAModel) else model
+        load_whole_model(
+            model, convert_upstream(tensors_of(content, self.checkpoint)), self.checkpoint
+        )
+
+    def __call__(self, image: str | Path | np.ndarray) -> Prediction:
+        """Predict on a picture.
+
+        Args:
+            image: Path, address, or BGR image ``(H, W, 3)``, uint8.
+
+        Returns:
+            ``Boxes``, ``LabelMap`` or ``ClassScores``.
+        """
+        if not isinstance(image, np.ndarray):
+            image = read_picture(image)
+        inferencer = self._inferencer
+        with DefaultScope.overwrite_default_scope(self.scope):
+            (batch,) = inferencer.preprocess([image], batch_size=1)
+            if self.scope == 'mmdet':  # mmdet's preprocess keeps the images for drawing
+                _, batch = batch
+            (sample,) = inferencer.forward(batch)
+        return self._interpret(image, sample.cpu())
+
+    def _interpret(self, image: np.ndarray, sample: Any) -> Prediction:
+        if self.scope == 'mmpretrain':
+            return ClassScores(image, self.classes, sample.pred_score.numpy())
+        if self.scope == 'mmseg':
+            label_map = sample.pred_sem_seg.data[0].numpy()
+            return LabelMap(image, self.classes, label_map)
+        found = sv.Detections.from_mmdetection(sample)
+        if found.mask is not None:
+            found.mask = found.mask.astype(bool)
+        found = found[found.confidence >= self.score_thr]
+        return Boxes(image, self.classes, found[np.argsort(-found.confidence, kind='stable')])
+
+
+def _prepare(cfg: Config, tta: bool) -> None:
+    """Leave what inferencers need: a single data set without annotations, a model, no logs."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset or 'datasets' in dataset:  # RepeatDataset, ConcatDataset and so on
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    cfg.test_dataloader.dataset = dataset
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.pop('data_preprocessor'))
+    if tta:
+        use_tta(cfg)
+    cfg.test_dataloader.dataset.pipeline = without_annotations(
+        cfg.test_dataloader.dataset.pipeline
+    )
+    if cfg.get('visualizer'):
+        cfg.visualizer.vis_backends = None
+
+
+def _classes(cfg: Config, checkpoint: dict[str, Any]) -> Sequence[str]:
+    """Take the names of the training data, which the checkpoint holds, or the config's."""
+    meta = {key.lower(): value for key, value in (checkpoint.get('meta') or {}).items()}
+    names = (meta.get('dataset_meta') or {}).get('classes') or meta.get('classes')
+    if not names:
+        dataset = {**cfg.test_dataloader.dataset, 'pipeline': [], 'lazy_init': True}
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            names = DATASETS.build(dataset).metainfo.get('classes')
+    return tuple(names) if names else _Numbered()
+
+
+class _Numbered(Sequence):
+    """Names of classes that have none."""
+
+    def __getitem__(self, index: int) -> str:
+        return f'class {index}'
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _build_inferencer(cfg: Config, device: str | None) -> Any:
+    """Build the host's inferencer without weights, silently: the weights are loaded afterwards."""
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    with warnings.catch_warnings(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        warnings.simplefilter('ignore')
+        if cfg.default_scope == 'mmdet':
+            from mmdet.apis import DetInferencer
+
+            return DetInferencer(cfg, device=device, show_progress=False)
+        if cfg.default_scope == 'mmseg':
+            from mmseg.apis import MMSegInferencer
+
+            return MMSegInferencer(cfg, device=device, show_progress=False)
+        if cfg.default_scope == 'mmpretrain':
+            from mmpretrain import ImageClassificationInferencer
+
+            return ImageClassificationInferencer(cfg, pretrained=False, device=device)
+    raise ValueError(
+        f"default_scope={cfg.default_scope!r}; expected 'mmdet', 'mmseg' or 'mmpretrain'"
+    )

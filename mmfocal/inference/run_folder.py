@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the config and the checkpoint of a training run."""
+
+from pathlib import Path
+from zipfile import is_zipfile
+
+from mmfocal.engine.resume import latest_checkpoint
+from mmfocal.zoo import find_config
+
+
+def find_run(config_or_run: str | Path, checkpoint: str | Path | None = None) -> tuple[str, str]:
+    """Say which config and which checkpoint to predict with.
+
+    Args:
+        config_or_run: Folder of a run (what ``--work-dir`` named), config file, or name of a
+            shipped config.
+        checkpoint: Checkpoint file. A run has its own: the newest ``best_*.pth``, or else the
+            latest of training.
+
+    Returns:
+        Paths of the config and of the checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such config, or if the folder lacks one of the two.
+        ValueError: If a config comes without a checkpoint.
+    """
+    if not Path(config_or_run).is_dir():
+        path = find_config(config_or_run)
+        if checkpoint is None:
+            raise ValueError(
+                f'{config_or_run} is a config, which needs a checkpoint behind it; '
+                "or name a run's folder, which holds both"
+            )
+        return path, str(checkpoint)
+    run = Path(config_or_run)
+    configs = sorted(run.glob('*.py'), key=lambda path: path.stat().st_mtime)
+    if not configs:
+        raise FileNotFoundError(f'{run} holds no config (*.py), so it is no folder of a run')
+    return str(configs[-1]), str(checkpoint or _best(run))
+
+
+def _best(run: Path) -> str:
+    """Return the newest best checkpoint, or the latest."""
+    best = sorted(run.glob('best_*.pth'), key=lambda path: path.stat().st_mtime, reverse=True)
+    found = next((str(path) for path in best if is_zipfile(path)), None) or latest_checkpoint(run)
+    if found is None:
+        raise FileNotFoundError(
+            f'{run} holds no complete checkpoint (best_, iter_ or epoch_*.pth)'
+        )
+    return found

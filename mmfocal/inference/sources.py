@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to predict on: pictures, folders of them, patterns, addresses, videos and cameras."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path, PurePosixPath
+
+import cv2
+import mmcv
+import numpy as np
+import supervision as sv
+from mmengine import fileio
+
+IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
+VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.gif')
+
+
+def read_picture(path: str | Path) -> np.ndarray:
+    """Read a picture.
+
+    Args:
+        path: File or address.
+
+    Returns:
+        BGR image ``(H, W, 3)``, uint8.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    content = fileio.get(str(path))
+    image = mmcv.imfrombytes(content) if content else None
+    if image is None:
+        raise ValueError(f'{path} is no picture that OpenCV can read')
+    return image
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture, one video or one camera.
+
+    Attributes:
+        name: Unique name for its results, without suffix; holds a folder's subfolders.
+        path: File, address, or the camera's number.
+        kind: ``'image'``, ``'video'`` or ``'camera'``.
+    """
+
+    name: str
+    path: str
+    kind: str
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Read the picture, or the video's frames one by one.
+
+        Yields:
+            BGR images ``(H, W, 3)``, uint8; a camera's without end.
+
+        Raises:
+            ValueError: If it cannot be read.
+        """
+        if self.kind == 'image':
+            yield read_picture(self.path)
+        elif self.kind == 'video':
+            yield from sv.get_video_frames_generator(self.path)
+        else:
+            yield from self._camera_frames()
+
+    def frame_rate(self) -> float:
+        """Return the frames per second of a video; 25 for what does not say."""
+        rate = sv.VideoInfo.from_video_path(self.path).fps if self.kind == 'video' else 0
+        return rate or 25.0
+
+    def length(self) -> int | None:
+        """Return the number of frames as far as it is known; a camera's is not."""
+        if self.kind == 'video':
+            return max(sv.VideoInfo.from_video_path(self.path).total_frames or 0, 0) or None
+        return 1 if self.kind == 'image' else None
+
+    def _camera_frames(self) -> Iterator[np.ndarray]:
+        camera = cv2.VideoCapture(int(self.path))
+        try:
+            if not camera.isOpened():
+                raise ValueError(f'camera {self.path} cannot be opened')
+            while True:
+                is_read, frame = camera.read()
+                if not is_read:
+                    return
+                yield frame
+        finally:
+            camera.release()
+
+
+def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
+    """Find the pictures and videos that a command line names.
+
+    Args:
+        inputs: Pictures, videos, folders (searched with their subfolders), patterns such as
+            ``'scans/*.png'``, addresses of pictures, and numbers of cameras.
+
+    Returns:
+        Sources in the order of the inputs, those of a folder or pattern sorted.
+
+    Raises:
+        FileNotFoundError: If an input does not exist, or if it holds neither picture nor video.
+        ValueError: If a file is neither.
+    """
+    sources: list[Source] = []
+    used: set[str] = set()
+    for entry in map(str, inputs):
+        for path, name in _expand(entry):
+            kind = _kind(path)
+            name = _unused(name, used)
+            used.add(name)
+            sources.append(Source(name, path, kind))
+    return sources
+
+
+def _expand(entry: str) -> list[tuple[str, str]]:
+    """Return the files that an input stands for, and how their results are called."""
+    path = Path(entry)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob('*') if file.suffix.lower() in IMAGES + VIDEOS)
+        if not files:
+            raise FileNotFoundError(f'{entry} holds no picture and no video')
+        return [(str(file), file.relative_to(path).as_posix()) for file in files]
+    if path.exists() or '://' in entry:
+        return [(entry, path.name)]
+    if entry.isdecimal():
+        return [(entry, f'camera{entry}')]
+    found = sorted(glob(entry, recursive=True)) if has_magic(entry) else []
+    if not found:
+        raise FileNotFoundError(
+            f'{entry} does not exist; expected a picture, a video, a folder, a pattern or the '
+            'number of a camera'
+        )
+    return [(file, Path(file).name) for file in found if Path(file).is_file()]
+
+
+def _kind(path: str) -> str:
+    suffix = Path(path.partition('?')[0]).suffix.lower()
+    if suffix in IMAGES or '://' in path:
+        return 'image'
+    if suffix in VIDEOS:
+        return 'video'
+    if path.isdecimal():
+        return 'camera'
+    known = ' '.join(IMAGES + VIDEOS)
+    raise ValueError(f'{path} is neither a picture nor a video; expected a suffix of {known}')
+
+
+def _unused(name: str, used: set[str]) -> str:
+    """Leave out the suffix; keep it, or add a number, where two files have the same name."""
+    path = PurePosixPath(name.partition('?')[0])
+    stem = path.with_suffix('').as_posix()
+    choices = [stem, path.as_posix().replace('.', '_')]
+    choices += [f'{stem}_{number}' for number in range(2, len(used) + 3)]
+    return next(choice for choice in choices if choice not in used)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a config has to know of annotations: classes, numbers of pictures, suffixes."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training or validation data.
+
+    Attributes:
+        labels: COCO file, folder of label maps, or folder of class folders.
+        images: Folder of the pictures; of no use to class folders.
+        count: Number of pictures to learn from.
+    """
+
+    labels: str
+    images: str
+    count: int
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """A data set of one's own.
+
+    Attributes:
+        classes: Names in the order of their indices.
+        train: What to learn from.
+        val: What to validate on.
+        has_masks: Whether every instance has a mask (COCO files only).
+        image_suffix: Suffix of all pictures (label maps only).
+        label_suffix: Suffix of all label maps.
+    """
+
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    has_masks: bool = False
+    image_suffix: str = ''
+    label_suffix: str = ''
+
+
+def read_coco(train: str, val: str, images: str, val_images: str | None = None) -> OwnData:
+    """Read two COCO instances files.
+
+    Args:
+        train: File to learn from.
+        val: File to validate on, with the same categories.
+        images: Folder that the file names start in.
+        val_images: That of ``val`` if it is another.
+
+    Returns:
+        Classes in the order of the file, as mmdet numbers them.
+
+    Raises:
+        ValueError: If a file holds no instances, or if their categories differ.
+    """
+    contents = [_read_json(path) for path in (train, val)]
+    names, val_names = (
+        tuple(category['name'] for category in content['categories']) for content in contents
+    )
+    if names != val_names:
+        raise ValueError(
+            f'the categories of {train} and {val} differ: {list(names)} and {list(val_names)}'
+        )
+    annotated = {annotation['image_id'] for annotation in contents[0]['annotations']}
+    return OwnData(
+        classes=names,
+        train=Split(train, images, len(annotated)),
+        val=Split(val, val_images or images, len(contents[1]['images'])),
+        has_masks=all(a.get('segmentation') for c in contents for a in c['annotations']),
+    )
+
+
+def _read_json(path: str) -> dict:
+    content = json.loads(Path(path).read_text(encoding='utf-8'))
+    for key in ('images', 'categories', 'annotations'):
+        if not isinstance(content, dict) or not content.get(key):
+            raise ValueError(f'{path} has no {key!r}; expected a COCO instances file')
+    return content
+
+
+def read_label_maps(
+    train: str, val: str, images: str, val_images: str, classes: Sequence[str]
+) -> OwnData:
+    """Look at folders of label maps, pictures whose values are indices of classes.
+
+    Args:
+        train: Folder to learn from.
+        val: Folder to validate on.
+        images: Pictures of ``train``, named like the label maps.
+        val_images: Pictures of ``val``.
+        classes: Names in the order of the values.
+
+    Returns:
+        Classes and the suffixes that the files have.
+
+    Raises:
+        FileNotFoundError: If a folder holds no pictures.
+        ValueError: If names are missing, or if a folder has files of several suffixes.
+    """
+    if not classes:
+        raise ValueError('label maps hold numbers only; name their classes by --classes')
+    suffixes = [_suffix(folder) for folder in (train, val, images, val_images)]
+    for first, second in ((0, 1), (2, 3)):
+        if suffixes[first] != suffixes[second]:
+            raise ValueError(
+                f'training and validation files differ in suffix: {suffixes[first]} and '
+                f'{suffixes[second]}'
+            )
+    return OwnData(
+        classes=tuple(classes),
+        train=Split(train, images, len(_pictures(train))),
+        val=Split(val, val_images, len(_pictures(val))),
+        image_suffix=suffixes[2],
+        label_suffix=suffixes[0],
+    )
+
+
+def read_class_folders(train: str, val: str) -> OwnData:
+    """Look at folders that hold a folder of pictures per class.
+
+    Args:
+        train: Folder to learn from.
+        val: Folder to validate on, with the same classes.
+
+    Returns:
+        Classes in alphabetical order.
+
+    Raises:
+        ValueError: If there are no class folders, or if the two differ.
+    """
+    names, val_names = (
+        tuple(sorted(path.name for path in Path(folder).iterdir() if path.is_dir()))
+        for folder in (train, val)
+    )
+    if not names:
+        raise ValueError(f'{train} holds no folders; expected one per class')
+    if names != val_names:
+        raise ValueError(
+            f'the classes of {train} and {val} differ: {list(names)} and {list(val_names)}'
+        )
+    counts = [sum(len(_pictures(f'{folder}/{name}')) for name in names) for folder in (train, val)]
+    return OwnData(names, Split(train, train, counts[0]), Split(val, val, counts[1]))
+
+
+def _pictures(folder: str) -> list[Path]:
+    return [path for path in Path(folder).rglob('*') if path.suffix.lower() in IMAGES]
+
+
+def _suffix(folder: str) -> str:
+    found = Counter(path.suffix for path in _pictures(folder))
+    if not found:
+        raise FileNotFoundError(f'{folder} holds no pictures')
+    if len(found) > 1:
+        raise ValueError(f'{folder} holds files of several suffixes: {dict(found)}; expected one')
+    return next(iter(found))

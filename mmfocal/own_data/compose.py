@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the config: the lines that differ from the base."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.config import Config
+from yapf.yapflib.yapf_api import FormatCode
+
+from mmfocal.engine.checks.model import num_classes_of
+
+from .annotations import OwnData, Split
+from .schedule import plan
+
+_STYLE = '{based_on_style: facebook, column_limit: 99}'
+
+
+class Code(str):
+    """A piece of Python that goes into the config as it is."""
+
+
+def compose(
+    base: str,
+    cfg: Config,
+    data: OwnData,
+    *,
+    batch: int | None = None,
+    gpus: int = 1,
+    epochs: int | None = None,
+    ignore_zero: bool = False,
+) -> str:
+    """Write a config that trains a shipped model on other data.
+
+    Args:
+        base: What the config inherits: the name of a shipped config, or a path.
+        cfg: The base, read.
+        data: The data set.
+        batch: Pictures per GPU; by default as the base has it.
+        gpus: Number of GPUs, for the learning rate.
+        epochs: Length of the training; by default that of the base.
+        ignore_zero: Label maps only: 0 is no class, and 1 is the first.
+
+    Returns:
+        Source of the config.
+
+    Raises:
+        ValueError: If the base needs what the data lacks.
+    """
+    tasks: dict[str, Callable] = dict(
+        mmdet=_detection, mmseg=_segmentation, mmpretrain=_classification
+    )
+    if cfg.get('default_scope') not in tasks:
+        raise ValueError(f'{base}: default_scope={cfg.get("default_scope")!r}')
+    _require_plain_data(base, cfg)
+    batch = batch or cfg.train_dataloader.batch_size
+    lines: dict[str, Any] = dict(classes=tuple(data.classes))
+    if cfg.default_scope == 'mmseg':
+        lines.update(_segmentation(cfg, data, ignore_zero))
+    else:
+        lines.update(tasks[cfg.default_scope](cfg, data))
+    lines['train_dataloader'] = dict(batch_size=batch, **lines['train_dataloader'])
+    changes = plan(cfg, data.train.count, batch, gpus, epochs)
+    checkpoint = changes.setdefault('default_hooks', {}).setdefault('checkpoint', {})
+    checkpoint.update(save_best=lines.pop('metric'), rule='greater')
+    lines.update({key: value for key, value in changes.items() if value != cfg.get(key)})
+    header = [f"_base_ = __import__('mmfocal').config({base!r})"]
+    if base.endswith('.py'):
+        header = [f'_base_ = {base!r}']
+    body = [f'{name} = {to_code(value)}' for name, value in lines.items()]
+    text, _ = FormatCode('\n'.join([*header, '', *body]) + '\n', style_config=_STYLE)
+    return text
+
+
+def _require_plain_data(base: str, cfg: Config) -> None:
+    """Refuse bases whose training needs more than pictures and annotations."""
+    kind = cfg.train_dataloader.dataset.get('type')
+    if 'dataset' in cfg.train_dataloader.dataset:
+        raise ValueError(f'{base}: its data set is wrapped by {kind}, which is not supported')
+    if cfg.get('val_evaluator') is None:
+        raise ValueError(f'{base} has no validation, which is not supported')
+    if (cfg.model.get('roi_head') or {}).get('semantic_head'):
+        raise ValueError(f'{base} learns from stuff maps too; take maskrcnn or cascade')
+
+
+def _detection(cfg: Config, data: OwnData) -> dict[str, Any]:
+    metrics = cfg.val_evaluator.metric
+    has_masks = 'segm' in ([metrics] if isinstance(metrics, str) else metrics)
+    if has_masks and not data.has_masks:
+        raise ValueError(
+            f'{data.train.labels} has instances without segmentation, and the base learns masks; '
+            'take fasterrcnn, retinanet or atss'
+        )
+
+    def dataset(split: Split) -> dict:
+        return dict(
+            data_root='',
+            metainfo=Code('dict(classes=classes)'),
+            ann_file=split.labels,
+            data_prefix=dict(img=split.images),
+        )
+
+    return dict(
+        model=_heads(cfg),
+        train_dataloader=dict(dataset=dataset(data.train)),
+        val_dataloader=dict(dataset=dataset(data.val)),
+        test_dataloader=Code('val_dataloader'),
+        val_evaluator=dict(ann_file=data.val.labels),
+        test_evaluator=Code('val_evaluator'),
+        metric='coco/segm_mAP' if has_masks else 'coco/bbox_mAP',
+    )
+
+
+def _segmentation(cfg: Config, data: OwnData, ignore_zero: bool) -> dict[str, Any]:
+    def dataset(split: Split, pipeline: str) -> dict:
+        return dict(
+            _delete_=True,
+            type='BaseSegDataset',
+            metainfo=Code('dict(classes=classes)'),
+            reduce_zero_label=ignore_zero,
+            data_prefix=dict(img_path=split.images, seg_map_path=split.labels),
+            img_suffix=data.image_suffix,
+            seg_map_suffix=data.label_suffix,
+            pipeline=Code(pipeline),
+        )
+
+    lines: dict[str, Any] = dict(model=_heads(cfg))
+    # Without an argument of its own, LoadAnnotations does what the data set says.
+    plain = "dict(type='LoadAnnotations') if step['type'] == 'LoadAnnotations' else step"
+    for name, split in dict(train='train', test='val').items():
+        steps = f'_base_.{split}_dataloader.dataset.pipeline'
+        lines[f'{name}_pipeline'] = Code(f'[{plain} for step in {steps}]')
+    if 'tta_pipeline' in cfg:
+        views = f"[[{plain} for step in group] for group in view['transforms']]"
+        lines['tta_pipeline'] = Code(
+            f"[dict(view, transforms={views}) if 'transforms' in view else view "
+            'for view in _base_.tta_pipeline]'
+        )
+    lines.update(
+        train_dataloader=dict(dataset=dataset(data.train, 'train_pipeline')),
+        val_dataloader=dict(dataset=dataset(data.val, 'test_pipeline')),
+        test_dataloader=Code('val_dataloader'),
+        metric='mIoU',
+    )
+    return lines
+
+
+def _classification(cfg: Config, data: OwnData) -> dict[str, Any]:
+    def dataset(split: Split, name: str) -> dict:
+        return dict(
+            _delete_=True,
+            type='CustomDataset',
+            metainfo=Code('dict(classes=classes)'),
+            data_prefix=split.labels,
+            pipeline=Code(f'_base_.{name}_dataloader.dataset.pipeline'),
+        )
+
+    topk = tuple(k for k in (1, 5) if k <= len(data.classes))
+    model = _heads(cfg)
+    if 'topk' in cfg.model.head:
+        model['head']['topk'] = topk
+    return dict(
+        model=model,
+        data_preprocessor=Code('dict(num_classes=len(classes))'),
+        train_dataloader=dict(dataset=dataset(data.train, 'train')),
+        val_dataloader=dict(dataset=dataset(data.val, 'val')),
+        test_dataloader=Code('val_dataloader'),
+        val_evaluator=dict(topk=topk),
+        test_evaluator=Code('val_evaluator'),
+        metric='accuracy/top1',
+    )
+
+
+def _heads(cfg: Config) -> dict[str, Any]:
+    """Return the part of the model that holds every ``num_classes``."""
+    model: dict[str, Any] = {}
+    for key, _ in num_classes_of('model', cfg.model):
+        node, (*path, _) = model, key.split('.')[1:]
+        for depth, name in enumerate(path):
+            if depth + 1 < len(path) and path[depth + 1].isdecimal():  # a list of heads
+                heads = '.'.join(['_base_.model', *path[: depth + 1]])
+                node[name] = Code(f'[dict(head, num_classes=len(classes)) for head in {heads}]')
+                break
+            node = node.setdefault(name, {})
+        else:
+            node['num_classes'] = Code('len(classes)')
+    return model
+
+
+def to_code(value: Any) -> str:
+    """Write a value as configs do: ``dict(key=value)``.
+
+    Args:
+        value: Nested dicts, lists, tuples, plain values and ``Code``.
+
+    Returns:
+        Python source.
+    """
+    if isinstance(value, Code):
+        return str(value)
+    if isinstance(value, dict):
+        return f'dict({", ".join(f"{key}={to_code(part)}" for key, part in value.items())})'
+    if isinstance(value, list):
+        return f'[{", ".join(map(to_code, value))}]'
+    return repr(value)

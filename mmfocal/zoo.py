@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped configs by name, in a checkout and from a wheel alike."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def data_root() -> Path:
+    """Return the folder that holds ``configs``, ``tools`` and ``model-index.yml``.
+
+    Returns:
+        The checkout, or ``mmfocal/.mim`` of an installed wheel.
+
+    Raises:
+        FileNotFoundError: If the package lies in neither, so that it has no configs.
+    """
+    places = (_PACKAGE.parent, _PACKAGE / '.mim')
+    for place in places:
+        if (place / 'model-index.yml').is_file() and (place / 'configs').is_dir():
+            return place
+    raise FileNotFoundError(
+        f'mmfocal has no configs: neither {places[0]} nor {places[1]} holds configs and '
+        'model-index.yml; install it by pip, which copies them'
+    )
+
+
+def list_configs() -> list[str]:
+    """List the shipped configs.
+
+    Returns:
+        Names for ``config``, sorted, e.g. ``'detection/focal_t_maskrcnn_3x'``; no bases.
+    """
+    root = data_root() / 'configs'
+    names = (path.relative_to(root).with_suffix('') for path in root.rglob('*.py'))
+    return sorted(name.as_posix() for name in names if '_base_' not in name.parts)
+
+
+def config(name: str) -> str:
+    """Find a shipped config.
+
+    The path works wherever a config file is wanted: in ``_base_``, in the hosts' tools and in
+    their inferencers.
+
+    Args:
+        name: Such as ``'detection/focal_t_maskrcnn_3x'`` or the last part alone; ``.py`` and a
+            leading ``mmfocal::`` may be there. Bases are found by their whole name
+            (``'_base_/schedules/coco_3x'``).
+
+    Returns:
+        Absolute path of the file.
+
+    Raises:
+        FileNotFoundError: If there is no such config; suggests similar names.
+    """
+    wanted = name.removeprefix('mmfocal::').removesuffix('.py')
+    path = data_root() / 'configs' / f'{wanted}.py'
+    if path.is_file():
+        return str(path)
+    names = list_configs()
+    found = [known for known in names if known.rpartition('/')[2] == wanted]
+    if len(found) == 1:
+        return str(data_root() / 'configs' / f'{found[0]}.py')
+    similar = found or get_close_matches(wanted, [*names, *(n.split('/')[-1] for n in names)], 5)
+    hint = f'similar: {", ".join(similar)}' if similar else 'see mmfocal.zoo.list_configs()'
+    raise FileNotFoundError(f'mmfocal has no config {name!r}; {hint}')
+
+
+def find_config(name_or_path: str | Path) -> str:
+    """Take a config file as it is, and look for anything else among the shipped ones.
+
+    Args:
+        name_or_path: Path of a file, or a name for ``config``.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        FileNotFoundError: If it is neither.
+    """
+    if Path(name_or_path).is_file():
+        return str(name_or_path)
+    try:
+        return config(str(name_or_path))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'config {name_or_path} does not exist; {error}') from None

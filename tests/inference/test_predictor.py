@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predictions equal the hosts', and files hold what was predicted."""
+
+import json
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+import pytest
+import supervision as sv
+import torch
+from mmdet.apis import DetInferencer
+from mmengine.registry import DefaultScope
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from mmfocal.inference import Boxes, LabelMap, Predictor, find_run, find_sources
+from mmfocal.inference.results import ResultWriter
+from tests.helpers.config_suite import build, load
+
+CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+
+
+@pytest.fixture(scope='module')
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('pictures') / 'ground.png'
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(np.uint8)
+    cv2.imwrite(str(path), cv2.resize(pixels, (160, 128), interpolation=cv2.INTER_CUBIC))
+    return path
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of runs, as training leaves them: dumped config and checkpoint."""
+    folders = {}
+    for task in ('maskrcnn', 'upernet', 'cls'):
+        torch.manual_seed(0)
+        cfg = load(f'quickstart/focal_nano_{task}')
+        folders[task] = tmp_path_factory.mktemp(task)
+        cfg.dump(folders[task] / 'focal.py')
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            model = build(cfg)
+            model.init_weights()
+        meta = dict(dataset_meta=dict(classes=CLASSES))
+        torch.save(dict(state_dict=model.state_dict(), meta=meta), folders[task] / 'iter_1.pth')
+    return folders
+
+
+@pytest.fixture(scope='module')
+def found(runs: dict[str, Path], picture: Path) -> Boxes:
+    return Predictor(runs['maskrcnn'], device='cpu', score_thr=0.01)(picture)
+
+
+def test_boxes_equal_the_hosts(runs, picture, found):
+    host = DetInferencer(str(runs['maskrcnn'] / 'focal.py'), str(runs['maskrcnn'] / 'iter_1.pth'))
+    (expected,) = host(str(picture), return_datasamples=False)['predictions']
+    assert found.classes == CLASSES and len(found.detections) == len(expected['scores']) > 10
+    result = found.to_dict()
+    np.testing.assert_allclose(result['scores'], sorted(expected['scores'])[::-1], atol=1e-6)
+    order = np.argsort(-np.array(expected['scores']), kind='stable')
+    np.testing.assert_allclose(result['bboxes'], np.array(expected['bboxes'])[order], atol=1e-3)
+    np.testing.assert_array_equal(result['labels'], np.array(expected['labels'])[order])
+    masks = [coco_mask.area(mask) for mask in result['masks']]
+    assert masks == [coco_mask.area(expected['masks'][index]) for index in order]
+
+
+def test_threshold_and_drawing(found):
+    best = found.detections.confidence[0]
+    kept = Boxes(found.image, CLASSES, found.detections[found.detections.confidence >= best])
+    drawn = kept.draw()
+    assert drawn.shape == (512, 640, 3)  # enlarged four times, to be legible
+    plain = cv2.resize(found.image, (640, 512), interpolation=cv2.INTER_CUBIC)
+    changed = np.abs(drawn.astype(int) - plain).max(2) > 40
+    x1, y1, x2, y2 = (4 * kept.detections.xyxy[0]).round().astype(int)
+    assert changed[min(y2, 511) - 1, x1 : x2 - 1].mean() > 0.9  # the lower side of the box
+    changed[max(y1 - 40, 0) : y2 + 4, max(x1 - 4, 0) : x2 + 200] = False
+    assert changed.sum() < 20
+
+
+def test_label_maps_and_views(runs, picture):
+    plain, averaged = (
+        Predictor(runs['upernet'], device='cpu', tta=tta)(picture) for tta in (False, True)
+    )
+    assert isinstance(plain, LabelMap) and plain.label_map.shape == (128, 160)
+    assert sum(plain.to_dict()['shares']) == pytest.approx(1)
+    assert 0 < (plain.label_map == averaged.label_map).mean() < 1
+    assert len(np.unique(plain.draw().reshape(-1, 3), axis=0)) > 1000
+
+
+def test_class_scores(runs, picture):
+    predictor = Predictor(runs['cls'], device='cpu')
+    scores = predictor(mmcv.imread(str(picture)))
+    assert scores.scores.sum() == pytest.approx(1, abs=1e-5)
+    result = scores.to_dict()
+    assert (
+        result['class_name'] == CLASSES[scores.scores.argmax()] == result['top'][0]['class_name']
+    )
+    plain = cv2.resize(scores.image, (640, 512), interpolation=cv2.INTER_CUBIC)
+    changed = (scores.draw() != plain).any(2)
+    assert changed[:130].any() and not changed[130:].any()  # three lines of text
+
+
+def test_json_and_coco(tmp_path, picture, found):
+    source, *_ = find_sources([picture])
+    for form in ('json', 'coco'):
+        writer = ResultWriter(tmp_path / form, form, draw=form == 'json')
+        writer.write(source, [found])
+        writer.close()
+    result = json.loads((tmp_path / 'json/preds/ground.json').read_text())
+    assert result == found.to_dict()
+    assert cv2.imread(str(tmp_path / 'json/vis/ground.png')).shape == (512, 640, 3)
+    coco = COCO(tmp_path / 'coco/coco.json')
+    annotations = coco.loadAnns(coco.getAnnIds())
+    assert [a['score'] for a in annotations] == pytest.approx(result['scores'])
+    assert [coco.cats[a['category_id']]['name'] for a in annotations] == result['classes']
+    np.testing.assert_array_equal(coco.annToMask(annotations[0]), found.detections.mask[0])
+    assert not (tmp_path / 'coco/vis').exists()
+
+
+def test_videos(tmp_path, picture, found):
+    clip = tmp_path / 'clip.mp4'
+    with sv.VideoSink(str(clip), sv.VideoInfo(width=160, height=128, fps=5)) as sink:
+        for _ in range(3):
+            sink.write_frame(mmcv.imread(str(picture)))
+    (source,) = find_sources([clip])
+    assert (source.length(), source.frame_rate()) == (3, 5)
+    ResultWriter(tmp_path / 'out').write(source, (found for _ in source.frames()))
+    drawn = list(sv.get_video_frames_generator(str(tmp_path / 'out/vis/clip.mp4')))
+    assert len(drawn) == 3 and drawn[0].shape == (512, 640, 3)
+    assert np.abs(drawn[0].astype(int) - found.draw()).mean() < 12  # compression
+    assert len(json.loads((tmp_path / 'out/preds/clip.json').read_text())) == 3
+
+
+def test_sources(tmp_path):
+    for name in ('b.png', 'a.jpg', 'a.png', 'deep/c.JPG', 'clip.mp4', 'notes.txt'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    sources = find_sources([tmp_path, tmp_path / 'b.png', f'{tmp_path}/*.jpg', '0'])
+    assert [(source.name, source.kind) for source in sources] == [
+        *[('a', 'image'), ('a_png', 'image'), ('b', 'image'), ('clip', 'video')],
+        *[('deep/c', 'image'), ('b_png', 'image'), ('a_jpg', 'image'), ('camera0', 'camera')],
+    ]
+    with pytest.raises(FileNotFoundError, match=r'absent\.png does not exist'):
+        find_sources(['absent.png'])
+    with pytest.raises(ValueError, match='neither a picture nor a video'):
+        find_sources([tmp_path / 'notes.txt'])
+    with pytest.raises(ValueError, match='no picture that OpenCV can read'):
+        next(sources[2].frames())
+
+
+def test_runs(tmp_path, runs):
+    run = runs['cls']
+    assert find_run(run) == (str(run / 'focal.py'), str(run / 'iter_1.pth'))
+    assert find_run(run, 'mine.pth')[1] == 'mine.pth'
+    (tmp_path / 'focal.py').touch()
+    with pytest.raises(FileNotFoundError, match='no complete checkpoint'):
+        find_run(tmp_path)
+    torch.save({}, tmp_path / 'best_accuracy_top1_iter_1.pth')
+    torch.save({}, tmp_path / 'iter_2.pth')
+    assert find_run(tmp_path)[1].endswith('best_accuracy_top1_iter_1.pth')
+    with pytest.raises(ValueError, match='needs a checkpoint'):
+        find_run('focal_nano_cls')
+    with pytest.raises(ValueError, match='does not fit the model'):
+        Predictor('focal_nano_upernet', run / 'iter_1.pth', device='cpu')

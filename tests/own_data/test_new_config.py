@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs for one's own data: what they contain, and that they pass the checks of training."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from mmfocal.own_data import FORMATS, plan, read_coco, to_coco
+from tests.helpers.config_suite import build_empty, load
+
+CLASSES = ('cat', 'dog')
+
+
+@pytest.fixture(scope='module')
+def new_config(repo_root: Path):
+    """The tool as a module."""
+    from mmfocal.cli import _load
+
+    return _load('new-config')
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two pictures for each split, with a box of each class, as four kinds of annotations."""
+    monkeypatch.chdir(tmp_path)
+    categories = [dict(id=index + 3, name=name) for index, name in enumerate(CLASSES)]
+    for split in ('train', 'val'):
+        images, annotations = [], []
+        for folder in ('pictures', 'maps', 'yolo'):
+            (tmp_path / folder / split).mkdir(parents=True)
+        for name in CLASSES:
+            (tmp_path / 'folders' / split / name).mkdir(parents=True)
+            cv2.imwrite(f'folders/{split}/{name}/a.jpg', np.zeros((32, 32, 3), np.uint8))
+        for number in range(2):
+            images.append(dict(id=number, file_name=f'{number}.jpg', height=40, width=80))
+            cv2.imwrite(f'pictures/{split}/{number}.jpg', np.zeros((40, 80, 3), np.uint8))
+            labels = np.zeros((40, 80), np.uint8)
+            lines = []
+            for index in range(2):
+                x, y, w, h = 8 + 40 * index, 10, 20, 16
+                labels[y : y + h, x : x + w] = index + 1
+                box = [x, y, w, h]
+                lines.append(f'{index} {(x + w / 2) / 80} {(y + h / 2) / 40} {w / 80} {h / 40}')
+                annotations.append(
+                    dict(
+                        id=len(annotations),
+                        image_id=number,
+                        category_id=index + 3,
+                        bbox=box,
+                        area=w * h,
+                        iscrowd=0,
+                        segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]],
+                    )
+                )
+            cv2.imwrite(f'maps/{split}/{number}.png', labels)
+            Path(f'yolo/{split}/{number}.txt').write_text('\n'.join(lines))
+        content = dict(images=images, annotations=annotations, categories=categories)
+        Path(f'{split}.json').write_text(json.dumps(content))
+    Path('data.yaml').write_text(f'names: {list(CLASSES)}\nnc: 2\n')
+    return tmp_path
+
+
+COCO = '--train train.json --val val.json --images pictures/train --val-images pictures/val'
+MAPS = (
+    '--train maps/train --val maps/val --images pictures/train --val-images pictures/val '
+    '--classes ground cat dog'
+)
+FOLDERS = '--train folders/train --val folders/val'
+
+
+@pytest.mark.parametrize(
+    ('base', 'options', 'count'),
+    [
+        ('detection/focal_t_cascade_3x', COCO, 2),
+        ('detection/focal_s_retinanet_1x', COCO, 2),
+        ('segmentation/focal_t_upernet_160k', MAPS, 3),
+        ('classification/focal_t_in1k', FOLDERS, 2),
+    ],
+)
+def test_writes_what_differs(new_config, data, base, options, count):
+    arguments = [*options.split(), '--batch-size', '4', '--gpus', '2', '--epochs', '24']
+    new_config.main(['--base', base, *arguments, '--out', 'my.py'])  # runs the checks
+    cfg, old = Config.fromfile('my.py'), load(base)
+    text = cfg.pretty_text
+    assert 'num_classes=1000' not in text and 'num_classes=80' not in text
+    head = cfg.model.get('bbox_head') or cfg.model.get('head') or cfg.model.get('decode_head')
+    head = head or cfg.model.roi_head.bbox_head
+    for part in head if isinstance(head, list) else [head]:
+        assert part.num_classes == count
+    build_empty(cfg)
+    rate = old.optim_wrapper.optimizer.lr * 8 / old.auto_scale_lr.base_batch_size
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate, rel=0.01)
+    assert cfg.auto_scale_lr.base_batch_size == 8
+    assert cfg.test_dataloader.dataset == cfg.val_dataloader.dataset
+    assert cfg.default_hooks.checkpoint.save_best
+    lines = [line for line in Path('my.py').read_text().splitlines() if line.strip()]
+    assert max(map(len, lines)) < 100
+
+
+def test_schedules_in_proportion():
+    cfg = load('detection/focal_t_maskrcnn_1x')
+    changes = plan(cfg, images=100, batch=2, epochs=24)
+    assert changes['train_cfg'] == dict(max_epochs=24)
+    warmup, steps = changes['param_scheduler']
+    assert warmup['end'] == 120  # a tenth of 24 x 50 iterations, less than the base's 500
+    assert (steps['milestones'], steps['end']) == ([16, 22], 24)
+    assert changes['optim_wrapper'] == dict(optimizer=dict(lr=1.25e-5))
+
+    cfg = load('segmentation/focal_t_upernet_160k')
+    changes = plan(cfg, images=64, batch=2, gpus=2, epochs=100)
+    assert changes['train_cfg'] == dict(max_iters=1600, val_interval=160)
+    assert [part['end'] for part in changes['param_scheduler']] == [15, 1600]
+    assert changes['default_hooks']['checkpoint']['interval'] == 160
+
+    cfg = load('classification/focal_t_in1k')
+    warmup, cosine = plan(cfg, images=64, batch=32, epochs=30)['param_scheduler']
+    assert (warmup['end'], cosine['T_max']) == (2, 30)
+    assert cosine['eta_min'] == pytest.approx(1e-5 / 32, rel=0.01)
+
+
+def test_yolo_becomes_coco(new_config, data):
+    options = COCO.replace('train.json', 'yolo/train').replace('val.json', 'yolo/val')
+    arguments = [*options.split(), '--format', 'yolo', '--names', 'data.yaml', '--out', 'my.py']
+    new_config.main(['--base', 'detection/focal_t_retinanet_1x', *arguments])
+    written = json.loads(Path('my_train.json').read_text())
+    expected = json.loads(Path('train.json').read_text())
+    names = [
+        {c['id']: c['name'] for c in content['categories']} for content in (written, expected)
+    ]
+    assert list(names[0].values()) == list(CLASSES)
+    for found, wanted in zip(written['annotations'], expected['annotations'], strict=True):
+        assert found['bbox'] == pytest.approx(wanted['bbox'], abs=0.1)
+        assert names[0][found['category_id']] == names[1][wanted['category_id']]
+    assert Config.fromfile('my.py').train_dataloader.dataset.ann_file == 'my_train.json'
+
+
+def test_voc_becomes_coco(data):
+    Path('voc').mkdir()
+    for number in range(2):
+        Path(f'voc/{number}.xml').write_text(
+            f'<annotation><filename>{number}.jpg</filename><size><width>80</width>'
+            '<height>40</height><depth>3</depth></size><object><name>dog</name><bndbox>'
+            '<xmin>9</xmin><ymin>11</ymin><xmax>28</xmax><ymax>26</ymax></bndbox></object>'
+            '</annotation>'
+        )
+    to_coco('voc', 'voc', 'pictures/train', 'voc.json')
+    found = read_coco('voc.json', 'voc.json', 'pictures/train')
+    assert found.classes == ('dog',) and found.train.count == 2
+
+
+def test_labelme_becomes_coco(data):
+    shapes = [
+        dict(label='cat', points=[[28, 26], [8, 10]], shape_type='rectangle'),
+        dict(label='ant', points=[[0, 0], [40, 0], [0, 20]], shape_type='polygon'),
+    ]
+    content = dict(imagePath='..\\\\0.jpg', imageHeight=40, imageWidth=80, shapes=shapes)
+    Path('labelme').mkdir()
+    Path('labelme/0.json').write_text(json.dumps(content))
+    to_coco('labelme', 'labelme', 'pictures/train', 'labelme.json')
+    found = json.loads(Path('labelme.json').read_text())
+    assert found['images'][0]['file_name'] == '0.jpg'
+    assert [c['name'] for c in found['categories']] == ['ant', 'cat']
+    box, triangle = found['annotations']
+    assert (box['bbox'], box['area'], box['category_id']) == ([8, 10, 20, 16], 320, 2)
+    assert (triangle['bbox'], triangle['area']) == ([0, 0, 40, 20], 400)
+    shapes[0]['shape_type'] = 'circle'
+    Path('labelme/0.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"0\.json: shape_type='circle'"):
+        to_coco('labelme', 'labelme', 'pictures/train', 'labelme.json')
+
+
+def test_cvat_becomes_coco(data):
+    pytest.importorskip('datumaro', reason="pip install 'mmfocal[labels]'")
+    Path('cvat.xml').write_text(
+        '<annotations><version>1.1</version><meta><task><id>1</id><size>1</size>'
+        '<mode>annotation</mode><labels><label><name>cat</name></label></labels></task></meta>'
+        '<image id="0" name="0.jpg" width="80" height="40"><polygon label="cat" occluded="0" '
+        'points="8,10;28,10;28,26;8,26"></polygon></image></annotations>'
+    )
+    to_coco('cvat', 'cvat.xml', 'pictures/train', 'cvat.json')
+    found = json.loads(Path('cvat.json').read_text())
+    assert found['annotations'][0]['bbox'] == pytest.approx([8, 10, 20, 16])
+
+
+def test_bad_input_is_named(new_config, data):
+    arguments = [*COCO.split(), '--out', 'my.py', '--base']
+    with pytest.raises(ValueError, match='wrapped by RepeatDataset'):
+        new_config.main([*arguments, 'detection/focal_l_dyhead_2x'])
+    with pytest.raises(ValueError, match='stuff maps'):
+        new_config.main([*arguments, 'detection/focal_t_htcpp_3x'])
+    content = json.loads(Path('train.json').read_text())
+    del content['annotations'][0]['segmentation']
+    Path('train.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r'train\.json has instances without segmentation'):
+        new_config.main([*arguments, 'detection/focal_t_maskrcnn_1x'])
+    content['categories'].reverse()
+    Path('train.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r'categories of train\.json and val\.json differ'):
+        new_config.main([*arguments, 'detection/focal_t_retinanet_1x'])
+    cv2.imwrite('maps/val/0.png', np.full((40, 80), 7, np.uint8))
+    with pytest.raises(ValueError, match='7'):
+        new_config.main(
+            ['--base', 'segmentation/focal_t_upernet_160k', *MAPS.split(), '--out', 'my.py']
+        )
+    assert not Path('my.py').exists()  # nothing that fails the checks is left
+    with pytest.raises(ValueError, match='format'):
+        to_coco('xml', 'maps', 'pictures', 'x.json')
+    assert 'cvat' in FORMATS

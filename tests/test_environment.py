@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does not fit is named, with a command, by ``collect_env`` and by the import that fails."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmfocal.environment import require
+
+MODULE = Path(__file__).parents[1] / 'mmfocal/environment.py'
+SHOW = f"""
+import runpy
+print(*runpy.run_path({str(MODULE)!r})['problems'](), sep='\\n')
+"""
+ORIGINAL = {'mmengine': '0.10.7', 'torch': '2.4.1', 'numpy': '1.26.4'}
+ONEDL = {'onedl-mmengine': '0.10.12', 'torch': '2.11.0', 'numpy': '2.2.6'}
+
+
+def run(code: str, *options: str, path: Path | None = None) -> subprocess.CompletedProcess:
+    env = {**os.environ, **({} if path is None else {'PYTHONPATH': str(path)})}
+    command = [sys.executable, *options, '-c', code]
+    return subprocess.run(command, env=env, capture_output=True, text=True)
+
+
+def show_problems(folder: Path, versions: dict[str, str], modules: tuple[str, ...]) -> list[str]:
+    """Problems of an interpreter that has nothing but these distributions and modules."""
+    for name, version in versions.items():
+        info = folder / f'{name.replace("-", "_")}-{version}.dist-info'
+        info.mkdir()
+        (info / 'METADATA').write_text(
+            f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n'
+        )
+    for name in modules:
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    result = run(SHOW, '-S', path=folder)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split('\n')[:-1]
+
+
+COMMON = ('cv2.py', 'pkg_resources.py')
+OPERATORS = ('mmcv/__init__.py', 'mmcv/_ext.cpython-311.so')
+
+
+@pytest.mark.parametrize('family', [ORIGINAL, ONEDL])
+def test_what_fits_is_not_complained_about(tmp_path: Path, family: dict[str, str]) -> None:
+    prefix = 'onedl-' if family is ONEDL else ''
+    versions = family | {f'{prefix}mmcv': '2.1.0', f'{prefix}mmsegmentation': '1.2.2'}
+    assert show_problems(tmp_path, versions, COMMON + OPERATORS) == ['']
+
+
+@pytest.mark.parametrize(
+    ('versions', 'modules', 'parts'),
+    [
+        (
+            ORIGINAL | {'mmcv': '2.1.0', 'onedl-mmcv': '2.3.6'},
+            COMMON + OPERATORS,
+            ('mmcv 2.1.0 and onedl-mmcv 2.3.6', 'pip uninstall -y mmcv onedl-mmcv'),
+        ),
+        (
+            ORIGINAL | {'mmcv-lite': '2.1.0', 'mmdet': '3.3.0'},
+            (*COMMON, 'mmcv/__init__.py'),
+            ('mmdet need', 'pip uninstall -y mmcv-lite', '--no-build-isolation', 'mmcv==2.1.0'),
+        ),
+        (
+            ONEDL | {'onedl-mmdetection': '3.5.1'},
+            COMMON,
+            ('found no mmcv', '"onedl-mmcv>=2.3,<2.4"'),
+        ),
+        (
+            ORIGINAL | {'mmcv': '2.1.0', 'numpy': '2.2.6'},
+            COMMON + OPERATORS,
+            ('mmcv 2.1.0', 'numpy 2.2.6', 'pip install "numpy<2"'),
+        ),
+        (
+            ORIGINAL | {'torch': '2.1.2', 'numpy': '2.2.6'},
+            COMMON,
+            ('torch 2.1.2', 'numpy 2.2.6', 'pip install "numpy<2"'),
+        ),
+        (ORIGINAL | {'torch': '2.6.0'}, COMMON, ('mmengine 0.10.7', 'pip install "torch<2.6"')),
+        (ORIGINAL, ('cv2.py',), ('pkg_resources', 'pip install "setuptools<81"')),
+        (ONEDL, (), ('opencv', 'pip install opencv-python-headless')),
+    ],
+)
+def test_wrong_combination_and_its_mend(
+    tmp_path: Path, versions: dict[str, str], modules: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
+    (problem,) = show_problems(tmp_path, versions, modules)
+    for part in parts:
+        assert part in problem
+
+
+def test_failing_import_says_what_is_missing() -> None:
+    result = run("import sys; sys.modules['cv2'] = None; import mmfocal")
+    assert result.returncode != 0
+    assert 'pip install opencv-python-headless' in result.stderr
+
+
+def test_import_that_fails_for_its_own_reason_is_left_alone() -> None:
+    with pytest.raises(ModuleNotFoundError, match='no_such_module'):
+        require('no_such_module')

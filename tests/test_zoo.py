@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shipped configs are found by name, here and in the host libraries."""
+
+import re
+
+import mmpretrain
+import pytest
+from mmdet.apis import DetInferencer
+from mmengine.hub import get_config
+from mmseg.apis import MMSegInferencer
+
+import mmfocal
+import mmfocal.hub  # lets the hosts know the names
+from mmfocal import cli
+from mmfocal.zoo import find_config, list_configs
+from tests.helpers.config_suite import CONFIGS, ROOT
+
+
+def test_every_config_has_its_name():
+    assert list_configs() == CONFIGS
+    for name in CONFIGS:
+        path = str(ROOT / f'{name}.py')
+        assert mmfocal.config(name) == mmfocal.config(f'mmfocal::{name}.py') == path
+        assert mmfocal.config(name.split('/')[-1]) == path
+    assert mmfocal.config('_base_/schedules/coco_3x') == str(ROOT / '_base_/schedules/coco_3x.py')
+
+
+def test_unknown_names_get_suggestions(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'focal_t_maskrcn_3x'; .*\bfocal_t_maskrcnn_3x"):
+        mmfocal.config('focal_t_maskrcn_3x')
+    mine = tmp_path / 'mine.py'
+    mine.touch()
+    assert find_config(mine) == str(mine)
+    with pytest.raises(FileNotFoundError, match=r'absent\.py does not exist'):
+        find_config(tmp_path / 'absent.py')
+
+
+def test_hosts_find_the_names():
+    assert {'focal_t_in1k', 'focal_b_convembed_in1k'} <= set(mmpretrain.list_models('focal'))
+    assert mmpretrain.get_model('focal_t_d2222_in1k').backbone.depths == (2, 2, 2, 2)
+    assert 'focal_t_maskrcnn_3x' in DetInferencer.list_models('mmfocal')
+    detector = DetInferencer('focal_nano_retinanet', device='cpu').model
+    assert isinstance(detector.backbone, mmfocal.FocalTransformer)
+    segmentor = MMSegInferencer('focal_nano_upernet', device='cpu').model
+    assert isinstance(segmentor.backbone, mmfocal.FocalTransformer)
+    with pytest.raises(ValueError, match='is a config for mmdet; MMSegInferencer takes'):
+        MMSegInferencer('focal_nano_retinanet', device='cpu')
+    with pytest.raises(ValueError, match='Cannot find model: absent in mmdet'):
+        DetInferencer('absent')
+    cfg = get_config('mmfocal::classification/focal_t_in1k.py')
+    assert cfg.model.backbone.type == 'FocalTransformer'
+
+
+def test_console_command(capsys):
+    def shown(*arguments: str) -> str:
+        cli.main(arguments)
+        return capsys.readouterr().out
+
+    overview = shown()
+    for command in ('train', 'test', 'predict', 'new-config', 'flops', 'env'):
+        assert re.search(rf'^  mmfocal {command}', overview, re.MULTILINE), command
+    assert 'mmfocal predict work_dirs/my_config photo.jpg' in shown('predict', '--help')
+    assert 'FocalTransformer' in shown('flops', 'quickstart/focal_nano_cls')
+    assert 'mmdet' in shown('env')
+    completion = shown('--print-completion', 'bash')
+    for option in ('--score-thr', '--auto-scale-lr', '--show-dir', '--val-images', '--convention'):
+        assert option in completion, option
+    assert shown('--version').strip() == mmfocal.__version__

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a config that trains a shipped model on data of your own."""
+
+import shlex
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmfocal.engine import check_inputs, check_widths, read_config
+from mmfocal.own_data import (
+    FORMATS,
+    OwnData,
+    compose,
+    read_class_folders,
+    read_coco,
+    read_label_maps,
+    to_coco,
+)
+from mmfocal.zoo import find_config
+
+EXAMPLES = """examples:
+  boxes and masks of a COCO file
+    new_config.py --base detection/focal_t_maskrcnn_1x --train a.json --val b.json
+      --images pictures --out my.py
+  boxes of YOLO
+    new_config.py --base detection/focal_t_fasterrcnn_1x --format yolo --names data.yaml
+      --train labels/train --val labels/val --images images/train --val-images images/val
+      --out my.py
+  label maps
+    new_config.py --base segmentation/focal_t_upernet_160k --train labels/train --val labels/val
+      --images images/train --val-images images/val --classes ground road tree --out my.py
+  a folder per class
+    new_config.py --base classification/focal_t_in1k --train train --val val --out my.py"""
+
+
+def make_parser() -> ArgumentParser:
+    """Describe the command line."""
+    parser = ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--base', required=True, help='name of a shipped config, or a file')
+    parser.add_argument('--train', required=True, help='annotations to learn from')
+    parser.add_argument('--val', required=True, help='annotations to validate on')
+    parser.add_argument('--images', help='folder of the pictures (class folders need none)')
+    parser.add_argument('--val-images', help='folder of the validation pictures, if another')
+    parser.add_argument(
+        '--format',
+        choices=FORMATS,
+        default='coco',
+        help='of boxes and masks; others than coco are converted to it beside OUT',
+    )
+    parser.add_argument('--names', help="YOLO's data.yaml, which names the classes")
+    parser.add_argument('--classes', nargs='+', help='names of the values of label maps, from 0')
+    parser.add_argument(
+        '--ignore-zero', action='store_true', help='label maps: 0 is no class, 1 is the first'
+    )
+    parser.add_argument('--epochs', type=int, help="how often to see each picture (the base's)")
+    parser.add_argument('--batch-size', type=int, help="pictures per GPU (the base's)")
+    parser.add_argument('--gpus', type=int, default=1, help='for the learning rate (default: 1)')
+    parser.add_argument('--out', required=True, type=Path, help='config to write')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing config')
+    return parser
+
+
+def read_data(args: Namespace, scope: str) -> OwnData:
+    """Read what the base's task needs to know of the annotations."""
+    if scope == 'mmpretrain':
+        return read_class_folders(args.train, args.val)
+    if args.images is None:
+        raise ValueError('--images is missing: the folder of the pictures')
+    val_images = args.val_images or args.images
+    if scope == 'mmseg':
+        return read_label_maps(args.train, args.val, args.images, val_images, args.classes)
+    labels = dict(train=(args.train, args.images), val=(args.val, val_images))
+    files = {split: source for split, (source, _) in labels.items()}
+    if args.format != 'coco':
+        for split, (source, images) in labels.items():
+            files[split] = str(args.out.with_name(f'{args.out.stem}_{split}.json'))
+            to_coco(args.format, source, images, files[split], args.names)
+    return read_coco(files['train'], files['val'], args.images, val_images)
+
+
+def write_checked(text: str, out: Path) -> Config:
+    """Write the config and run what training checks first; a config that fails is removed."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding='utf-8')
+    try:
+        cfg = read_config(out)
+        check_widths(cfg)
+        check_inputs(cfg, ('train', 'val'))
+    except Exception:
+        out.unlink()
+        raise
+    return cfg
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the config and say how to go on."""
+    args = make_parser().parse_args(argv)
+    if args.out.exists() and not args.overwrite:
+        raise FileExistsError(f'{args.out} exists; --overwrite replaces it')
+    base = read_config(find_config(args.base))
+    data = read_data(args, base.default_scope)
+    text = compose(
+        str(Path(args.base).resolve()) if Path(args.base).is_file() else args.base,
+        base,
+        data,
+        batch=args.batch_size,
+        gpus=args.gpus,
+        epochs=args.epochs,
+        ignore_zero=args.ignore_zero,
+    )
+    cfg = write_checked(text, args.out)
+    print(
+        f'{args.out}: {len(data.classes)} classes, {data.train.count} pictures to learn from, '
+        f'{data.val.count} to validate on; it passes the checks before training'
+    )
+    weights = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
+    if weights and not Path(weights).exists():
+        print(
+            f'The base starts from {weights}, which is not there: name a file by '
+            '--cfg-options model.backbone.init_cfg.checkpoint=FILE, or start from random weights '
+            'by --cfg-options model.backbone.init_cfg=None'
+        )
+    print(f'Train it:\n  mmfocal train {shlex.quote(str(args.out))}')
+
+
+if __name__ == '__main__':
+    main()

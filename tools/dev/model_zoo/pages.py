@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables as Markdown."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Cell(NamedTuple):
+    """A cell: text, link, and whether it is shown as code."""
+
+    text: str
+    href: str = ''
+    is_code: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table to be shown.
+
+    Attributes:
+        title: Heading.
+        source: Where its numbers stand.
+        header: Headings of the columns.
+        rows: Cells, row by row.
+        notes: What the last column's numbers refer to, from 1.
+    """
+
+    title: str
+    source: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str]
+
+
+def drop_empty_columns(grid: Grid, empty: Cell) -> Grid:
+    """Leave out the columns in which every cell is ``empty`` or has no text."""
+    kept = [
+        index
+        for index in range(len(grid.header))
+        if any(row[index] != empty and row[index].text for row in grid.rows)
+    ]
+    return Grid(
+        grid.title,
+        grid.source,
+        [grid.header[index] for index in kept],
+        [[row[index] for index in kept] for row in grid.rows],
+        grid.notes,
+    )
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = f'`{cell.text}`' if cell.is_code else cell.text
+    return f'[{text}]({cell.href})' if cell.href else text
+
+
+def markdown_table(grid: Grid) -> str:
+    """Rows and notes of a table in Markdown, without its title."""
+    lines = [list(grid.header), ['---'] * len(grid.header)]
+    lines += [[_markdown_cell(cell) for cell in row] for row in grid.rows]
+    text = ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+    if grid.notes:
+        text += '\n' + ''.join(f'{i}. {note}\n' for i, note in enumerate(grid.notes, 1))
+    return text
+
+
+def markdown_page(title: str, introduction: Sequence[str], grids: Iterable[Grid]) -> str:
+    """A page of tables in Markdown.
+
+    Args:
+        title: Heading.
+        introduction: Paragraphs.
+        grids: Tables.
+
+    Returns:
+        The page.
+    """
+    parts = [f'# {title}\n', *(f'{paragraph}\n' for paragraph in introduction)]
+    for grid in grids:
+        parts += [f'## {grid.title}\n', f'{grid.source}.\n', markdown_table(grid)]
+    return '\n'.join(parts)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predict on pictures, folders, videos or a camera, and draw what was found."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from mmfocal.inference import Prediction, Predictor, Source, find_sources
+from mmfocal.inference.results import FORMATS, ResultWriter
+
+EXAMPLES = """examples:
+  predict.py work_dirs/my_run photo.jpg                   the run's own config and best checkpoint
+  predict.py my_config.py my.pth photos/ 'more/*.png'     a folder and a pattern
+  predict.py work_dirs/my_run street.mp4 --score-thr 0.5  a video
+  predict.py work_dirs/my_run 0                           a camera, until Ctrl-C"""
+CHECKPOINTS = ('.pth', '.pt', '.safetensors')
+
+
+def make_parser() -> ArgumentParser:
+    """Describe the command line."""
+    parser = ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'config', help="folder of a run, which is enough; or a config's file or name"
+    )
+    parser.add_argument(
+        'inputs',
+        nargs='+',
+        metavar='[CHECKPOINT] INPUT',
+        help='checkpoint, if a config came before; then pictures, folders, patterns, videos or '
+        'the number of a camera',
+    )
+    parser.add_argument('--out', default='predictions', help='folder (default: predictions)')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='boxes below are left out')
+    parser.add_argument('--device', help='such as cuda:0 or cpu (default: a GPU if there is one)')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--format',
+        choices=FORMATS,
+        default='json',
+        help='json: a file per picture (default); coco: boxes and masks of all in one file; none',
+    )
+    parser.add_argument('--no-draw', action='store_true', help='write no pictures')
+    parser.add_argument(
+        '--allow-pickle',
+        action='store_true',
+        help='unpickle any object in the checkpoint, which can run any code: trusted files only',
+    )
+    return parser
+
+
+def _predictions(
+    predictor: Predictor, source: Source, progress: Progress, bar: TaskID
+) -> Iterator[Prediction]:
+    """Predict on a source's frames while the bar moves."""
+    for frame in source.frames():
+        yield predictor(frame)
+        progress.advance(bar)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Predict as the command line says."""
+    args = make_parser().parse_args(argv)
+    checkpoint, *inputs = args.inputs
+    if not checkpoint.lower().endswith(CHECKPOINTS):
+        checkpoint, inputs = None, args.inputs
+    if not inputs:
+        raise ValueError('nothing to predict on; expected pictures, folders, videos or a camera')
+    sources = find_sources(inputs)
+    predictor = Predictor(
+        args.config,
+        checkpoint,
+        device=args.device,
+        score_thr=args.score_thr,
+        tta=args.tta,
+        allow_pickle=args.allow_pickle,
+    )
+    print(f'{predictor.config} with {predictor.checkpoint}')
+    writer = ResultWriter(args.out, args.format, draw=not args.no_draw)
+    lengths = [source.length() for source in sources]
+    columns = (TextColumn('predicting'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress, suppress(KeyboardInterrupt):  # how a camera is stopped
+        bar = progress.add_task('', total=None if None in lengths else sum(lengths))
+        for source in sources:
+            writer.write(source, _predictions(predictor, source, progress, bar))
+    writer.close()
+    print(f'results are in {args.out}')
+
+
+if __name__ == '__main__':
+    main()
