@@ -109,7 +109,7 @@ def test_metadata_forces_no_mm_library(wheel: Path) -> None:
     required = [line for line in lines if line.startswith('Requires-Dist') and 'extra' not in line]
     assert required == ['Requires-Dist: numpy', 'Requires-Dist: torch>=2.1']
     extras = {line.split()[1] for line in lines if line.startswith('Provides-Extra')}
-    assert extras == {'det', 'seg', 'cls', 'all', 'dev', 'labels', 'track'}
+    assert extras == {'det', 'seg', 'cls', 'all', 'dev', 'labels', 'track', 'vis'}
     for extra in ('det', 'seg', 'cls', 'all'):  # the digit scenes of every task need it
         assert f'Requires-Dist: pycocotools>=2.0.6; extra == "{extra}"' in lines
     (name,) = (name for name in archive.namelist() if name.endswith('entry_points.txt'))
