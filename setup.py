@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packaging of mmfocal; ``pip install .`` or ``pip install -e '.[all]'``."""
+"""What pyproject.toml cannot say: version, extras, ``mmfocal/.mim``.
+
+``pip install .`` or ``pip install -e '.[all]'``.
+"""
 
 import os
 import re
@@ -80,25 +83,14 @@ EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement
 EXTRAS['track'] = ['mlflow>=2', 'tensorboard>=2', 'wandb>=0.16']
 EXTRAS['labels'] = ['datumaro>=1.6']  # annotations of CVAT
 EXTRAS['dev'] = [
-    *('pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9', 'sybil>=6', 'timm>=1')
+    *('mypy==2.4.1', 'pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9'),
+    *('sybil>=6', 'timm>=1'),
 ]
 
 setup(
-    name='mmfocal',
     version=read_version(),
-    description='Focal Transformer backbone for mmdetection, mmsegmentation and mmpretrain',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    license_files=['LICENSE'],
-    keywords='focal transformer, detection, segmentation, classification, mmengine',
-    classifiers=[
-        'Development Status :: 4 - Beta',
-        'Programming Language :: Python :: 3',
-        'Topic :: Scientific/Engineering :: Image Recognition',
-    ],
     packages=find_packages(include=['mmfocal', 'mmfocal.*']),
-    python_requires='>=3.10',
+    package_data={'mmfocal': ['py.typed']},
     install_requires=['numpy', 'torch>=2.1'],
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['mmfocal = mmfocal.cli:main']},

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Focal Transformer for the OpenMMLab family: importing this package registers the backbone."""
 
-import logging
-
 from .environment import installed, require
 
 require('mmengine.hooks')  # what packages that do not fit together fail in first
 
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.logging import print_log
 
 from .models import FocalPretrained, FocalTransformer, SwinPretrained
 from .version import __version__
@@ -19,16 +16,5 @@ MODULE2PACKAGE.setdefault('mmfocal', 'mmfocal')
 # It looks for a distribution, or else for a module: onedl's is not named after mmsegmentation.
 if not installed('mmsegmentation'):
     MODULE2PACKAGE['mmseg'] = 'mmseg'
-
-
-class _MMEngineHandler(logging.Handler):
-    """Show in a run's log what the operators, which know no MMEngine, log."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print_log(record.getMessage(), logger='current', level=record.levelno)
-
-
-logging.getLogger('mmfocal').setLevel(logging.INFO)
-logging.getLogger('mmfocal').addHandler(_MMEngineHandler())
 
 __all__ = ['FocalPretrained', 'FocalTransformer', 'SwinPretrained', '__version__', 'config']

@@ -13,9 +13,7 @@ from pathlib import Path
 import torch
 from mmengine.utils.dl_utils import collect_env as collect_mmengine_env
 
-from mmfocal import environment
-from mmfocal.ops.cpu.linear import ENV_LINEAR
-from mmfocal.ops.focal_attention.api import ENV_IMPL
+from mmfocal import environment, settings
 from mmfocal.version import __version__
 
 LIBRARIES = (
@@ -38,7 +36,7 @@ def collect() -> dict[str, str]:
     """
     env = {
         'mmfocal': f'{__version__} ({_git_state()})',
-        **{name: os.environ.get(name, 'not set') for name in (ENV_IMPL, ENV_LINEAR)},
+        **settings.current(),
         'Python': platform.python_version(),
         'System': platform.platform(),
         'CPU': f'{_cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads',

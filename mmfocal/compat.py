@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as _module
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -20,15 +21,11 @@ def numbers(version: str) -> tuple[int, ...]:
 VERSION = numbers(torch.__version__)
 COMPILES_SINCE = (2, 6)
 
-try:
-    from torch.nn.modules.module import _has_any_global_hook as has_global_hooks
-except ImportError:  # before torch 2.5 (no public name exists)
-    from torch.nn.modules import module as _module
 
-    def has_global_hooks() -> bool:
-        """Whether hooks of all modules are registered."""
-        names = ('forward_pre_hooks', 'forward_hooks', 'backward_pre_hooks', 'backward_hooks')
-        return any(getattr(_module, f'_global_{name}', None) for name in names)
+def has_global_hooks() -> bool:
+    """Whether hooks of all modules are registered."""
+    names = ('forward_pre_hooks', 'forward_hooks', 'backward_pre_hooks', 'backward_hooks')
+    return any(getattr(_module, f'_global_{name}', None) for name in names)
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -11,14 +11,15 @@ import mmengine.config.utils
 import pytest
 import torch
 
+pytest.register_assert_rewrite('tests.helpers')  # their asserts show values too
 os.environ.setdefault('MPLBACKEND', 'Agg')  # before anything imports matplotlib
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'  # before anything imports Triton, or asks for it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this PyTorch or Triton is too old for; see ``tests/versions.py``."""
-    from tests.versions import lacking
+    """Skip what this PyTorch or Triton is too old for; see ``tests/helpers/versions.py``."""
+    from tests.helpers.versions import lacking
 
     for item in items:
         reason = lacking(item)

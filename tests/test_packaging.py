@@ -81,7 +81,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_carries_all_sources_configs_and_tools(source: Path, wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
-    sources = [path for name in ('*.py', '*.yml') for path in source.glob(f'mmfocal/**/{name}')]
+    sources = [
+        path
+        for name in ('*.py', '*.yml', 'py.typed')
+        for path in source.glob(f'mmfocal/**/{name}')
+    ]
     expected = {str(path.relative_to(source)) for path in sources}
     for folder in ('configs', 'tools'):
         files = [path for path in source.glob(f'{folder}/**/*') if path.is_file()]
@@ -105,7 +109,7 @@ def test_metadata_forces_no_mm_library(wheel: Path) -> None:
     required = [line for line in lines if line.startswith('Requires-Dist') and 'extra' not in line]
     assert required == ['Requires-Dist: numpy', 'Requires-Dist: torch>=2.1']
     extras = {line.split()[1] for line in lines if line.startswith('Provides-Extra')}
-    assert extras == {'det', 'seg', 'cls', 'all', 'dev', 'labels', 'track'}
+    assert extras == {'det', 'seg', 'cls', 'all', 'dev', 'labels', 'track', 'vis'}
     for extra in ('det', 'seg', 'cls', 'all'):  # the digit scenes of every task need it
         assert f'Requires-Dist: pycocotools>=2.0.6; extra == "{extra}"' in lines
     (name,) = (name for name in archive.namelist() if name.endswith('entry_points.txt'))

@@ -13,7 +13,7 @@ import mmfocal
 import mmfocal.hub  # lets the hosts know the names
 from mmfocal import cli
 from mmfocal.zoo import find_config, list_configs
-from tests.config_suite import CONFIGS, ROOT
+from tests.helpers.config_suite import CONFIGS, ROOT
 
 
 def test_every_config_has_its_name():

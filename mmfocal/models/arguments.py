@@ -2,7 +2,7 @@
 """Checks of the backbone's arguments; errors name the argument, its value and what is allowed."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from mmfocal.ops.focal_attention import FocalGeometry
 from mmfocal.ops.focal_attention.api import check_impl
@@ -13,12 +13,12 @@ EXPAND_LAYERS = ('all', 'even', 'odd')
 ARCH_KEYS = ('embed_dims', 'depths', 'num_heads')
 
 
-def is_int(value: object) -> bool:
+def is_int(value: object) -> TypeGuard[int]:
     """Whether it is an int, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether it is an int or a float, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 

@@ -2,7 +2,6 @@
 """Checkpoint files: reading them without running code from them, and finding their tensors."""
 
 import json
-import os
 import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 from torch import Tensor
+
+from mmfocal import settings
 
 StateDict = dict[str, Tensor]
 
@@ -44,17 +45,16 @@ def _training_globals() -> AbstractContextManager:
         return nullcontext()
     reconstruct, scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
     numpy_names = ('numpy.core.multiarray', 'numpy._core.multiarray')  # numpy 1 and 2
-    return torch.serialization.safe_globals(
-        [
-            HistoryBuffer,
-            (_history_method, 'builtins.getattr'),
-            np.ndarray,
-            np.dtype,
-            *{type(np.dtype(code)) for code in '?bBhHiIlLqQefdSUO'},
-            *((reconstruct, f'{name}._reconstruct') for name in numpy_names),
-            *((scalar, f'{name}.scalar') for name in numpy_names),
-        ]
-    )
+    allowed: list[Any] = [
+        HistoryBuffer,
+        (_history_method, 'builtins.getattr'),
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(code)) for code in '?bBhHiIlLqQefdSUO'},
+        *((reconstruct, f'{name}._reconstruct') for name in numpy_names),
+        *((scalar, f'{name}.scalar') for name in numpy_names),
+    ]
+    return torch.serialization.safe_globals(allowed)
 
 
 def _hub_address(name: str) -> str:
@@ -62,7 +62,7 @@ def _hub_address(name: str) -> str:
     repository, _, revision = name.partition('@')
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', repository):
         raise ValueError(f'{HUB}{name}: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION')
-    endpoint = os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')
+    endpoint = settings.value(settings.HF_ENDPOINT, 'https://huggingface.co').rstrip('/')
     return f'{endpoint}/{repository}/resolve/{revision or "main"}/model.safetensors'
 
 

@@ -5,11 +5,13 @@ A fast path computes what the layers hold, not what they do. So it takes exactly
 subclasses, wrapped, hooked, pruned, parametrized or quantized layers run as written.
 """
 
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
+
 import torch
 from torch import Tensor, nn
 
 from mmfocal import compat
-from mmfocal.ops.block import Affine, BlockParameters, Steps, run_block
+from mmfocal.ops.block import Affine, BlockParameters, Projection, Steps, run_block
 from mmfocal.ops.cpu import memory
 from mmfocal.ops.cpu.bias_cache import kept_bias
 from mmfocal.ops.cpu.block import infer_block, train_block
@@ -18,6 +20,9 @@ from mmfocal.ops.focal_attention.bias import bias_tables
 from mmfocal.ops.focal_attention.impl import triton
 
 from .layers import DropPath, FcPool, Mlp
+
+if TYPE_CHECKING:
+    from .focal_transformer import FocalBlock  # which imports this module
 
 _TRITON_STEPS = Steps(triton.pool_tokens)
 _LAYERS = (nn.LayerNorm, nn.Linear, nn.GELU, nn.Dropout)
@@ -59,7 +64,7 @@ def _has_stock_methods(module: nn.Module) -> bool:
     return not is_replaced and not compat.has_hooks(module)
 
 
-def _has_stock_parts(block: nn.Module) -> bool:
+def _has_stock_parts(block: Any) -> bool:
     """Whether the parts of a block are of the types that it is made with."""
     if not (hasattr(block, 'attn') and hasattr(block.attn, 'qkv') and type(block.mlp) is Mlp):
         return False
@@ -82,7 +87,7 @@ def _is_active(dropout: nn.Dropout) -> bool:
     return dropout.p > 0 and dropout.training
 
 
-def is_stock(block: nn.Module) -> bool:
+def is_stock(block: Any) -> TypeGuard['FocalBlock']:  # Any: this finds out what it has
     """Whether a block and all its parts are exactly stock, and their parameters dense tensors."""
     modules = list(block.modules())
     types = set(map(type, modules))
@@ -97,24 +102,24 @@ def is_stock(block: nn.Module) -> bool:
     )
 
 
-def _drops(block: nn.Module) -> bool:
+def _drops(block: 'FocalBlock') -> bool:
     """Whether a dropout is active; stochastic depth is none."""
     attn = block.attn
     drops_weights = attn.training and attn.attn_drop > 0
     return bool(drops_weights) or _is_active(attn.proj_drop) or _is_active(block.mlp.drop)
 
 
-def _affine(layer: nn.Module) -> Affine:
+def _affine(layer: nn.Linear | nn.LayerNorm) -> Affine:
     return Affine(layer.weight, layer.bias)
 
 
-def block_parameters(block: nn.Module) -> BlockParameters:
+def block_parameters(block: 'FocalBlock') -> BlockParameters:
     """What a stock block computes with."""
     attn, mlp = block.attn, block.mlp
     return BlockParameters(
         norm1=_affine(block.norm1),
-        pool=tuple(map(_affine, block.pool_layers)),
-        qkv=_affine(attn.qkv),
+        pool=tuple(_affine(cast(FcPool, pool)) for pool in block.pool_layers),
+        qkv=Projection(attn.qkv.weight, attn.qkv.bias),
         bias=attn.bias,
         proj=_affine(attn.proj),
         norm2=_affine(block.norm2),
@@ -138,7 +143,7 @@ def _tensors(p: BlockParameters) -> list[Tensor]:
     return [x for x in (*tensors, *bias_tables(p.bias)) if x is not None]
 
 
-def _run_on_cpu(block: nn.Module, x: Tensor, shift: int) -> Tensor:
+def _run_on_cpu(block: 'FocalBlock', x: Tensor, shift: int) -> Tensor:
     p = block_parameters(block)
     is_recorded = memory.records_gradients([x, *_tensors(p)])
     drops_paths = block.drop_path.training and block.drop_path.drop_prob > 0
@@ -150,7 +155,7 @@ def _run_on_cpu(block: nn.Module, x: Tensor, shift: int) -> Tensor:
         return infer_block(x, p, shift, kept_bias(block.attn, p.bias, p.geometry))
 
 
-def _path_of(block: nn.Module, x: Tensor) -> str | None:
+def _path_of(block: 'FocalBlock', x: Tensor) -> str | None:
     """The fast path that the device and the chosen backend allow a stock block, if any."""
     impl, device = resolve_impl(block.attn.impl), x.device.type
     if device == 'cpu' and impl in ('auto', 'chunked'):

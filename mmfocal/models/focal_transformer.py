@@ -19,6 +19,7 @@ Shapes: ``B`` batch, ``H, W`` token map of a stage, ``C`` channels, ``h`` heads,
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -189,7 +190,7 @@ class FocalBlock(nn.Module):
         drop: float = 0.0,
         drop_path: float = 0.0,
         layer_scale_init: float | None = None,
-        **attn_cfg,
+        **attn_cfg: Any,
     ) -> None:
         super().__init__()
         self.geometry = geometry
@@ -273,7 +274,7 @@ class FocalStage(nn.Module):
         use_shift: bool = False,
         downsample: PatchEmbed | None = None,
         with_cp: bool = False,
-        **block_cfg,
+        **block_cfg: Any,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
@@ -394,14 +395,14 @@ class FocalTransformer(BaseModule):
         focal_levels = 1 if pool_method == 'none' else focal_levels
         geometries = stage_geometries(window_size, focal_levels, focal_windows, expand_sizes)
         drop_paths = torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu')
-        attn_cfg = dict(qkv_bias=qkv_bias, qk_scale=qk_scale, attn_drop=attn_drop_rate)
-        block_cfg = dict(mlp_ratio=mlp_ratio, drop=drop_rate, layer_scale_init=layer_scale_init)
-        block_cfg.update(attn_cfg, pool_method=pool_method, impl=attn_impl)
-        stage_cfg = dict(expand_layer=expand_layer, use_shift=use_shift, with_cp=with_cp)
+        cfg: dict[str, Any] = dict(expand_layer=expand_layer, use_shift=use_shift, with_cp=with_cp)
+        cfg |= dict(pool_method=pool_method, mlp_ratio=mlp_ratio, drop=drop_rate, impl=attn_impl)
+        cfg |= dict(qkv_bias=qkv_bias, qk_scale=qk_scale, attn_drop=attn_drop_rate)
+        cfg |= dict(layer_scale_init=layer_scale_init)
         self.layers = nn.ModuleList()
         stages = zip(self.num_features, num_heads, geometries, drop_paths.split(self.depths))
         for stage, (dim, heads, geometry, rates) in enumerate(stages):
-            layer = FocalStage(dim, heads, geometry, rates.tolist(), **stage_cfg, **block_cfg)
+            layer = FocalStage(dim, heads, geometry, rates.tolist(), **cfg)
             if stage < 3:
                 layer.downsample = PatchEmbed(dim, 2 * dim, 2, use_conv_embed, use_pre_norm)
             self.layers.append(layer)
@@ -432,11 +433,7 @@ class FocalTransformer(BaseModule):
         if self.frozen_stages < 0:
             return
         frozen = [self.patch_embed, self.pos_drop, *self.layers[: self.frozen_stages]]
-        frozen += [
-            getattr(self, f'norm{stage}')
-            for stage in self.out_indices
-            if stage < self.frozen_stages
-        ]
+        frozen += [getattr(self, f'norm{i}') for i in self.out_indices if i < self.frozen_stages]
         for module in frozen:
             module.eval().requires_grad_(False)
         if self.absolute_pos_embed is not None:
@@ -494,8 +491,7 @@ class FocalTransformer(BaseModule):
             ``C_i = embed_dims * 2^i`` and strides 4, 8, 16, 32.
         """
         compat.check_compiler()
-        x = self._add_pos_embed(self.patch_embed(x))
-        x = self.pos_drop(x)
+        x = self.pos_drop(self._add_pos_embed(self.patch_embed(x)))
         outs = []
         for stage, layer in enumerate(self.layers[: self.out_indices[-1] + 1]):
             out, x = layer(x)

@@ -7,7 +7,7 @@ classifiers around it. ``docs/checkpoints.md`` tells what is resized and how.
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
@@ -90,7 +90,8 @@ def _fit(key: str, source: StateDict, model: FocalTransformer) -> Tensor | None:
     block = _BLOCK.match(key)
     if not block:
         return value
-    geometry = model.layers[int(block[1])].blocks[int(block[2])].geometry
+    stage: Any = model.layers[int(block[1])]  # Any: PyTorch does not know what a list holds
+    geometry = stage.blocks[int(block[2])].geometry
     name = key.removeprefix(block[0])
     if name == 'attn.relative_position_bias_table':
         return resize_own(value, geometry.window_size)
@@ -238,7 +239,8 @@ def _grouped(entries: dict[str, str]) -> str:
     stages: dict[str, dict[str, None]] = {}  # of each name with a hole for the stage
     for key, note in entries.items():
         name = re.sub(r'blocks\.\d+', 'blocks.*', key) + note
-        stage = re.match(r'(?:layers\.(\d))?', name)[1] or ''
+        match = re.match(r'layers\.(\d)', name)
+        stage = match[1] if match else ''
         stages.setdefault(re.sub(r'^layers\.\d', 'layers.{}', name), {})[stage] = None
     globs = [
         name.replace('{}', ''.join(found) if len(found) == 1 else f'[{"".join(found)}]')

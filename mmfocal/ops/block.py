@@ -18,6 +18,13 @@ class Affine(NamedTuple):
     """Weight and bias of LayerNorm, ``(C)`` both, or of a linear layer, ``(N, K)`` and ``(N)``."""
 
     weight: Tensor
+    bias: Tensor
+
+
+class Projection(NamedTuple):
+    """Weight and bias of a linear layer that may lack its bias, ``(N, K)`` and ``(N)``."""
+
+    weight: Tensor
     bias: Tensor | None
 
 
@@ -45,7 +52,7 @@ class BlockParameters(NamedTuple):
 
     norm1: Affine
     pool: tuple[Affine, ...]
-    qkv: Affine
+    qkv: Projection
     bias: FocalBias
     proj: Affine
     norm2: Affine

@@ -16,7 +16,7 @@ from mmfocal.engine import read_config
 from mmfocal.models.focal_transformer import FocalAttention
 from mmfocal.models.layers import FcPool
 from mmfocal.ops.focal_attention import IMPLS, FocalGeometry
-from tests.recipe_numbers import FLOPS_TOLERANCE, TABLE, assert_printed, half_a_unit, parse
+from tests.helpers.recipe_numbers import FLOPS_TOLERANCE, TABLE, assert_printed, half_a_unit, parse
 from tools.dev.model_zoo.paper import read_paper
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'

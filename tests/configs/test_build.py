@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 import mmfocal
 from mmfocal.engine import read_config
-from tests.config_suite import (
+from tests.helpers.config_suite import (
     CONFIGS,
     ROOT,
     ROWS,
@@ -25,7 +25,7 @@ from tests.config_suite import (
 )
 
 # Classifiers whose parameters were counted independently of this code. The metafiles hold the
-# counts of all configs, tests/recipe_numbers.py rounded ones of the paper's rows.
+# counts of all configs, tests/helpers/recipe_numbers.py rounded ones of the paper's rows.
 ANCHORED = {
     'focal_t_in1k': 28_880_380,
     'focal_s_in1k': 51_141_940,

@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from tests.config_suite import backbone_maps, build_empty, differences, load
+from tests.helpers.config_suite import backbone_maps, build_empty, differences, load
 
 TRAINING = ('optim_wrapper', 'param_scheduler', 'train_cfg', 'auto_scale_lr')
 DATA = ('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator')

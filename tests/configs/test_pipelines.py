@@ -13,7 +13,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from mmengine.runner import set_random_seed
 
-from tests.config_suite import ROWS, has_masks, load, method_of
+from tests.helpers.config_suite import ROWS, has_masks, load, method_of
 
 HEIGHT, WIDTH = 480, 640
 CROPS = range(480, 801, 32)

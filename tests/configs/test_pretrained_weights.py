@@ -14,7 +14,7 @@ from mmengine.model import initialize
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from tests.config_suite import ROWS, load, words
+from tests.helpers.config_suite import ROWS, load, words
 
 DENSE = [
     name for name in ROWS if not name.startswith('classification') and words(name)[0] != 'r50'

@@ -15,7 +15,7 @@ from mmengine.runner import set_random_seed
 from mmpretrain.models.utils.batch_augments import Mixup
 
 from mmfocal.engine import adapt_to_machine, machine
-from tests.config_suite import (
+from tests.helpers.config_suite import (
     CONFIGS,
     ROWS,
     differences,
@@ -25,7 +25,7 @@ from tests.config_suite import (
     skeleton,
     words,
 )
-from tests.processes import run_in_two_processes
+from tests.helpers.processes import run_in_two_processes
 
 
 class Recipe(NamedTuple):

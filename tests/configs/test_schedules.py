@@ -6,7 +6,7 @@ import math
 import pytest
 from mmengine.config import Config
 
-from tests.config_suite import ROWS, load, method_of, words
+from tests.helpers.config_suite import ROWS, load, method_of, words
 from tools.dev.model_zoo.paper import read_paper
 from tools.dev.model_zoo.schedule import (
     epoch_length,

@@ -19,8 +19,8 @@ from torch import nn
 
 from mmfocal.engine import adapt_to_machine, machine
 from mmfocal.engine.machine import dicts_in
-from tests.config_suite import CONFIGS, SMALL, build, has_masks, load
-from tests.processes import run_in_two_processes
+from tests.helpers.config_suite import CONFIGS, SMALL, build, has_masks, load
+from tests.helpers.processes import run_in_two_processes
 
 SIZE = (128, 160)
 CLASSIFIER_SIZE = (224, 224)  # which Swin's windows need

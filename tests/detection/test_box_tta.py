@@ -10,7 +10,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmfocal.detection import SizeFilteredDetTTAModel
-from tests import small_detectors
+from tests.helpers import small_detectors
 
 TTA_CFG = ConfigDict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=100)
 RANGES = [(400, 96, 10000), (800, 0, 192)]

@@ -8,7 +8,7 @@ from mmengine.dataset import pseudo_collate
 from torch import nn
 
 from mmfocal.detection import AveragedHTCRoIHead, MaskTTAModel
-from tests.small_detectors import blobs, build, collate, load, view
+from tests.helpers.small_detectors import blobs, build, collate, load, view
 
 pytestmark = pytest.mark.filterwarnings('ignore:To copy construct')  # the host's paste
 

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from mmfocal.detection import MaskTTAModel
-from tests.small_detectors import blobs, build, collate, load, view
+from tests.helpers.small_detectors import blobs, build, collate, load, view
 
 pytestmark = pytest.mark.filterwarnings('ignore:To copy construct')  # the host's paste
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmfocal.analysis.complexity import complexity
 from mmfocal.detection import RepPointsV2Detector
-from tests.processes import run_in_two_processes
+from tests.helpers.processes import run_in_two_processes
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 NANO = 'quickstart/focal_nano_reppointsv2.py'

@@ -9,8 +9,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from tests.helpers.processes import run_in_two_processes
 from tests.helpers.toy_training import differing, train
-from tests.processes import run_in_two_processes
 
 
 class EndRank(Hook):

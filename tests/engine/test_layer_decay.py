@@ -5,7 +5,7 @@ import pytest
 from mmengine.optim import build_optim_wrapper
 
 from mmfocal.engine import LayerDecayOptimWrapperConstructor  # registers it
-from tests.config_suite import build, load
+from tests.helpers.config_suite import build, load
 
 
 def groups(cfg, **options):

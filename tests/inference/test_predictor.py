@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from mmfocal.inference import Boxes, LabelMap, Predictor, find_run, find_sources
 from mmfocal.inference.results import ResultWriter
-from tests.config_suite import build, load
+from tests.helpers.config_suite import build, load
 
 CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 

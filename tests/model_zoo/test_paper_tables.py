@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.recipe_numbers import FLOPS_TOLERANCE, RecipeNumbers, assert_printed, parse
+from tests.helpers.recipe_numbers import FLOPS_TOLERANCE, RecipeNumbers, assert_printed, parse
 from tools.dev.model_zoo.pages import Cell, Grid, drop_empty_columns, markdown_table
 from tools.dev.model_zoo.paper import (
     PAPER_FILE,
@@ -303,7 +303,7 @@ def test_every_note_is_used(paper: Paper) -> None:
     assert used == set(yaml.safe_load(PAPER_FILE.read_text())['notes'].values())
 
 
-SAMPLE = (  # every method, mostly with configs that tests/recipe_numbers.py lacks
+SAMPLE = (  # every method, mostly with configs that tests/helpers/recipe_numbers.py lacks
     *('classification/focal_t_in1k.py', 'classification/ablations/swin_t_window14_in1k.py'),
     *('detection/ablations/swin_t_retinanet_3x.py', 'detection/focal_t_maskrcnn_1x.py'),
     *('quickstart/swin_nano_maskrcnn.py', 'detection/focal_s_cascade_3x.py'),

@@ -8,8 +8,8 @@ from torch import Tensor
 from mmfocal import FocalTransformer
 from mmfocal.ops.focal_attention import FocalGeometry
 from mmfocal.ops.focal_attention.impl import triton
-from tests.ops import test_triton
-from tests.ops.test_focal_attention import (
+from tests.helpers import triton as triton_checks
+from tests.helpers.attention import (
     CASES,
     call,
     check_rounds_as_well_as_reference,
@@ -42,7 +42,7 @@ def test_rounds_as_well_as_reference_fp32(case: str) -> None:
 def test_triton_fp32(case: str, dim: int, deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     try:
-        test_triton.check(*MORE_CASES[case], dtype=torch.float32, images=2, dim=dim)
+        triton_checks.check(*MORE_CASES[case], dtype=torch.float32, images=2, dim=dim)
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -52,7 +52,7 @@ def test_triton_fp32(case: str, dim: int, deterministic: bool) -> None:
 @pytest.mark.parametrize('dim', [8, 32, 49, 128])
 @pytest.mark.parametrize('case', MORE_CASES)
 def test_triton_half(case: str, dim: int, dtype: torch.dtype) -> None:
-    test_triton.check_half(*MORE_CASES[case], dtype, images=2, dim=dim)
+    triton_checks.check_half(*MORE_CASES[case], dtype, images=2, dim=dim)
 
 
 @needs_triton
@@ -74,7 +74,7 @@ def test_triton_half_deterministic(dtype: torch.dtype) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         assert all(torch.equal(a, b) for a, b in zip(gradients(), gradients(), strict=True))
-        test_triton.check_half(*CASES['detection'], dtype, images=2, dim=32)
+        triton_checks.check_half(*CASES['detection'], dtype, images=2, dim=32)
     finally:
         torch.use_deterministic_algorithms(False)
 

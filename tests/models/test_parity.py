@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mmfocal.ops.cpu import mlp
 from mmfocal.ops.focal_attention.impl import chunked
-from tests.golden import GOLDEN_DIR, GOLDEN_NAMES, golden_backbone, load_golden
-from tests.ops.test_focal_attention import CPU_IMPLS
+from tests.helpers.attention import CPU_IMPLS
+from tests.helpers.golden import GOLDEN_DIR, GOLDEN_NAMES, golden_backbone, load_golden
 
 # The released code's own fp32 rounding is in the reference tensors, so these are the bounds that
 # were asked for; errors seen are about a tenth of them.

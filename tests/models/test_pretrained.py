@@ -36,7 +36,7 @@ from mmfocal.models.pretrained import (
 )
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry
 from mmfocal.ops.focal_attention.bias import combined_bias
-from tests.golden import (
+from tests.helpers.golden import (
     GOLDEN_DIR,
     GOLDEN_NAMES,
     golden_backbone,

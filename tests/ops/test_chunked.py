@@ -17,7 +17,7 @@ from mmfocal.ops.cpu import memory
 from mmfocal.ops.focal_attention import FocalGeometry, FocalInputs, focal_attention
 from mmfocal.ops.focal_attention import bias as bias_module
 from mmfocal.ops.focal_attention.impl import chunked
-from tests.ops.test_focal_attention import CASES, call, make_inputs, run, to_bias, to_tokens
+from tests.helpers.attention import CASES, call, make_inputs, run, to_bias, to_tokens
 
 EPS = torch.finfo(torch.float64).eps
 

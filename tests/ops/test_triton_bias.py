@@ -133,7 +133,7 @@ def test_second_derivative_is_refused() -> None:
 def test_compiles_for_gpus() -> None:
     """No GPU is needed to compile."""
     env = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
-    command = [sys.executable, '-m', 'tests.ops.compile_only', 'bias']
+    command = [sys.executable, '-m', 'tests.helpers.compile_only', 'bias']
     result = subprocess.run(command, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     names = [line.split()[0] for line in result.stdout.splitlines()]

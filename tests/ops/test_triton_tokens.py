@@ -229,7 +229,7 @@ def test_same_sums_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compiles_for_gpus() -> None:
     """No GPU is needed to compile; float32 maps to bfloat16 tokens."""
     env = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
-    command = [sys.executable, '-m', 'tests.ops.compile_only', 'tokens']
+    command = [sys.executable, '-m', 'tests.helpers.compile_only', 'tokens']
     result = subprocess.run(command, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     names = [line.split()[0] for line in result.stdout.splitlines()]

@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 
 from mmfocal.own_data import FORMATS, plan, read_coco, to_coco
-from tests.config_suite import build_empty, load
+from tests.helpers.config_suite import build_empty, load
 
 CLASSES = ('cat', 'dog')
 

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from safetensors import safe_open
 
 from mmfocal.models.checkpoint_files import read_checkpoint
-from tests.golden import GOLDEN_DIR, load_golden
+from tests.helpers.golden import GOLDEN_DIR, load_golden
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 

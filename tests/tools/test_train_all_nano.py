@@ -12,7 +12,7 @@ import torch
 
 from mmfocal.analysis.run_log import read_tests
 from mmfocal.engine import read_config
-from tests.config_suite import build, load
+from tests.helpers.config_suite import build, load
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = json.loads((ROOT / 'tools/dev/nano_thresholds.json').read_text())

@@ -6,7 +6,7 @@ for a chunk of tokens. What has the size of the map is scratch memory or the res
 of maps that are rolled or cropped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import torch
@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmfocal.ops.block import (
-    Affine,
     BlockParameters,
+    Projection,
     Steps,
     padded_size,
     plain_norm_mlp,
@@ -38,7 +38,7 @@ def _mlp_parameters(p: BlockParameters) -> MlpParameters:
     return MlpParameters(*p.norm2, *p.fc1, *p.fc2)
 
 
-def _norm_mlp(x: Tensor, p: BlockParameters, linear) -> Tensor:
+def _norm_mlp(x: Tensor, p: BlockParameters, linear: Callable[..., Tensor]) -> Tensor:
     """By chunks of tokens where that pays."""
     parameters = _mlp_parameters(p)
     if pays(x, parameters):
@@ -71,16 +71,16 @@ def _norm_and_pool(x: Tensor, p: BlockParameters, shift: int) -> Tensor:
     return tokens
 
 
-def _select_heads(qkv: Affine, num_heads: int, heads: slice) -> Affine:
+def _select_heads(qkv: Projection, num_heads: int, heads: slice) -> Projection:
     """Of a layer that makes queries, keys and values, the rows of some heads."""
-    rows = [
-        None if x is None else x.unflatten(0, (3, num_heads, -1))[:, heads].flatten(0, 2)
-        for x in qkv
-    ]
-    return Affine(*rows)
+
+    def rows(x: Tensor) -> Tensor:
+        return x.unflatten(0, (3, num_heads, -1))[:, heads].flatten(0, 2)
+
+    return Projection(rows(qkv.weight), None if qkv.bias is None else rows(qkv.bias))
 
 
-def _project(tokens: Tensor, layer: Affine) -> Tensor:
+def _project(tokens: Tensor, layer: Projection) -> Tensor:
     """A linear layer of ``(B, T, C)``; scratch memory."""
     shape = (*tokens.shape[:-1], len(layer.weight))
     out = memory.scratch('queries, keys and values', shape, tokens)

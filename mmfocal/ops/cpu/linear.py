@@ -7,7 +7,6 @@ rounding. Two cores of a Zen 5 reached 383 to 458 GFLOP/s with oneDNN, 183 to 19
 Zen 4, whose vector units are half as wide, Focal-T takes 0 to 7 % less time.
 """
 
-import os
 from functools import cache
 from pathlib import Path
 
@@ -15,11 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmfocal import compat
+from mmfocal import compat, settings
 
 from . import memory
 
-ENV_LINEAR = 'MMFOCAL_CPU_LINEAR'
 LINEAR_CHOICES = ('auto', 'mkl', 'onednn')
 CPU_INFO = Path('/proc/cpuinfo')
 # PyTorch convolves inputs that are not larger, or with a single thread, without oneDNN.
@@ -34,15 +32,10 @@ def _onednn_is_faster() -> bool:
 
 
 def _use_onednn(x: Tensor) -> bool:
-    choice = os.environ.get(ENV_LINEAR) or 'auto'
-    if choice not in LINEAR_CHOICES:
-        raise ValueError(
-            f'environment variable {ENV_LINEAR} must be one of {", ".join(LINEAR_CHOICES)}, '
-            f'got {choice!r}'
-        )
+    choice = settings.choice(settings.CPU_LINEAR, LINEAR_CHOICES)
     if choice == 'mkl' or (choice == 'auto' and not _onednn_is_faster()):
         return False
-    has_onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    has_onednn = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
     return has_onednn and torch.get_num_threads() > 1 and x.numel() > SMALL_INPUT
 
 

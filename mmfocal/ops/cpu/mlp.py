@@ -7,7 +7,7 @@ before it turns to the next one.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +80,7 @@ def _current_autocast() -> torch.autocast:
 
 
 def _gradients(
-    out: Tensor, inputs: Sequence[Tensor], needed: Sequence[bool], d_out: Tensor, **kwargs
+    out: Tensor, inputs: Sequence[Tensor], needed: Sequence[bool], d_out: Tensor, **kwargs: Any
 ) -> list[Tensor | None]:
     """Gradients of the inputs that need one; None for the others."""
     leaves = [value for value, need in zip(inputs, needed) if need]
@@ -89,7 +89,7 @@ def _gradients(
 
 
 def _chunk_gradients(
-    ctx, x: Tensor, parameters: Sequence[Tensor], d_out: Tensor
+    ctx: Any, x: Tensor, parameters: Sequence[Tensor], d_out: Tensor
 ) -> list[Tensor | None]:
     """Gradients of a chunk and of the parameters; None for what needs none.
 
@@ -107,7 +107,7 @@ def _chunk_gradients(
         d_weight2 = d_out.mT @ hidden if needed[-2] else None
         d_bias2 = d_out.sum(0) if needed[-1] else None
         d_hidden = linear(d_out, p.weight2.mT) if hidden.requires_grad else None
-    before = [None] * len(inputs[:-2])
+    before: list[Tensor | None] = [None] * len(inputs[:-2])
     if d_hidden is not None:
         before = _gradients(hidden, inputs[:-2], needed[:-2], d_hidden)
     return [*before, d_weight2, d_bias2]
@@ -115,7 +115,7 @@ def _chunk_gradients(
 
 class _ChunkedMlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, eps: float, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, eps: float, x: Tensor, *parameters: Tensor) -> Tensor:
         ctx.save_for_backward(x, *parameters)
         ctx.eps, ctx.autocast = eps, _current_autocast()
         with ctx.autocast:
@@ -125,7 +125,7 @@ class _ChunkedMlp(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():  # create_graph=True: the whole map at once
             with ctx.autocast:
@@ -141,10 +141,10 @@ class _ChunkedMlp(torch.autograd.Function):
         ]
         for chunk in token_chunks(x, len(parameters[2])):
             d_chunk, *grads = _chunk_gradients(ctx, x[chunk], parameters, d_out[chunk])
-            if needed[0]:
+            if d_x is not None and d_chunk is not None:
                 d_x[chunk] = d_chunk
             for total, grad in zip(totals, grads):
-                if grad is not None:
+                if total is not None and grad is not None:
                     total += grad
         d_parameters = (
             None if total is None else total.to(value.dtype)

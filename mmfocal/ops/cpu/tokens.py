@@ -6,14 +6,16 @@ these. Here autograd keeps the tokens only, which the linear layer behind needs 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmfocal.ops.block import padded_size
 from mmfocal.ops.focal_attention.geometry import FocalGeometry, split_maps
 
 
-def _cells(fine: Tensor, cell: int, grid: tuple[int, int]) -> Tensor:
+def _cells(fine: Tensor, cell: int, grid: Sequence[int]) -> Tensor:
     """View a padded map by pooled cells, trimmed evenly: ``(B, rows, cell, cols, cell, C)``."""
     rows, cols = grid
     top, left = (fine.shape[1] - rows * cell) // 2, (fine.shape[2] - cols * cell) // 2
@@ -47,11 +49,11 @@ def fill_tokens(
 class _PoolTokens(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, x: Tensor, geometry: FocalGeometry, shift: int, *parameters: Tensor
+        ctx: Any, x: Tensor, geometry: FocalGeometry, shift: int, *parameters: Tensor
     ) -> Tensor:
         batch, height, width, dim = x.shape
-        w, half = geometry.window_size, len(parameters) // 2
-        map_size = tuple((size + w - 1) // w * w for size in (height, width))
+        half = len(parameters) // 2
+        map_size = padded_size(x, geometry.window_size)
         tokens = x.new_empty(batch, geometry.num_tokens(*map_size), dim)
         fine = split_maps(tokens, [map_size])[0]
         fine[:, height:] = 0
@@ -66,7 +68,7 @@ class _PoolTokens(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, d_tokens: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_tokens: Tensor) -> tuple[Tensor | None, ...]:
         tokens, *weights = ctx.saved_tensors
         sizes = ctx.geometry.map_sizes(*ctx.map_size)
         fine = split_maps(tokens, sizes[:1])[0]

@@ -2,25 +2,23 @@
 """The one public function of focal attention: validate, choose a backend, call it."""
 
 import logging
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmfocal import compat
+from mmfocal import compat, settings
 
 from .bias import FocalBias, combined_bias, map_tables
 from .geometry import FocalGeometry, compute_dtype
 from .impl import chunked, reference, sdpa, triton
 from .inputs import FocalInputs, check_inputs
 
-logger = logging.getLogger('mmfocal')
-
-ENV_IMPL = 'MMFOCAL_ATTN_IMPL'
+# What is called with the choice of 'auto'; `mmfocal.models` passes it on to MMEngine's log.
+announce: Callable[[str], None] = logging.getLogger('mmfocal').info
 
 
 def _never(inputs: FocalInputs) -> list[str]:
@@ -31,14 +29,14 @@ class Backend(NamedTuple):
     """A backend.
 
     Attributes:
-        forward: Takes the inputs and what ``combine`` made of the bias.
+        forward: Takes the inputs and what ``combine`` made of the bias, of whatever type.
         unsupported_reasons: Why it cannot take some inputs; an empty list if it can.
         combine: Makes of the bias tables what ``forward`` takes.
     """
 
-    forward: Callable[[FocalInputs, Tensor], Tensor]
+    forward: Callable[[FocalInputs, Any], Tensor]
     unsupported_reasons: Callable[[FocalInputs], list[str]] = _never
-    combine: Callable[[FocalBias, FocalGeometry], Tensor] = combined_bias
+    combine: Callable[[FocalBias, FocalGeometry], Tensor | None] = combined_bias
 
 
 BACKENDS = {
@@ -67,16 +65,13 @@ def check_impl(impl: str, name: str = 'attn_impl') -> None:
 def log_choice(name: str, device_type: str, reasons: tuple[str, ...] = ()) -> None:
     """Log once which backend ``'auto'`` chose, and why not the preferred one."""
     because = f' ({auto_order(device_type)[0]!r}: {"; ".join(reasons)})' if reasons else ''
-    logger.info('focal attention on %s uses %r%s', device_type, name, because)
+    announce(f'focal attention on {device_type} uses {name!r}{because}')
 
 
 def resolve_impl(impl: str) -> str:
     """A checked choice: ``'auto'`` is what the environment variable says, if anything."""
-    if impl == 'auto' and os.environ.get(ENV_IMPL):
-        impl = os.environ[ENV_IMPL]
-        check_impl(impl, f'environment variable {ENV_IMPL}')
     check_impl(impl)
-    return impl
+    return settings.choice(settings.ATTN_IMPL, IMPLS) if impl == 'auto' else impl
 
 
 def _choose(impl: str, inputs: FocalInputs) -> Backend:

@@ -146,7 +146,7 @@ def combined_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
     """
     flat, index = flat_tables(bias), bias_index(geometry, bias.own.device)
     combined = F.embedding(index.first, flat)  # (w*w, K, h); its backward adds rows up quickly
-    if index.doubled is not None:
+    if index.doubled is not None and index.second is not None:
         twice = combined.index_select(1, index.doubled)
         twice = torch.logaddexp(twice, F.embedding(index.second, flat))
         combined = combined.index_copy(1, index.doubled, twice)

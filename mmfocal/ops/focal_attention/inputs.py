@@ -39,13 +39,13 @@ def _expected_shapes(inputs: FocalInputs) -> dict[str, tuple[Tensor, tuple[int, 
     w, num_heads = geometry.window_size, bias.own.shape[1]
     batch, _, channels = inputs.qkv.shape
     num_tokens = geometry.num_tokens(*inputs.map_size)
-    expected = {
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
         'qkv': (inputs.qkv, (batch, num_tokens, channels)),
         'bias.own': (bias.own, ((2 * w - 1) ** 2, num_heads)),
     }
     if bias.neighbors is not None:
-        shape = (1, num_heads, w * w, geometry.num_neighbors)
-        expected['bias.neighbors'] = (bias.neighbors, shape)
+        neighbors = (1, num_heads, w * w, geometry.num_neighbors)
+        expected['bias.neighbors'] = (bias.neighbors, neighbors)
     for level, (table, region) in enumerate(zip(bias.coarse, geometry.regions[1:])):
         shape = (num_heads, (w + region.size - 1) ** 2)
         expected[f'bias.coarse[{level}]'] = (table, shape)

@@ -12,7 +12,7 @@ See ``geometry`` for the shape legend; ``n`` counts the windows of a tile, each 
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -318,13 +318,14 @@ def _attend(inputs: FocalInputs, bias: Tensor) -> Tensor:
 
 class _ChunkedFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, qkv: Tensor, bias: Tensor, inputs: FocalInputs) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor, inputs: FocalInputs) -> Tensor:
         ctx.save_for_backward(qkv, bias)
-        ctx.inputs = inputs._replace(qkv=None, bias=None)  # tensors that autograd does not see
+        # without tensors, which autograd would not see here
+        ctx.inputs = inputs._replace(qkv=None, bias=None)  # type: ignore[arg-type]
         return _attend(inputs._replace(qkv=qkv), bias)
 
     @staticmethod
-    def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "attn_impl='chunked' has no second derivative (create_graph=True); "

@@ -56,7 +56,7 @@ def _is_unregistered() -> bool:
 def _device_reasons(qkv: Tensor) -> list[str]:
     """Reasons in the device, and in what it makes of the dtype."""
     if INTERPRETED:
-        reasons = {
+        checks = {
             f"the device {qkv.device.type} is not supported by Triton's interpreter": (
                 qkv.device.type not in ('cpu', 'cuda')
             ),
@@ -64,7 +64,7 @@ def _device_reasons(qkv: Tensor) -> list[str]:
                 qkv.dtype == torch.bfloat16
             ),
         }
-        return [reason for reason, applies in reasons.items() if applies]
+        return [reason for reason, applies in checks.items() if applies]
     if qkv.device.type != 'cuda':
         return [
             f'the device {qkv.device.type} is not supported, only cuda is '

@@ -127,7 +127,9 @@ def _make_plan(
 _kept_plan = lru_cache(maxsize=1024)(_make_plan)
 
 
-def _plan_of(qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float):
+def _plan_of(
+    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
+) -> Plan:
     """See ``attend`` for the arguments; kept unless a compiler reads it, for all sizes at once."""
     make = _kept_plan if compat.is_plain_tensor(qkv) else _make_plan
     num_heads = bias.shape[0]
@@ -263,7 +265,8 @@ def _gradients(
     d_out: Tensor, qkv: Tensor, bias: Tensor, out: Tensor, log_sum: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
     """Uninitialized results of ``attend_backward``."""
-    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (qkv, bias))
+    d_qkv, d_bias = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (qkv, bias))
+    return d_qkv, d_bias
 
 
 def _attend_backward(
@@ -279,7 +282,8 @@ def _attend_backward(
     if out.numel() == 0:
         return d_qkv, d_bias.zero_()
     qkv, d_out = _with_dense_channels(qkv), d_out.contiguous()
-    plan = _plan_of(qkv, bias, *out.shape[1:3], sizes, scale)
+    height, width = out.shape[1:3]
+    plan = _plan_of(qkv, bias, height, width, sizes, scale)
     sums = d_qkv if d_qkv.dtype == bias.dtype else bias.new_empty(d_qkv.shape)
     delta, strips = torch.empty_like(log_sum), bias.new_empty(plan.strips, *bias.shape)
     _prepare(plan, out, d_out, delta, sums)
@@ -309,7 +313,13 @@ class Attend(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
+        ctx: Any,
+        qkv: Tensor,
+        bias: Tensor,
+        height: int,
+        width: int,
+        sizes: list[int],
+        scale: float,
     ) -> Tensor:
         out, log_sum = attend(qkv, bias, height, width, sizes, scale)
         ctx.save_for_backward(qkv, bias, out, log_sum)
@@ -317,7 +327,7 @@ class Attend(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, d_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and not compat.is_compiling():
             raise RuntimeError(
                 "attn_impl='triton' has no second derivative (create_graph=True); "

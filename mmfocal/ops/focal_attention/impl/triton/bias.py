@@ -7,7 +7,7 @@ come in the order of ``bias_tables``.
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,15 +52,17 @@ def _make_indices(geometry: FocalGeometry, device: torch.device) -> Indices:
     tables += [(side + region.size - 1) ** 2 for region in geometry.regions[1:]]
     none = sum(tables)
     second = torch.full_like(index.first, none)
-    if index.doubled is not None:
+    if index.doubled is not None and index.second is not None:
         second[:, index.doubled] = index.second
     first, second = (to_columns(x, geometry, none).flatten() for x in (index.first, second))
     flat = torch.cat([first, second])
     counts = torch.bincount(flat, minlength=none + 1)[:none]
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     places = flat.argsort(stable=True)[: int(starts[-1])] % first.numel()
-    arrays = (array.to(device, torch.int32) for array in (first, second, starts, places))
-    return Indices(*arrays, geometry.num_neighbors)
+    first, second, starts, places = (
+        array.to(device, torch.int32) for array in (first, second, starts, places)
+    )
+    return Indices(first, second, starts, places, geometry.num_neighbors)
 
 
 _geometry = cache(FocalGeometry)
@@ -147,7 +149,7 @@ combine_backward = Operator(
 
 class _Combine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, sizes: list[int], *tables: Tensor) -> Tensor:
+    def forward(ctx: Any, sizes: list[int], *tables: Tensor) -> Tensor:
         combined = combine(list(tables), sizes)
         ctx.sizes = sizes
         ctx.save_for_backward(combined, *tables)
@@ -155,7 +157,7 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_combined: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_combined: Tensor) -> tuple[Tensor | None, ...]:
         combined, *tables = ctx.saved_tensors
         return None, *combine_backward(d_combined, combined, tables, ctx.sizes)
 

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """How large the blocks of kernels are, and by how many warps and in how many stages they run."""
 
-import os
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 
+from mmfocal import settings
+
 from .columns import ALIGNMENT
 from .operators import INTERPRETED
-
-# Try all configurations out, on the first call of each kernel, dtype and head.
-ENV_TUNE = 'MMFOCAL_TRITON_TUNE'
 
 
 class Config(NamedTuple):
@@ -84,8 +82,8 @@ def choose(kernel: str, dtype: torch.dtype, head_dim: int, capability: int) -> C
 
 
 def is_tuning() -> bool:
-    """Whether configurations are tried out."""
-    return os.environ.get(ENV_TUNE, '0') not in ('', '0') and not INTERPRETED
+    """Whether configurations are tried out, on the first call of each kernel, dtype and head."""
+    return settings.is_on(settings.TRITON_TUNE) and not INTERPRETED
 
 
 @cache

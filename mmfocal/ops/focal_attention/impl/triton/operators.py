@@ -8,7 +8,6 @@ the kernels of an operator where PyTorch can show them (``torch.library.triton_o
 start these themselves.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -17,10 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmfocal import compat
+from mmfocal import compat, settings
 
-# As Triton reads it.
-INTERPRETED = os.environ.get('TRITON_INTERPRET', '').lower() in ('1', 'true', 'yes', 'on', 'y')
+INTERPRETED = settings.is_on(settings.TRITON_INTERPRET)
 # Since torch 2.4; before it, launchers run in eager mode only.
 ARE_REGISTERED = hasattr(torch.library, 'register_fake')
 # Since torch 2.6. The interpreter runs no kernels that are wrapped for compilers.
@@ -100,7 +98,8 @@ class Operator:
     def __init__(
         self, schema: str, launcher: Callable, outputs: Callable, is_visible: bool = True
     ) -> None:
-        self.launcher, self.operator = launcher, None
+        self.launcher = launcher
+        self.operator: Any = None
         name, arguments = schema.partition('(')[::2]
         if ARE_KERNELS_VISIBLE and is_visible:
             torch.library.triton_op(f'mmfocal::{name}', launcher, mutates_args=())

@@ -5,6 +5,7 @@ Operators take no objects: ``sizes`` are the window size and the focal level.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,7 +140,7 @@ pool_backward = Operator(
 class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, x: Tensor, sizes: list[int], shift: int, dtype: torch.dtype, *parameters: Tensor
+        ctx: Any, x: Tensor, sizes: list[int], shift: int, dtype: torch.dtype, *parameters: Tensor
     ) -> Tensor:
         levels = len(parameters) // 2
         weights, biases = parameters[:levels], parameters[levels:]
@@ -149,7 +150,7 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_tokens: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_tokens: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
         d_x, sums = pool_backward(d_tokens, x, weights, ctx.sizes, ctx.shift)
         d_weights, d_biases, first = [], [], 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles, without a GPU, what calls would start on one; prints each kernel's name and size.
 
-Run as ``python -m tests.ops.compile_only bias``, ``tokens`` or ``attention DTYPE HEAD_DIM
+Run as ``python -m tests.helpers.compile_only bias``, ``tokens`` or ``attention DTYPE HEAD_DIM
 CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. What is compiled already is not compiled again.
 """
 

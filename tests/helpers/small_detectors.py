@@ -23,7 +23,7 @@ HOSTS = {
     'retinanet': 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
     'sparse-rcnn': 'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',
 }
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _shrink(node: dict | list) -> None:

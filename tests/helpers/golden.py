@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmfocal import FocalTransformer
 
-GOLDEN_DIR = Path(__file__).parent / 'data' / 'golden'
+GOLDEN_DIR = Path(__file__).parents[1] / 'data' / 'golden'
 GOLDEN_NAMES = sorted(path.stem for path in GOLDEN_DIR.glob('*.pt'))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmfocal.engine import build_skeleton
 
-ROOT = Path(__file__).resolve().parents[1] / 'configs'
+ROOT = Path(__file__).resolve().parents[2] / 'configs'
 HOSTS = dict(detection='mmdet', segmentation='mmseg', classification='mmpretrain')
 SMALL_HOSTS = dict(upernet='segmentation', cls='classification')  # the others are detectors
 MISSING = [host for host in HOSTS.values() if find_spec(host) is None]

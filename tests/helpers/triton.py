@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton backend against the reference: on a GPU if there is one, else interpreted."""
+
+import torch
+from torch import Tensor
+
+from mmfocal.ops.focal_attention import FocalGeometry
+from tests.helpers.attention import call, make_inputs, run
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+# The interpreter knows float64, in which a wrong term cannot hide behind rounding.
+SHARPEST = torch.float32 if DEVICE == 'cuda' else torch.float64
+
+
+def few_images(
+    geometry: FocalGeometry, windows: tuple[int, int], images: int = 1, **shape: int
+) -> dict[str, Tensor]:
+    """See ``make_inputs``."""
+    inputs = make_inputs(geometry, windows, **shape)
+    return {name: value[:images] if 'kv' in name else value for name, value in inputs.items()}
+
+
+def check(
+    geometry: FocalGeometry,
+    windows: tuple[int, int],
+    shift: int = 0,
+    dtype: torch.dtype = SHARPEST,
+    **shape: int,
+) -> None:
+    """Compare output and every gradient with the reference in float64."""
+    inputs = few_images(geometry, windows, **shape)
+    truth = run(inputs, geometry, 'reference', torch.float64, DEVICE, shift=shift)
+    plain = run(inputs, geometry, 'reference', dtype, DEVICE, shift=shift)
+    ours = run(inputs, geometry, 'triton', dtype, DEVICE, shift=shift)
+    terms = inputs['qkv'][..., 0].numel() * geometry.window_size**2
+    for name, value in truth.items():
+        rounding = torch.finfo(dtype).eps * value.abs().max()
+        if dtype == torch.float64:  # worst case of a sum over all positions
+            bound = terms * rounding
+        else:  # as often as the reference, and four roundings
+            bound = 2 * (plain[name] - value).abs().max() + 4 * rounding
+        error = (ours[name] - value).abs().max()
+        assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
+
+
+def check_half(
+    geometry: FocalGeometry,
+    windows: tuple[int, int],
+    shift: int,
+    dtype: torch.dtype,
+    **shape: int,
+) -> None:
+    """Maps in half precision, tables in float32, as under autocast."""
+    inputs = few_images(geometry, windows, **shape)
+    leaves = {
+        name: value.to(DEVICE, dtype if 'kv' in name else torch.float32).requires_grad_()
+        for name, value in inputs.items()
+    }
+    exact = {name: value.detach().double().requires_grad_() for name, value in leaves.items()}
+    out = call(leaves, geometry, 'triton', shift=shift)
+    truth = call(exact, geometry, 'reference', shift=shift)
+    seed = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    out.backward(seed)
+    truth.backward(seed.double())
+    assert out.dtype == dtype
+    pairs = {'out': (out, truth), **{f'd_{k}': (leaves[k].grad, exact[k].grad) for k in leaves}}
+    for name, (value, expected) in pairs.items():
+        # Rounded to half precision: weights, gradients of logits, the output, and the result.
+        bound = 4 * torch.finfo(dtype).eps * expected.abs().max()
+        error = (value - expected).abs().max()
+        assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
