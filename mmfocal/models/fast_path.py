@@ -69,13 +69,13 @@ def _has_stock_parts(block: Any) -> bool:
     if not (hasattr(block, 'attn') and hasattr(block.attn, 'qkv') and type(block.mlp) is Mlp):
         return False
     attn, mlp = block.attn, block.mlp
-    parts = (block.norm1, attn.qkv, attn.proj, attn.proj_drop, block.drop_path, block.norm2)
-    parts += (mlp.fc1, mlp.act, mlp.fc2, mlp.drop)
-    types = (nn.LayerNorm, nn.Linear, nn.Linear, nn.Dropout, DropPath, nn.LayerNorm)
-    types += (nn.Linear, nn.GELU, nn.Linear, nn.Dropout)
+    parts = [block.norm1, attn.qkv, attn.proj, attn.proj_drop, block.drop_path, block.norm2]
+    parts += [mlp.fc1, mlp.act, mlp.fc2, mlp.drop]
+    types: list[type] = [nn.LayerNorm, nn.Linear, nn.Linear, nn.Dropout, DropPath, nn.LayerNorm]
+    types += [nn.Linear, nn.GELU, nn.Linear, nn.Dropout]
     layers = (block.norm1, attn.proj, block.norm2, mlp.fc1, mlp.fc2)
     return (
-        tuple(map(type, parts)) == types
+        list(map(type, parts)) == types
         and all(type(pool) is FcPool for pool in block.pool_layers)
         and all(layer.bias is not None for layer in layers)
         and all(len(norm.normalized_shape) == 1 for norm in (block.norm1, block.norm2))

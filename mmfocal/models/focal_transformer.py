@@ -423,8 +423,7 @@ class FocalTransformer(BaseModule):
     def _freeze_stages(self) -> None:
         """Stop gradients into, and dropout in, the stem and the first stages.
 
-        Stages behind the last output never run; without gradients they are no unused parameters
-        for distributed training to complain about.
+        Stages behind the last output never run: distributed training would find them unused.
         """
         last = self.out_indices[-1]
         unused = [*self.layers[last + 1 :], self.layers[last].downsample]
