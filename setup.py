@@ -83,7 +83,14 @@ EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement
 EXTRAS['track'] = ['mlflow>=2', 'tensorboard>=2', 'wandb>=0.16']
 EXTRAS['labels'] = ['datumaro>=1.6']  # annotations of CVAT
 EXTRAS['dev'] = [
-    *('mypy==2.4.1', 'pre-commit>=3', 'pytest>=7.2', 'pytest-timeout>=2.2', 'ruff>=0.9'),
+    *(
+        'mypy==2.4.1',
+        'pre-commit>=3',
+        'pytest>=7.2',
+        'pytest-timeout>=2.2',
+        'pytest-xdist>=3',
+        'ruff>=0.9',
+    ),
     *('sybil>=6', 'timm>=1'),
 ]
 

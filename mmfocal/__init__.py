@@ -3,7 +3,7 @@
 
 from .environment import installed, require
 
-require('mmengine.hooks')  # what packages that do not fit together fail in first
+require('mmengine.config', 'mmengine.model')  # what packages that do not fit together fail in
 
 from mmengine.config.utils import MODULE2PACKAGE
 

@@ -95,7 +95,7 @@ def test_wrong_combination_and_its_mend(
 
 
 def test_failing_import_says_what_is_missing() -> None:
-    result = run("import sys; sys.modules['cv2'] = None; import mmfocal")
+    result = run("import sys; sys.modules['cv2'] = None; import mmfocal.engine")
     assert result.returncode != 0
     assert 'pip install opencv-python-headless' in result.stderr
 

@@ -10,9 +10,9 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$root/tools/setup_env.sh"
 cd "$root"
-# The tests' tensors are small: more threads than this only wait for each other.
+# The tests' tensors are small: files run side by side, one thread each.
 cores=$(nproc)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores < 4 ? cores : 4))}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 source tools/keep_memory.sh
-# pytest takes the last -m, so the caller's wins.
-exec .venv/bin/python -m pytest -m 'not slow' "$@"
+# pytest takes the last -m and -n, so the caller's win.
+exec .venv/bin/python -m pytest -m 'not slow' -n "$((cores < 4 ? cores : 4))" --dist loadfile "$@"

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ``tools/train.py`` and ``tools/test.py`` share; needs torch and MMEngine alone."""
 
+from mmfocal.environment import require
+
+require('mmengine.hooks')  # the first that needs opencv
+
 from .batch_size import describe_batch_size
 from .checks import check_checkpoint, check_inputs, check_run, check_widths
 from .findings import InputError

@@ -4,7 +4,6 @@
 from pathlib import Path
 from zipfile import is_zipfile
 
-from mmfocal.engine.resume import latest_checkpoint
 from mmfocal.zoo import find_config
 
 
@@ -40,11 +39,9 @@ def find_run(config_or_run: str | Path, checkpoint: str | Path | None = None) ->
 
 
 def _best(run: Path) -> str:
-    """Return the newest best checkpoint, or the latest."""
-    best = sorted(run.glob('best_*.pth'), key=lambda path: path.stat().st_mtime, reverse=True)
-    found = next((str(path) for path in best if is_zipfile(path)), None) or latest_checkpoint(run)
-    if found is None:
-        raise FileNotFoundError(
-            f'{run} holds no complete checkpoint (best_, iter_ or epoch_*.pth)'
-        )
-    return found
+    """Return the newest best checkpoint, or the latest; it may hold weights alone."""
+    for patterns in (['best_*.pth'], ['iter_*.pth', 'epoch_*.pth']):
+        found = [path for pattern in patterns for path in run.glob(pattern) if is_zipfile(path)]
+        if found:
+            return str(max(found, key=lambda path: path.stat().st_mtime))
+    raise FileNotFoundError(f'{run} holds no complete checkpoint (best_, iter_ or epoch_*.pth)')

@@ -68,9 +68,9 @@ def test_a_changed_depth_changes_its_row(tmp_path: Path, repo_root: Path) -> Non
     added = 2 * (12 * c**2 + 13 * c + 169 * h + 49 * 132 * h + region**2 * h + 50)
     assert after[NANO].params - before[NANO].params == added
     assert after[NANO].flops > before[NANO].flops
-    shown = [row_of(page(paper, configs, ours), 'Nano')[4:8] for ours in (before, after)]
+    shown = [row_of(page(paper, configs, ours), 'Nano')[4] for ours in (before, after)]
+    assert shown == [f'{ours[NANO].params / 1e6:.2f}' for ours in (before, after)]
     assert shown[0] != shown[1]
-    assert shown[1][:2] == ['–', f'{after[NANO].params / 1e6:.2f}']
 
 
 def test_a_row_without_its_config_says_so(tmp_path: Path, repo_root: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_row_without_its_config_says_so(tmp_path: Path, repo_root: Path) -> No
         *('2.5', 'no config'),
     ]
     assert row_of(text, 'None')[1:] == [
-        *('none', '224x224', 'classification', '–', '–', '3.5', '–', '–', '–', '–', '–', ''),
+        *('none', '224x224', 'classification', '–', '–', '3.5', '–', '–', '–', '–'),
     ]
 
 
@@ -144,7 +144,7 @@ def test_scores_appear_in_their_row(tmp_path: Path, repo_root: Path) -> None:
     ours = compute(paper.rows, configs)
     for scores, expected in (({}, 'not run'), (read_scores([run]), '97.1')):
         cells = row_of(page(paper, configs, ours, scores), 'Nano')
-        assert cells[8:10] == ['12.5', expected]
+        assert cells[6:8] == ['12.5', expected]
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
@@ -309,6 +309,7 @@ SAMPLE = (  # every method, mostly with configs that tests/helpers/recipe_number
     *('quickstart/swin_nano_maskrcnn.py', 'detection/focal_s_cascade_3x.py'),
     *('detection/focal_s_atss_3x.py', 'detection/focal_t_reppointsv2_fpn_3x.py'),
     *('detection/focal_s_sparsercnn_3x.py', 'detection/focal_t_htcpp_3x.py'),
+    'detection/focal_t_fasterrcnn_1x.py',
     *('quickstart/focal_nano_dyhead.py', 'segmentation/focal_t_upernet_160k.py'),
 )
 

@@ -47,7 +47,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 lines.append(f'{index} {(x + w / 2) / 80} {(y + h / 2) / 40} {w / 80} {h / 40}')
                 annotations.append(
                     dict(
-                        id=len(annotations),
+                        id=len(annotations) + 1,
                         image_id=number,
                         category_id=index + 3,
                         bbox=box,

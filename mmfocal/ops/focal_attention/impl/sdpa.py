@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmfocal import compat
+
 from ..geometry import key_index, key_mask, window_partition, window_reverse
 from ..inputs import FocalInputs
 
@@ -46,6 +48,8 @@ def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
     in the attention of PyTorch. PyTorch's fused attention takes a bias in half precision only.
     """
     geometry, (height, width), qkv = inputs.geometry, inputs.map_size, inputs.qkv
+    if compat.VERSION < (2, 4):  # whose attention rounds logits to half precision on CPUs
+        qkv = qkv.to(bias.dtype)
     num_heads, w, channels = len(bias), geometry.window_size, qkv.shape[-1] // 3
 
     # Heads and windows share one axis, so that the bias broadcasts over the batch without a copy.
@@ -64,4 +68,4 @@ def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
         q, k, v, attn_mask=attn_bias, dropout_p=inputs.dropout_p, scale=inputs.scale
     )
     out = out.unflatten(1, (num_heads, num_windows)).permute(0, 2, 3, 1, 4).flatten(3)
-    return window_reverse(out, w, height, width)
+    return window_reverse(out, w, height, width).to(inputs.qkv.dtype)
