@@ -14,7 +14,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmfocal import FocalTransformer
@@ -23,6 +22,7 @@ from mmfocal.models.pretrained import read_checkpoint
 from mmfocal.models.swin import merge_to_conv, swin_to_focal
 
 timm_swin = pytest.importorskip('timm.models.swin_transformer')
+safetensors = pytest.importorskip('safetensors.torch')
 ARCH = dict(embed_dims=8, depths=(1, 2, 2, 1), num_heads=(1, 1, 2, 2))
 DENSE = dict(focal_windows=(15, 13, 9, 7), expand_sizes=(3, 3, 3, 3))  # as the dense configs
 OWN_WINDOW_ONLY = dict(
@@ -246,7 +246,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pa
 
 def test_safetensors(tmp_path):
     state = {k: v.contiguous() for k, v in timm_model().state_dict().items()}
-    save_file(state, tmp_path / 'swin.safetensors')
+    safetensors.save_file(state, tmp_path / 'swin.safetensors')
     found = read_checkpoint(str(tmp_path / 'swin.safetensors'))
     assert found.keys() == state.keys() and all(torch.equal(found[k], state[k]) for k in state)
     load(str(tmp_path / 'swin.safetensors'))
