@@ -251,7 +251,7 @@ def test_safetensors(tmp_path):
     assert found.keys() == state.keys() and all(torch.equal(found[k], state[k]) for k in state)
     load(str(tmp_path / 'swin.safetensors'))
     focal = FocalTransformer(ARCH).state_dict()
-    save_file(focal, tmp_path / 'focal.safetensors')
+    safetensors.save_file(focal, tmp_path / 'focal.safetensors')
     loaded = load(str(tmp_path / 'focal.safetensors'), kind='FocalPretrained').state_dict()
     assert all(torch.equal(loaded[key], focal[key]) for key in focal)
     (tmp_path / 'cut.safetensors').write_bytes((tmp_path / 'swin.safetensors').read_bytes()[:99])
@@ -264,7 +264,7 @@ def test_addresses_are_downloaded_once(server, monkeypatch):
     monkeypatch.setenv('HF_ENDPOINT', address)
     weights = folder / 'timm/swin/resolve/main/model.safetensors'
     weights.parent.mkdir(parents=True)
-    save_file({'a': torch.ones(2)}, weights)
+    safetensors.save_file({'a': torch.ones(2)}, weights)
     torch.save({'b': torch.zeros(3)}, folder / 'model.pth')
     for _ in range(2):
         assert torch.equal(read_checkpoint('hf-hub:timm/swin')['a'], torch.ones(2))
