@@ -81,7 +81,7 @@ BACKBONE: dict[str, Value] = {
     'first call, s': _number('first_s'),
 }
 ATTENTION: dict[str, Value] = {
-    'back end': _text('impl'),
+    'backend': _text('impl'),
     'type': _text('dtype'),
     'pass': _text('direction'),
     'image, batch': _image,

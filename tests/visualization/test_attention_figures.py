@@ -119,7 +119,7 @@ def test_numbers_of_the_page():
     layer = FocalTransformer().layers[0].blocks[0].attn
     shapes = [tuple(table.shape) for table in bias_tables(layer.bias)]
     facts = {
-        'own keys': w * w,
+        'window keys': w * w,
         'neighbor keys': PAPER.num_neighbors,
         'attended twice': doubled,
         'distinct fine keys': (w + 2 * e) ** 2,

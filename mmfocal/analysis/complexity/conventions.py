@@ -55,12 +55,12 @@ CONVENTIONS = {
     ),
     'matmul-120': Convention(
         _kinds('linear coarse_kv attention'),
-        'linear, and attention with each neighbour once (120 keys for window 7)',
+        'linear, and attention with each neighbor once (120 keys for window 7)',
         "the paper's RetinaNet; nearest for its other detectors; Swin's own tables",
     ),
     'matmul-132': Convention(
         _kinds('linear coarse_kv attention repeated'),
-        'linear, and attention with neighbours as gathered (132 keys for window 7)',
+        'linear, and attention with neighbors as gathered (132 keys for window 7)',
         'the attention that is computed',
     ),
     'classification': Convention(

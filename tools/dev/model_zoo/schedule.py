@@ -19,7 +19,7 @@ TRAINING_SETS = {
 PAGE_HEAD = """\
 # Learning rates
 
-Made by `python -m tools.dev.model_zoo.plot_schedules` from the configs, whose schedulers it steps
+Made by `python -m tools.dev.model_zoo.plot_schedules`, which steps the schedulers of the configs
 through every iteration. Insets show short warm-ups. An epoch of 2x has each image twice.
 
 ![Learning rate over iterations](images/schedules.png)

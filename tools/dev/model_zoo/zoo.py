@@ -27,17 +27,17 @@ BLOCK = re.compile(r'(<!-- table: ([^>]+) -->\n).*?(<!-- /table -->)', re.DOTALL
 PAGE = 'paper_tables.md'
 TITLE = 'The paper beside this project'
 INTRODUCTION = (
-    'Made by `python -m tools.dev.model_zoo.tables`: what the paper (arXiv 2107.00641) and the '
-    'README of its code (microsoft/Focal-Transformer) print, in the columns named "paper", beside '
-    'this project, in the columns named "ours". Of other architectures, only '
-    "Swin's rows are repeated; this project has no numbers for those without a config. Where two "
-    'versions of a source differ, both numbers stand ("5.2 or 4.9") and a note says which is '
-    'which. Columns in which no row has a value are left out.',
+    'Made by `python -m tools.dev.model_zoo.tables`. Columns named "paper" have what the paper '
+    '(arXiv 2107.00641) and the README of its code (microsoft/Focal-Transformer) print. Columns '
+    'named "ours" have the numbers of this project. '
+    "Of other architectures, only Swin's rows are repeated; rows without a config have no numbers "
+    'of this project. Where two versions of a source differ, the table has both numbers '
+    '("5.2 or 4.9") and a note says which is which. Columns without any value are left out.',
     'Parameters and FLOPs (multiply-accumulates) of this project are computed from its configs. '
-    'Its scores are read from the logs of runs; "not run" says that there is none. A dash stands '
-    'where nothing is printed or nothing applies.',
-    'There are no weights to download: those that were released with the paper are no longer '
-    "public, and Focal-L's never were.",
+    'Its scores are read from the logs of runs; "not run" means that there is no run. A dash '
+    'means that nothing is printed or nothing applies.',
+    'There are no weights to download: the weights that were released with the paper are no '
+    'longer public, and those of Focal-L were never released.',
 )
 METAFILE_HEAD = """\
 # Made by tools/dev/model_zoo. No weights, hence no results of this project: scores of
