@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of the attention operator alone, at the stages of Focal-T, beside the machine's roofline.
+"""Speed of the attention operator at the stages of Focal-T, compared with the roofline.
 
-The baseline, ``window``, is what Swin computes: PyTorch's fused attention of each window to its
-own 49 tokens. The backward pass is timed without the forward one.
+The baseline, ``window``, is Swin's attention: PyTorch's fused attention of each window to its 49
+tokens. The backward pass is timed without the forward pass.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TINY = FocalTransformer.arch_zoo['tiny']
 
 @dataclass(frozen=True)
 class Case:
-    """One candidate: a back end, or the baseline, at one stage (1 to 4) of Focal-T."""
+    """One candidate: a backend, or the baseline, at one stage (1 to 4) of Focal-T."""
 
     impl: str
     dtype: str
@@ -59,7 +59,7 @@ class Case:
 
     @property
     def keys(self) -> int:
-        """Keys of a window, those attended twice counted once."""
+        """Number of keys of a window, duplicates counted once."""
         geometry = self.geometry
         fine = geometry.window_size**2
         if self.impl == BASELINE:
@@ -94,7 +94,7 @@ def window_attention(qkv: Tensor, own_table: Tensor, scale: float) -> Tensor:
 
 
 def make_step(case: Case) -> Step:
-    """What is timed: one forward pass, or one backward pass of a graph that is kept."""
+    """Return the timed step: a forward pass, or a backward pass of a retained graph."""
     torch.manual_seed(0)
     batch, height, width, dim = case.shape
     options = dict(device=case.device, dtype=DTYPES[case.dtype], requires_grad=True)
@@ -120,11 +120,11 @@ def make_step(case: Case) -> Step:
 
 
 def work(case: Case) -> tuple[int, int]:
-    """FLOPs, and bytes that must be moved: each map read or written once.
+    """Return FLOPs and minimum memory traffic in bytes: each map is read or written once.
 
     Forward: two products; q, k, v are read, the output is written. Backward: four products; the
-    output's gradient is read too, and all gradients are written. What a back end recomputes, or
-    stores in between, is its own affair. The tables are small and not counted.
+    output's gradient is also read, and all gradients are written. Recomputation and intermediate
+    results of a backend are not counted. The tables are small and not counted.
     """
     batch, height, width, dim = case.shape
     tokens = batch * height * width
@@ -140,7 +140,7 @@ def work(case: Case) -> tuple[int, int]:
 def make_row(
     case: Case, times: list[float] | None, baseline: list[float] | None, note: str
 ) -> Row:
-    """Columns of a case; ``times`` is None where it did not run, and ``note`` says why."""
+    """Return the row of a case; ``times`` is None if it did not run, and ``note`` says why."""
     _, height, width, dim = case.shape
     row = dict(impl=case.impl, dtype=case.dtype, direction=case.direction, stage=case.stage)
     row |= case.size._asdict() | dict(map=f'{height}x{width}x{dim}', keys=case.keys)
@@ -158,7 +158,7 @@ def make_row(
 
 
 def measure_impls(args: argparse.Namespace, **how) -> list[Row]:
-    """Run the baseline and all back ends in turn."""
+    """Measure the baseline and all backends in turn."""
     cases = [Case(impl, device=args.device, **how) for impl in (BASELINE, *args.impls)]
     started = {case: measure.start(make_step, case, args.device) for case in cases}
     steps = {case: step for case, (step, _, _) in started.items() if step}
@@ -170,7 +170,7 @@ def measure_impls(args: argparse.Namespace, **how) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure as the command line says."""
+    """Run the measurements of the command line."""
     args = parse_args(argv)
     rows = []
     for size, dtype, direction, stage in product(

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed and memory of Focal backbones beside Swin's, four output maps each, random weights.
+"""Speed and memory of Focal and Swin backbones, four output maps each, random weights.
 
-Training means forward and backward; neither has drop path. Swin is mmpretrain's, which, like
-Focal, ends each stage's output with a norm; timm's, with fused attention, returns the bare maps.
+Training means forward and backward pass without drop path. Swin is mmpretrain's, which, like
+Focal, normalizes the output of each stage. timm's Swin has fused attention and returns maps
+without norms.
 """
 
 import argparse
@@ -33,14 +34,14 @@ CLASSIFICATION = (7, 5, 3, 1)  # focal windows of the stages at 224 pixels
 DETECTION = (15, 13, 9, 7)
 GROWTH = (224, 320, 448, 640, 896, 1280, 1792, 2048)
 COMPILER = 'inductor'
-# Products that are computed, neighbors that are attended twice counted once: back ends may merge
-# them. Nor is what they recompute for the backward pass useful work.
+# Computed products, with duplicate neighbor keys counted once, because backends may combine them.
+# Recomputation for the backward pass does not count as useful work.
 KINDS = CONVENTIONS['default'].kinds - {'repeated'}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One candidate: a model, how it runs, and on what. ``impl`` is empty for Swin."""
+    """One candidate: model, runtime and input. ``impl`` is empty for Swin."""
 
     model: str
     impl: str
@@ -120,13 +121,13 @@ def _timm_swin(arch: str, size: Size) -> nn.Module:
             f'timm_swin_{arch} needs timm, which cannot be imported: {error}; '
             'pip install timm, or leave it out with --baselines'
         ) from error
-    timm.layers.set_fused_attn(True, experimental=True)  # which timm calls that of Swin
+    timm.layers.set_fused_attn(True, experimental=True)  # timm's switch for Swin's fused attention
     name = f'swin_{arch}_patch4_window7_224'
     return timm.create_model(name, features_only=True, img_size=size[:2], drop_path_rate=0.0)
 
 
 def build_model(case: Case) -> nn.Module:
-    """The backbone of a case, on the CPU."""
+    """Build the backbone of a case, on the CPU."""
     family, _, arch = case.model.rpartition('_')
     if family == 'swin':
         return _swin(arch, case.size)
@@ -143,7 +144,7 @@ def build_model(case: Case) -> nn.Module:
 
 
 def _as_graph(step: Step) -> Step:
-    """Capture a warm step."""
+    """Capture a step, after warm-up, as a CUDA graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -154,18 +155,18 @@ def _as_graph(step: Step) -> Step:
     try:
         with torch.cuda.graph(graph):
             step()
-    except RuntimeError as error:  # such as a step that waits for the GPU
+    except RuntimeError as error:  # e.g. a step that synchronizes
         raise ValueError(f'a CUDA graph cannot run here: {error}') from error
     return graph.replay
 
 
 def make_step(case: Case) -> Step:
-    """What is timed: one inference, or forward and backward with gradients of all weights."""
+    """Return the timed step: inference, or forward and backward with all weight gradients."""
     torch.manual_seed(0)
     model = build_model(case).to(case.device)
     model.train(case.mode == 'train')
     if case.runtime == 'compile':
-        # Focal must compile as a whole: what its back end refuses is not to run uncompiled
+        # fullgraph: a Focal backbone that its backend cannot compile must not run uncompiled
         fullgraph = case.model.startswith('focal')
         model.compile(fullgraph=fullgraph, dynamic=False, backend=COMPILER)
     height, width, batch = case.size
@@ -187,7 +188,7 @@ def make_step(case: Case) -> Step:
 
     def train() -> None:
         outs = forward()
-        if not grads:  # random: those of a sum would vanish in the norms and leave denormals
+        if not grads:  # random, because gradients of a sum vanish in the norms and leave denormals
             grads.extend(map(torch.randn_like, outs))
         torch.autograd.backward(outs, grads)
         model.zero_grad(set_to_none=True)
@@ -199,7 +200,7 @@ def make_step(case: Case) -> Step:
 
 @cache
 def macs_per_image(name: str, size: Size, coarse: tuple[int, ...]) -> int:
-    """Multiply-accumulates of a model's forward pass of one image."""
+    """Return the multiply-accumulates of a forward pass of one image."""
     model = build_model(Case(name, 'auto', 'fp32', 'infer', 'eager', size, coarse, 'meta'))
     model.eval()
     with MacCounter(model.to('meta')) as counter, torch.no_grad():
@@ -209,7 +210,7 @@ def macs_per_image(name: str, size: Size, coarse: tuple[int, ...]) -> int:
 
 
 def list_cases(args: argparse.Namespace, **how) -> list[Case]:
-    """All models and back ends, baselines first, to be run in the same way."""
+    """Return the cases of all models and backends, baselines first."""
     coarse = DETECTION if max(how['size'][:2]) > 224 else CLASSIFICATION
     coarse = tuple(args.coarse or coarse)
     baselines = [Case(name, '', coarse=(), device=args.device, **how) for name in args.baselines]
@@ -220,15 +221,15 @@ def list_cases(args: argparse.Namespace, **how) -> list[Case]:
 
 
 def baseline_of(case: Case, baselines: Sequence[str]) -> str:
-    """The first baseline of the same arch, else the first."""
+    """Return the first baseline of the same arch, else the first baseline."""
     arch = case.model.rpartition('_')[2]
     return next((name for name in baselines if name.endswith(arch)), (*baselines, '')[0])
 
 
 def make_row(case: Case, baseline: str, **measured) -> Row:
-    """Columns of a case; ``times`` and ``memory`` are None where it did not run.
+    """Return the row of a case; ``times`` and ``memory`` are None if it did not run.
 
-    ``baseline_times`` and ``baseline_memory`` are the same of the model named ``baseline``.
+    ``baseline_times`` and ``baseline_memory`` are those of the model named ``baseline``.
     """
     times, memory, beside = (measured[key] for key in ('times', 'memory', 'baseline_memory'))
     row = dict(model=case.model, impl=case.impl, dtype=case.dtype, mode=case.mode)
@@ -255,9 +256,9 @@ def make_row(case: Case, baseline: str, **measured) -> Row:
 
 
 def measure_cases(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
-    """Run cases in turn, in this process; their memory on CPUs afterwards, in others."""
+    """Time cases in turn in this process; CPU memory is measured afterwards in new processes."""
     if any(case.runtime == 'compile' for case in cases):
-        torch.compiler.reset()  # PyTorch gives up compiling what it has compiled often
+        torch.compiler.reset()  # PyTorch limits recompilations
     started = {case: measure.start(make_step, case, args.device) for case in cases}
     steps = {case: step for case, (step, _, _) in started.items() if step}
     baselines = [case for case in cases if case.model in args.baselines]
@@ -291,7 +292,7 @@ def measure_cases(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
 
 
 def print_rows(rows: Sequence[Row]) -> None:
-    """Print the columns that matter most."""
+    """Print the most important columns."""
     columns = ('model', 'impl', 'dtype', 'mode', 'runtime', 'height', 'width', 'batch', 'ms')
     columns += ('ms_min', 'ms_max', 'images_per_s', 'ratio', 'memory_mib', 'memory_ratio')
     columns += ('utilization', 'first_s', 'note')
@@ -299,7 +300,7 @@ def print_rows(rows: Sequence[Row]) -> None:
 
 
 def _draw_panel(axes: Axes, rows: Sequence[Row], column: str) -> None:
-    """Draw a line for each candidate, of its value per image over pixels."""
+    """Draw one line per candidate: value per image over pixels."""
     labels = ('model', 'impl', 'dtype', 'runtime')
     lines = defaultdict(list)
     for row in rows:
@@ -315,7 +316,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], column: str) -> None:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Time and memory per image over pixels, all axes logarithmic; modes below each other."""
+    """Draw time and memory per image over pixels on logarithmic axes, one row per mode."""
     modes = list(dict.fromkeys(row['mode'] for row in rows))
     figure = Figure((10, 4.2 * len(modes)), layout='constrained')
     columns = {'time per image in ms': 'ms', 'memory above base per image in MiB': 'memory_mib'}
@@ -328,7 +329,7 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure as the command line says."""
+    """Run the measurements of the command line."""
     args = parse_args(argv)
     rows = []
     for size, dtype, mode, runtime in product(args.sizes, args.dtypes, args.modes, args.runtimes):
@@ -336,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         cases = list_cases(args, size=size, dtype=dtype, mode=mode, runtime=runtime)
         rows += measure_cases(cases, args)
-        measure.write_csv(args.csv, rows)  # each time: a long run may be interrupted
+        measure.write_csv(args.csv, rows)  # after each size, because a long run may be interrupted
     print_rows(rows)
     if args.plot:
         args.plot.parent.mkdir(parents=True, exist_ok=True)

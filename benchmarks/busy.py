@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What GNU's OpenMP costs a training beside a busy process, and how long its threads should spin.
+"""Cost of GNU's OpenMP for a training next to a busy process, by the spin time of its threads.
 
-Each round times steps of a nano backbone, by turns in new processes, for each ``GOMP_SPINCOUNT``
-(``default``: unset), alone and beside a process that keeps one core busy.
+Each round times steps of a nano backbone, in turn in new processes, for each ``GOMP_SPINCOUNT``
+(``default``: unset), alone and next to a process that keeps one core busy.
 """
 
 import argparse
@@ -23,7 +23,7 @@ BUSY = 'while True: pass'
 
 
 def time_steps(size: Size, steps: int) -> float:
-    """Median seconds of a training step, in this process."""
+    """Return the median seconds of a training step in this process."""
     import backbone
 
     case = backbone.Case(
@@ -36,7 +36,7 @@ def time_steps(size: Size, steps: int) -> float:
 
 @contextmanager
 def busy_process(wanted: bool) -> Iterator[None]:
-    """Keep one core busy meanwhile, if wanted."""
+    """Keep one core busy within the context, if enabled."""
     process = subprocess.Popen([sys.executable, '-c', BUSY]) if wanted else None
     try:
         yield
@@ -47,7 +47,7 @@ def busy_process(wanted: bool) -> Iterator[None]:
 
 
 def time_process(spincount: str, args: argparse.Namespace) -> float:
-    """Seconds of a step in a new process."""
+    """Return the seconds of a step in a new process."""
     env = {name: value for name, value in os.environ.items() if name != 'GOMP_SPINCOUNT'}
     if spincount != DEFAULT:
         env['GOMP_SPINCOUNT'] = spincount
@@ -70,7 +70,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure_all(args: argparse.Namespace) -> list[Row]:
-    """A row per load and spin count; ratios are to the first count under the same load."""
+    """Return a row per load and spin count; ratios are to the first count at the same load."""
     cases = list(product((False, True), args.spincounts))
     times = {case: [] for case in cases}
     for _ in range(args.rounds):
@@ -86,7 +86,7 @@ def measure_all(args: argparse.Namespace) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure as the command line says."""
+    """Run the measurements of the command line."""
     args = parse_args(argv)
     if args.child:
         torch.set_num_threads(args.threads)

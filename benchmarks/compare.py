@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has it become slower? Compare a new CSV with an older one, such as those in ``results/``.
+"""Detect regressions: compare a new CSV with an older one, such as those in ``results/``.
 
-Times of two days or machines do not compare; ratios to a baseline that was timed in the same run
-do. The exit status is 1 if a ratio, of time or of memory, grew by more than the tolerance, or if
-a candidate that ran no longer does.
+Times of different days or machines are not comparable, but ratios to a baseline of the same run
+are. The exit status is 1 if a ratio of time or memory grew by more than the tolerance, or if a
+candidate no longer runs.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import measure
 
-# What tells rows apart, of whichever benchmark.
+# Columns that identify a row, of all benchmarks.
 KEYS = ('config', 'model', 'impl', 'dtype', 'mode', 'runtime', 'direction', 'stage', 'height')
 KEYS += ('width', 'batch', 'coarse', 'workers', 'baseline')
 RATIOS = ('ratio', 'memory_ratio')
 
 
 class Change(NamedTuple):
-    """One ratio of one candidate; None where it, or its baseline, did not run."""
+    """One ratio of one candidate; None if it, or its baseline, did not run."""
 
     name: str
     what: str
@@ -42,13 +42,13 @@ class Change(NamedTuple):
 
 
 def _is_baseline(row: dict[str, str]) -> bool:
-    """Whether a row is of no model of ours: those of Swin have no back end."""
+    """Whether a row is a baseline: rows of Swin have no backend."""
     names = (row.get('config'), row.get('model'), row.get('impl'))
     return row['baseline'] in names or row.get('impl') == ''
 
 
 def _candidates(path: Path) -> dict[str, dict[str, str]]:
-    """Rows by name, but for the baselines', whose ratios say nothing."""
+    """Return rows by name, without baselines, whose ratios are constant."""
     rows = measure.read_csv(path)
     if 'ratio' not in rows[0]:
         raise ValueError(f"{path} has no column 'ratio': it is of no benchmark with a baseline")
@@ -64,10 +64,10 @@ def _number(row: dict[str, str], name: str) -> float | None:
 
 
 def _changes_of(name: str, old: dict[str, str], new: dict[str, str]) -> list[Change]:
-    """What can be said of a candidate that ran."""
+    """Return the changes of a candidate that ran."""
     runs = bool(new['ms'])
     changes = [Change(name, what, _number(old, what), _number(new, what), runs) for what in RATIOS]
-    # memory is measured on demand, so that its absence says nothing
+    # memory is measured on demand, so it may be absent
     return [change for change in changes if change.what == 'ratio' or change.growth is not None]
 
 
@@ -76,14 +76,14 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def find_changes(old_path: Path, new_path: Path) -> list[Change]:
-    """Ratios of all candidates that both files have.
+    """Return the changes of all candidates that both files have.
 
     Args:
         old_path: CSV to compare with.
         new_path: CSV just measured.
 
     Raises:
-        ValueError: If a file has no ratios, or no candidate of both files can be judged.
+        ValueError: If a file has no ratios, or the files share no comparable candidate.
     """
     old, new = _candidates(old_path), _candidates(new_path)
     ran = sorted(name for name in old.keys() & new.keys() if old[name]['ms'])
@@ -98,7 +98,7 @@ def find_changes(old_path: Path, new_path: Path) -> list[Change]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print all changes; the exit status says whether one is too large."""
+    """Print all changes; the exit status is 1 if one is too large."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('old', type=Path, help='CSV to compare with')
     parser.add_argument('new', type=Path, help='CSV just measured')

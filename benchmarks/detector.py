@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of a detector's training step goes; or what its data loading can deliver.
+"""Time of a detector's training step by part, or throughput of its data loading.
 
-Runs the training pipeline, model and optimizer of configs, from random weights, on any data set of
-COCO's format. Every image that a step sees has gone through the config's own augmentations, so
-sizes differ from step to step; a baseline with the same pipeline sees the same ones.
+The script runs the training pipeline, model and optimizer of configs, from random weights, on any
+data set in COCO format. Images pass the config's augmentations, so sizes vary between steps; a
+baseline with the same pipeline gets the same sizes.
 """
 
 import argparse
@@ -37,7 +37,7 @@ PARTS = ('data', 'forward', 'backward', 'optimizer')
 
 @dataclass(frozen=True)
 class Case:
-    """One candidate: a config and the options that change it, as the command line has them."""
+    """One candidate: a config and its options from the command line."""
 
     config: str
     options: str
@@ -108,7 +108,7 @@ def _data_name(case: Case) -> str:
 
 
 def load_config(case: Case) -> Config:
-    """The config of a case, without initial weights."""
+    """Return the config of a case, without initial weights."""
     cfg = read_config(case.config)
     cfg.merge_from_dict(json.loads(case.options))
     cfg.model.backbone.pop('init_cfg', None)
@@ -125,14 +125,14 @@ def load_config(case: Case) -> Config:
 
 
 def build_loader(cfg: Config) -> DataLoader:
-    """The training loader, with the same order of images every time."""
+    """Build the training loader with a fixed order of images."""
     set_multi_processing(**cfg.get('env_cfg', {}).get('mp_cfg', {}))
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return Runner.build_dataloader(cfg.train_dataloader, seed=0)
 
 
 class StopWatch:
-    """Adds up what each part of a step takes."""
+    """Sums the time of each part of a step."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -150,9 +150,9 @@ class StopWatch:
 
 
 def make_step(case: Case) -> Callable[[], dict[str, Any]]:
-    """One training step; returns seconds per part, images, pixels of one, and workers."""
+    """Return a training step, which returns seconds per part, images, pixels and workers."""
     torch.manual_seed(0)
-    MMLogger.get_current_instance().setLevel(logging.WARNING)  # it would list every weight
+    MMLogger.get_current_instance().setLevel(logging.WARNING)  # otherwise it lists every weight
     cfg = load_config(case)
     batches: Iterator = chain.from_iterable(repeat(build_loader(cfg)))
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -184,7 +184,7 @@ def make_step(case: Case) -> Callable[[], dict[str, Any]]:
 def measure_steps(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
     """Train in turn; the last case is the baseline, if there is more than one."""
     steps = {case: make_step(case) for case in cases}
-    for step in steps.values():  # the first one fills caches and starts the workers
+    for step in steps.values():  # the first step fills caches and starts the workers
         step()
     taken: dict[Case, list] = {}
 
@@ -221,11 +221,11 @@ def measure_steps(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
 
 
 def measure_loader(case: Case, batches: int) -> Row:
-    """Images per second of the training pipeline with ``case.workers`` processes."""
+    """Measure images per second of the training pipeline with ``case.workers`` processes."""
     cfg = load_config(case)
     loader = build_loader(cfg)
     iterator = chain.from_iterable(repeat(loader))
-    for _ in range(case.workers * (loader.prefetch_factor + 1)):  # what was loaded ahead
+    for _ in range(case.workers * (loader.prefetch_factor + 1)):  # skips prefetched batches
         next(iterator)
     begin, images = time.perf_counter(), 0
     for _ in range(batches):
@@ -242,9 +242,9 @@ def measure_loader(case: Case, batches: int) -> Row:
 
 
 def advise(rows: Sequence[Row], images_per_second: float, gpus: int) -> str:
-    """How many workers each GPU needs, taking what one of the fewest workers delivered.
+    """Return the workers that each GPU needs, by the rate per worker of the smallest setting.
 
-    Workers of several GPUs wait part of the time: fewer cores are busy than there are workers.
+    Workers of several GPUs wait part of the time, so fewer cores than workers are busy.
     """
     one = rows[0]['images_per_s_per_worker']
     workers = math.ceil(images_per_second / one)
@@ -256,7 +256,7 @@ def advise(rows: Sequence[Row], images_per_second: float, gpus: int) -> str:
 
 
 def make_case(config: str, args: argparse.Namespace, workers: int | None) -> Case:
-    """A case as the command line has it."""
+    """Return a case from the command line."""
     return Case(
         config,
         json.dumps(args.cfg_options),
@@ -269,7 +269,7 @@ def make_case(config: str, args: argparse.Namespace, workers: int | None) -> Cas
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure as the command line says."""
+    """Run the measurements of the command line."""
     args = parse_args(argv)
     if args.loader_only:
         counts = sorted(set(args.workers))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks share: fair timing, peak memory, the machine's own rates, tables and CSV.
+"""Shared code of the benchmarks: timing, peak memory, rates of the machine, tables and CSV.
 
-Candidates take turns, round by round, in one process: whatever slows the machine for a while slows
-all of them. Ratios are medians over rounds of two times of the same round.
+Candidates take turns, round by round, in one process, so that temporary slowdowns of the machine
+affect all of them. Ratios are medians over rounds; both times are of the same round.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from mmfocal.collect_env import collect
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 MIB = 2**20
-SIDES = {'cpu': 2048, 'cuda': 8192}  # of the matrices that tell the rate of arithmetic
-COPIED = 64 * MIB  # floats that tell the rate of copying
-LEAST_SECONDS = 0.2  # of one timing: short steps are repeated
+SIDES = {'cpu': 2048, 'cuda': 8192}  # of the matrices that measure the rate of arithmetic
+COPIED = 64 * MIB  # floats that measure the rate of copying
+LEAST_SECONDS = 0.2  # minimum of one timing; short steps are repeated
 ROUNDS = 6
 TRIES = 3  # to find the machine steady
 SETTINGS = ('GLIBC_TUNABLES', 'GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')
@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 
 class Size(NamedTuple):
-    """Height and width of the images in pixels, and how many."""
+    """Height and width of the images in pixels, and batch size."""
 
     height: int
     width: int
@@ -56,7 +56,7 @@ class Size(NamedTuple):
 
 
 def parse_size(text: str) -> Size:
-    """``'784x1344x1'`` -> height, width and batch, for argparse."""
+    """Parse ``'784x1344x1'`` as height, width and batch, for argparse."""
     parts = text.split('x')
     if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise argparse.ArgumentTypeError(
@@ -66,7 +66,7 @@ def parse_size(text: str) -> Size:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every measurement has."""
+    """Add the options of all measurements."""
     default = 'cuda' if torch.cuda.is_available() else 'cpu'
     parser.add_argument('--device', choices=['cpu', 'cuda'], default=default)
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), metavar='N')
@@ -85,7 +85,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; whatever would fail after the measurement fails here."""
+    """Parse the command line; errors that would occur after the measurement are raised here."""
     args = parser.parse_args(argv)
     for name in ('csv', 'plot'):
         path = getattr(args, name, None)
@@ -106,7 +106,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def seconds_of(step: Step, device: str, repeats: int = 1) -> float:
-    """Seconds per step, on a GPU by its own clock."""
+    """Measure seconds per step, on a GPU by CUDA events."""
     if device == 'cuda':
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -123,12 +123,12 @@ def seconds_of(step: Step, device: str, repeats: int = 1) -> float:
 
 
 def _why_not(error: Exception) -> str:
-    """Why a candidate cannot run, if that is no mistake of ours; else an empty string."""
+    """Return why a candidate is unsupported; an empty string for unexpected errors."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return 'out of memory'
     by_compiler = type(error).__module__.startswith(('torch._dynamo', 'torch._inductor'))
     refusal = re.search(r'cannot run here: ([^"\n]+)', str(error))
-    if refusal and (by_compiler or isinstance(error, ValueError)):  # the compiler quotes it
+    if refusal and (by_compiler or isinstance(error, ValueError)):  # the compiler quotes the error
         return refusal[1]
     return f'torch.compile: {str(error).splitlines()[0]}' if by_compiler else ''
 
@@ -136,7 +136,7 @@ def _why_not(error: Exception) -> str:
 def start(
     make_step: Callable[[Any], Step], case: Any, device: str
 ) -> tuple[Step | None, float | None, str]:
-    """Make and run a step for the first time.
+    """Create a step and run it for the first time.
 
     Args:
         make_step: Makes the step of a case.
@@ -144,8 +144,8 @@ def start(
         device: ``'cpu'`` or ``'cuda'``.
 
     Returns:
-        The step, the seconds of its first call (with what is compiled or allocated once) and an
-        empty string; or None, None and why it cannot run.
+        The step, the seconds of its first call (including compilation and allocation) and an empty
+        string; or None, None and the reason why it is unsupported.
     """
     try:
         step = make_step(case)
@@ -165,10 +165,10 @@ def alternate(
     """Time candidates in turn; each round begins with another one.
 
     Args:
-        steps: Candidates by name, each of which has run once.
+        steps: Candidates by name; each has run once.
         device: ``'cpu'`` or ``'cuda'``.
-        rounds: How many times each is timed.
-        least: Seconds that a timing lasts at least.
+        rounds: Number of timings of each.
+        least: Minimum seconds of a timing.
 
     Returns:
         Seconds per step of each candidate, round by round.
@@ -190,16 +190,16 @@ def steadily(
     baselines: Sequence[Hashable],
     max_spread: float | None,
 ) -> tuple[dict[Hashable, list[float]], str]:
-    """Time candidates until the machine is steady, which the baselines tell.
+    """Repeat timings until those of the baselines are steady.
 
     Args:
         run: Seconds per step of each candidate, round by round, such as :func:`alternate`'s.
-        baselines: Those whose rounds must agree.
-        max_spread: Longest time over shortest, less 1; None allows any.
+        baselines: Names of the candidates whose rounds must agree.
+        max_spread: Maximum of longest over shortest time, minus 1; None for no limit.
 
     Returns:
-        What ``run`` returned and an empty string; or, if it did not help to measure again,
-        no times and why.
+        The result of ``run`` and an empty string; or, if the timings stay unsteady, no times and
+        the reason.
     """
     for _ in range(TRIES):
         times = run()
@@ -211,12 +211,12 @@ def steadily(
 
 
 def ratio_of(times: Sequence[float], baseline: Sequence[float]) -> float:
-    """Median over rounds of the ratio of two candidates' times."""
+    """Return the median over rounds of the ratio of two candidates' times."""
     return median(a / b for a, b in zip(times, baseline, strict=True))
 
 
 def time_columns(times: Sequence[float] | None, baseline: Sequence[float] | None) -> Row:
-    """Median, least and greatest time of a step in ms, and ratio to the baseline's."""
+    """Return median, minimum and maximum time of a step in ms, and the ratio to the baseline."""
     if times is None:
         return dict.fromkeys(('ms', 'ms_min', 'ms_max', 'ratio'))
     ms = [1000 * seconds for seconds in times]
@@ -228,7 +228,7 @@ def time_columns(times: Sequence[float] | None, baseline: Sequence[float] | None
 
 
 def _own_memory(field: str) -> int:
-    """Bytes of ``VmRSS`` or ``VmHWM`` (resident memory and its peak) of this process."""
+    """Return ``VmRSS`` or ``VmHWM`` (resident memory or its peak) of this process in bytes."""
     status = Path('/proc/self/status').read_text()
     return int(status.partition(f'{field}:')[2].split()[0]) * 1024
 
@@ -237,8 +237,8 @@ def _peak_of_this_process(make_step: Callable[[Any], Step], case: Any, threads: 
     torch.set_num_threads(threads)
     step = make_step(case)
     base = _own_memory('VmRSS')
-    # The peak starts anew here. getrusage's would not do: it holds the peak of building the model,
-    # and that of the parent, which a new process takes over.
+    # The peak is reset here. getrusage's peak cannot be reset: it includes building the model and
+    # the peak of the parent process.
     Path('/proc/self/clear_refs').write_text('5')
     step()
     step()
@@ -248,12 +248,12 @@ def _peak_of_this_process(make_step: Callable[[Any], Step], case: Any, threads: 
 def peak_memory(
     make_step: Callable[[Any], Step], case: Any, step: Step, device: str, threads: int
 ) -> int:
-    """Bytes that a step needs above what was there before it: weights and input do not count.
+    """Measure the memory of a step in bytes, without weights and input.
 
     Args:
         make_step: Makes the step of a case; on CPUs it is called in a process of its own.
         case: What to measure; on CPUs it is pickled.
-        step: The case's step in this process, warm; used on GPUs.
+        step: The case's step in this process, after warm-up; used on GPUs.
         device: ``'cpu'`` or ``'cuda'``.
         threads: Threads of PyTorch.
 
@@ -261,7 +261,7 @@ def peak_memory(
         CPU: growth of resident memory, two steps from the start. GPU: allocated tensors.
 
     Raises:
-        OSError: If this is not Linux, whose ``/proc`` tells the memory of a process.
+        OSError: If this is not Linux, whose ``/proc`` has the memory of a process.
         MemoryError: If the process was killed, as Linux does when memory runs out.
     """
     if device == 'cuda':
@@ -290,9 +290,9 @@ def _best_seconds(step: Step, device: str) -> float:
 
 @cache
 def matmul_rate(device: str, dtype: str) -> float:
-    """FLOP/s of a large matrix product: what arithmetic can reach here.
+    """Measure FLOP/s of a large matrix product, the upper limit of arithmetic.
 
-    On CPUs products and 1x1 convolutions come from two libraries: the faster one counts.
+    On CPUs two libraries compute products and 1x1 convolutions; the faster one counts.
     """
     side = SIDES[device]
     a = torch.randn(side, side, device=device, dtype=DTYPES[dtype])
@@ -308,7 +308,7 @@ def matmul_rate(device: str, dtype: str) -> float:
 
 @cache
 def copy_rate(device: str) -> float:
-    """Bytes/s, read and written, of a large copy: what moving data can reach here."""
+    """Measure bytes/s, read and written, of a large copy, the upper limit of memory traffic."""
     source = torch.ones(COPIED, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), device)
@@ -329,7 +329,7 @@ def _versions() -> dict[str, str]:
 
 
 def environment() -> Row:
-    """What a row was measured with: machine, versions, variables that matter, day (UTC)."""
+    """Return machine, versions, relevant environment variables and date (UTC)."""
     names = sorted(n for n in os.environ if n in SETTINGS or n.startswith('MMFOCAL_'))
     return dict(
         _versions(),
@@ -343,14 +343,14 @@ def environment() -> Row:
 
 
 def short(value: Any) -> str:
-    """A value as tables show it: three digits; nothing for None."""
+    """Format a value for tables: three digits; an empty string for None."""
     if isinstance(value, float):
         return f'{value:.0f}' if abs(value) >= 100 else f'{value:.3g}'
     return '' if value is None else str(value)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows of values; numbers stand to the right."""
+    """Print rows of values; numbers are aligned right."""
     table = Table(title=title, title_justify='left')
     for index, name in enumerate(header):
         is_number = any(isinstance(row[index], (int, float)) for row in rows)
@@ -358,13 +358,13 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]
     for row in rows:
         table.add_row(*map(short, row))
     console = Console(highlight=False, markup=False)
-    if not console.is_terminal:  # rich would fold everything into 80 columns
+    if not console.is_terminal:  # rich wraps at 80 columns otherwise
         console.width = 240
     console.print(table)
 
 
 def write_csv(path: Path | None, rows: Sequence[Row]) -> None:
-    """Write rows with the environment behind them; without a path, nothing."""
+    """Write rows followed by the environment; without a path, write nothing."""
     if path is None:
         return
     rows = [row | environment() for row in rows]
@@ -377,10 +377,10 @@ def write_csv(path: Path | None, rows: Sequence[Row]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file as text.
+    """Read the rows of a CSV file as text.
 
     Args:
-        path: File that :func:`write_csv` wrote.
+        path: File written by :func:`write_csv`.
 
     Raises:
         FileNotFoundError: If there is no such file.

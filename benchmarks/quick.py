@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal-T beside timm's Swin-T on a GPU in five minutes, and which goals it reaches.
+"""Focal-T compared with timm's Swin-T on a GPU in five minutes, and the goals that it reaches.
 
-Needs PyTorch, Triton, timm and mmengine only. Fills the compilers' caches in parallel processes
-first; then every part runs in a process of its own, with a limit of time, and writes its rows at
-once. ``--rehearse`` runs every part, tiny and interpreted, on a CPU; its times mean nothing.
+The script needs PyTorch, Triton, timm and mmengine only. It first fills the compilers' caches in
+parallel processes. Then every part runs in its own process with a time limit and writes its rows
+immediately. ``--rehearse`` runs small parts interpreted on a CPU; its times are meaningless.
 """
 
 import argparse
@@ -31,7 +31,7 @@ FILES = {name: f'gpu_quick_{name}.csv' for name in ('backbone', 'attention', 'ke
 
 
 class Setting(NamedTuple):
-    """What is measured: on a GPU, or as a rehearsal."""
+    """Settings of the measurement on a GPU, or of a rehearsal."""
 
     device: str
     small: Size
@@ -41,7 +41,7 @@ class Setting(NamedTuple):
     rounds: int
 
     def cases(self, runtime: str, mode: str, size: Size) -> list[backbone.Case]:
-        """Swin, then Focal, run in the same way."""
+        """Return the cases of Swin and Focal with the same settings."""
         small = max(size[:2]) <= 224
         coarse = backbone.CLASSIFICATION if small else backbone.DETECTION
         how = dict(dtype=self.dtype, mode=mode, runtime=runtime, size=size, device=self.device)
@@ -56,7 +56,7 @@ REHEARSAL = Setting('cpu', Size(28, 28, 1), Size(28, 56, 1), 'nano', 'fp32', 1)
 
 
 class Part(NamedTuple):
-    """What a process of its own does, and how many seconds it may take."""
+    """A part that runs in its own process, and its time limit in seconds."""
 
     kind: str  # 'warm', 'time', 'attention' or 'kernels'
     runtime: str = 'eager'
@@ -68,7 +68,7 @@ class Part(NamedTuple):
         return ' '.join(self[:4])
 
 
-# Compiled inference last: a replayed graph answers the same question without a compiler.
+# Compiled inference is last: a CUDA graph gives similar information without a compiler.
 WARM = [
     Part('warm', runtime, 'train', size, limit=150)
     for runtime in ('eager', 'compile')
@@ -89,12 +89,12 @@ class Goal(NamedTuple):
     """A line of the table.
 
     Attributes:
-        name: What it says.
-        runtimes: Ways to run, of which the best one counts; ``'attention'``: the operator alone.
+        name: Label of the goal.
+        runtimes: Runtimes, of which the best one counts; ``'attention'``: the operator only.
         mode: ``'infer'`` or ``'train'``; ``'fwd'`` or ``'bwd'`` of the operator.
         column: ``'speed'`` (Swin's is 1), ``'memory_ratio'`` or ``'tflop_per_s'``.
-        before: At commit ce20759, small and large; None where that was not measured.
-        wanted: Small and large; at least, or at most of memory.
+        before: Values at commit ce20759, small and large; None if not measured.
+        wanted: Target values, small and large; a minimum, for memory a maximum.
     """
 
     name: str
@@ -127,20 +127,20 @@ GOALS = [
 
 
 def append_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Add rows to those that other parts wrote."""
+    """Append rows to those of other parts."""
     old = measure.read_csv(path) if path.exists() else []
     measure.write_csv(path, [*old, *rows])
 
 
 def warm(part: Part, setting: Setting, results: Path) -> None:
-    """Fill the caches; what fails here says so when it is timed."""
+    """Fill the caches; errors are reported later, when the case is timed."""
     for case in setting.cases(part.runtime, part.mode, getattr(setting, part.size)):
         _, seconds, note = measure.start(backbone.make_step, case, setting.device)
         print(f'{case.model} {part}: {note or f"first step {seconds:.1f} s"}', flush=True)
 
 
 def time_backbones(part: Part, setting: Setting, results: Path) -> None:
-    """Speed and memory of both."""
+    """Measure speed and memory of both backbones."""
     cases = setting.cases(part.runtime, part.mode, getattr(setting, part.size))
     args = argparse.Namespace(
         device=setting.device,
@@ -154,7 +154,7 @@ def time_backbones(part: Part, setting: Setting, results: Path) -> None:
 
 
 def time_attention(part: Part, setting: Setting, results: Path) -> None:
-    """The operator at stage 1, in both directions."""
+    """Time the operator at stage 1, forward and backward."""
     args = argparse.Namespace(
         device=setting.device, rounds=setting.rounds, max_spread=None, impls=['triton']
     )
@@ -164,7 +164,7 @@ def time_attention(part: Part, setting: Setting, results: Path) -> None:
 
 
 def kernels_of(step: Step, device: str, steps: int = 3) -> list[tuple[str, float, float]]:
-    """Kernels of a step: name, milliseconds and calls, the longest first; on CPUs operators."""
+    """Return name, milliseconds and calls of a step's kernels (CPU: operators), longest first."""
     wanted = DeviceType.CUDA if device == 'cuda' else DeviceType.CPU
     field = f'self_{"device" if device == "cuda" else "cpu"}_time_total'
     step()
@@ -180,7 +180,7 @@ def kernels_of(step: Step, device: str, steps: int = 3) -> list[tuple[str, float
 
 
 def list_kernels(part: Part, setting: Setting, results: Path) -> None:
-    """Where a step's time goes on the device."""
+    """Write the kernels of a step."""
     for case in setting.cases(part.runtime, part.mode, getattr(setting, part.size)):
         kernels = kernels_of(backbone.make_step(case), setting.device)
         what = dict(model=case.model, mode=part.mode, **case.size._asdict())
@@ -204,11 +204,11 @@ KINDS = {
 
 
 def run_part(name: str, setting: Setting, results: Path) -> None:
-    """What a child process does."""
+    """Run a part in a child process."""
     part = next(part for part in (*WARM, *PARTS) if str(part) == name)
     if setting is REHEARSAL:
         backbone.COMPILER = 'aot_eager'
-        backbone._as_graph = lambda step: step  # CPUs have no graphs to replay
+        backbone._as_graph = lambda step: step  # CPUs have no CUDA graphs
         measure.SIDES, measure.COPIED = {'cpu': 256}, measure.MIB
         measure.alternate.__defaults__ = (0.0,)
     KINDS[part.kind](part, setting, results)
@@ -218,17 +218,17 @@ def run_part(name: str, setting: Setting, results: Path) -> None:
 
 
 def spawn(part: Part, args: argparse.Namespace) -> subprocess.Popen:
-    """Start a part; its own children die with it, see ``finish``."""
+    """Start a part in a process group, which ``finish`` can end."""
     command = [sys.executable, __file__, '--part', str(part), '--results', str(args.results)]
     env = os.environ | dict(TRITON_INTERPRET='1') if args.rehearse else os.environ.copy()
-    if part.kind == 'warm':  # several compile at a time
+    if part.kind == 'warm':  # several processes compile at a time
         env.setdefault('TORCHINDUCTOR_COMPILE_THREADS', '4')
     command += ['--rehearse'] * args.rehearse
     return subprocess.Popen(command, env=env, start_new_session=True)
 
 
 def finish(process: subprocess.Popen, seconds: float) -> str:
-    """Wait for a part; why it failed, or an empty string."""
+    """Wait for a part; return why it failed, or an empty string."""
     try:
         status = process.wait(max(0.0, seconds))
         return f'exit status {status}' if status else ''
@@ -239,7 +239,7 @@ def finish(process: subprocess.Popen, seconds: float) -> str:
 
 
 def run_all(args: argparse.Namespace) -> dict[Part, str]:
-    """Run every part; why those failed that did."""
+    """Run every part; return the failures."""
     slower = 10 if args.rehearse else 1  # than a GPU
     deadline = time.monotonic() + 60 * args.minutes
     begun = time.monotonic()
@@ -264,7 +264,7 @@ def run_all(args: argparse.Namespace) -> dict[Part, str]:
 
 
 def values_of(goal: Goal, size: Size, results: Path) -> list[float]:
-    """What was measured for a goal, for each way to run that counts."""
+    """Return the measured values of a goal, for each of its runtimes."""
     is_attention = goal.runtimes == ('attention',)
     path = results / FILES['attention' if is_attention else 'backbone']
     rows = measure.read_csv(path) if path.exists() else []
@@ -279,14 +279,14 @@ def values_of(goal: Goal, size: Size, results: Path) -> list[float]:
             elif goal.column == 'memory_ratio':
                 values += [float(row['memory_ratio'])] if row['memory_ratio'] else []
             elif row['gflop_per_s']:
-                # useful products: two forward; five backward, the logits are computed again
+                # products: two forward; five backward, including recomputed logits
                 again = 1.25 if goal.mode == 'bwd' else 1.0
                 values.append(again * float(row['gflop_per_s']) / 1000)
     return values
 
 
 def judge(setting: Setting, results: Path) -> list[Row]:
-    """A row per goal and size: what was, what is wanted, what is, and whether it is reached."""
+    """Return a row per goal and size: old value, target, new value, and whether it is reached."""
     rows = []
     for goal in GOALS:
         for size, before, wanted in zip((setting.small, setting.large), goal.before, goal.wanted):
@@ -326,7 +326,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, and print the table of goals; the exit status is 1 if a part failed."""
+    """Measure and print the table of goals; the exit status is 1 if a part failed."""
     args = parse_args(argv)
     setting = REHEARSAL if args.rehearse else GPU
     if args.part is not None:

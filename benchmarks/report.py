@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the tables of ``docs/performance.md`` from the CSV files in ``benchmarks/results``.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME.csv is its file. Where
-there is no file yet, the page says so.
+A table is between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME.csv is its file. If the file
+does not exist, the page says so.
 """
 
 import argparse
@@ -138,7 +138,7 @@ GOALS: dict[str, Value] = {
     'measured': _number('measured'),
     '': _text('verdict'),
 }
-# Which columns a file gets, by one that only this kind of file has.
+# Columns of a table, by a column that only this kind of file has.
 KINDS = {
     'runtime': BACKBONE,
     'of_roofline': ATTENTION,
@@ -151,7 +151,7 @@ KINDS = {
 
 
 def _provenance(rows: Sequence[dict[str, str]]) -> str:
-    """The environment of a file in one line; rows that differ are all listed."""
+    """Return the environment of a file in one line; differing values are all listed."""
     parts = []
     for name, title in NAMES.items():
         values = sorted({row[name] for row in rows} - {''})
@@ -161,13 +161,13 @@ def _provenance(rows: Sequence[dict[str, str]]) -> str:
 
 
 def table(path: Path) -> str:
-    """A CSV file as Markdown, with its environment below.
+    """Format a CSV file as Markdown, with its environment below.
 
     Args:
         path: File of one of the benchmarks.
 
     Raises:
-        ValueError: If it is of none of them.
+        ValueError: If the file is of another kind.
     """
     rows = measure.read_csv(path)
     columns = next((KINDS[name] for name in KINDS if name in rows[0]), None)
@@ -181,7 +181,7 @@ def table(path: Path) -> str:
 
 
 def render(page: str, results: Path) -> str:
-    """Renew every marked table of a page.
+    """Update every marked table of a page.
 
     Args:
         page: Text with markers.
@@ -191,7 +191,7 @@ def render(page: str, results: Path) -> str:
         The new text.
 
     Raises:
-        ValueError: If there is no marker, or a file has no place on the page.
+        ValueError: If there is no marker, or a file has no marker on the page.
     """
     names = [name for _, name, _ in MARKED.findall(page)]
     if not names:
@@ -212,7 +212,7 @@ def render(page: str, results: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page, or say with the exit status whether it is up to date."""
+    """Write the page, or check whether it is up to date (exit status)."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--page', type=Path, default=PAGE)
     parser.add_argument('--results', type=Path, default=RESULTS)

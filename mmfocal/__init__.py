@@ -3,7 +3,7 @@
 
 from .environment import installed, require
 
-require('mmengine.config', 'mmengine.model')  # what packages that do not fit together fail in
+require('mmengine.config', 'mmengine.model')  # imports that fail with incompatible packages
 
 from mmengine.config.utils import MODULE2PACKAGE
 
@@ -11,9 +11,9 @@ from .models import FocalPretrained, FocalTransformer, SwinPretrained
 from .version import __version__
 from .zoo import config
 
-# MMEngine resolves `_base_ = 'mmfocal::...'` only for the packages that it knows.
+# MMEngine resolves `_base_ = 'mmfocal::...'` only for registered packages.
 MODULE2PACKAGE.setdefault('mmfocal', 'mmfocal')
-# It looks for a distribution, or else for a module: onedl's is not named after mmsegmentation.
+# MMEngine looks for a distribution, else for a module: onedl's has another distribution name.
 if not installed('mmsegmentation'):
     MODULE2PACKAGE['mmseg'] = 'mmseg'
 

@@ -74,7 +74,7 @@ def _load(name: str) -> ModuleType:
 
 
 def _make_parser(name: str, script: ModuleType) -> ArgumentParser:
-    """Take a script's parser and show it as part of this command, with examples."""
+    """Adapt a script's parser to this command and add examples."""
     parser = script.make_parser()
     parser.prog = f'mmfocal {name}'
     parser.formatter_class = RawDescriptionHelpFormatter
@@ -107,7 +107,7 @@ def _make_main_parser() -> ArgumentParser:
 
 
 def _print_completion(shell: str) -> None:
-    """Print what a shell needs to complete every command and option."""
+    """Print the shell completion of every command and option."""
     try:
         import shtab
     except ImportError:
@@ -125,14 +125,14 @@ def _print_completion(shell: str) -> None:
 
 
 def _complete_files(action: Action, completion: dict) -> None:
-    """Let what takes files be completed by them."""
+    """Complete arguments that are files by file names."""
     takes_a_value = action.nargs != 0 and action.choices is None and action.type is None
     if takes_a_value:
         action.complete = completion
 
 
 def _run_host_tool(arguments: Sequence[str]) -> None:
-    """Run a script that a host library has among its tools, from wherever it is installed."""
+    """Run a script from the tools of an installed host library."""
     if len(arguments) < 2 or arguments[0] not in HOSTS:
         sys.exit(f'usage: mmfocal tool {{{",".join(HOSTS)}}} NAME [OPTION ...]')
     host, name, *options = arguments
@@ -142,7 +142,7 @@ def _run_host_tool(arguments: Sequence[str]) -> None:
     folder = Path(spec.origin).parent / '.mim' / 'tools'
     tools: dict[str, Path] = {}
     for path in sorted(folder.rglob('*.py'), key=lambda path: (len(path.parts), path)):
-        tools.setdefault(path.stem, path)  # of two with a name, that of analysis_tools
+        tools.setdefault(path.stem, path)  # of two with the same name, the one in analysis_tools
     if name not in tools:
         sys.exit(f'mmfocal tool: {host} has no {name!r}; it has {", ".join(sorted(tools))}')
     sys.argv = [str(tools[name]), *options]
@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a command.
 
     Args:
-        argv: Command and its options; by default those of the process.
+        argv: Command and its options; by default ``sys.argv``.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     name, rest = (argv[0] if argv else None), argv[1:]
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         script = _load(name)
         if {'-h', '--help'} & set(rest):
             return _make_parser(name, script).print_help()
-        sys.argv[0] = f'mmfocal {name}'  # what errors of the command line begin with
+        sys.argv[0] = f'mmfocal {name}'  # prefix of command-line errors
         return script.main(rest)
     parser = _make_main_parser()
     commands = parser.add_subparsers(metavar='COMMAND', title='commands')

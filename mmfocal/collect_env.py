@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Print every version that matters: ``python -m mmfocal.collect_env``, for bug reports."""
+"""Print all relevant versions for bug reports: ``python -m mmfocal.collect_env``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIBRARIES = (
 def collect() -> dict[str, str]:
     """Collect the environment, one printable value per name.
 
-    What is absent is listed as such, and what is installed but does not import with its error.
+    Missing packages are listed as such, packages that cannot be imported with their error.
     """
     env = {
         'mmfocal': f'{__version__} ({_git_state()})',
@@ -51,7 +51,7 @@ def collect() -> dict[str, str]:
 
 
 def _git_state() -> str:
-    """Short commit of the checkout that this package lies in, or where it is installed."""
+    """Return the short commit of this package's checkout, or the place of its installation."""
     root = Path(__file__).resolve().parents[1]
     if not (root / '.git').exists():
         return f'installed in {root}'
@@ -83,13 +83,13 @@ def _gpus() -> str:
 
 
 def _library(name: str, distributions: list[str]) -> str:
-    """Version of a library and the distribution it came in (mm* or onedl-mm*, which opencv)."""
+    """Return the version of a library and its distribution (mm* or onedl-mm*, which opencv)."""
     owners = ', '.join(
         f'{owner} {metadata.version(owner)}' for owner in sorted(set(distributions))
     )
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # whatever a broken installation raises belongs into the report
+    except Exception as error:  # all errors of a broken installation belong in the report
         if not distributions:
             return 'not installed'
         return f'from {owners}; import fails: {type(error).__name__}: {error}'
@@ -99,13 +99,13 @@ def _library(name: str, distributions: list[str]) -> str:
 def _mmcv_ops() -> str:
     try:
         ops = importlib.import_module('mmcv.ops')
-    except Exception as error:  # as above: a missing file, an ABI mismatch, a failed assertion
+    except Exception as error:  # as above, e.g. a missing file or an ABI mismatch
         return f'not usable: {type(error).__name__}: {error}'
     return f'compiled by {ops.get_compiler_version()}, CUDA {ops.get_compiling_cuda_version()}'
 
 
 def _compilers() -> dict[str, str]:
-    """What mmengine finds out about the compilers."""
+    """Return MMEngine's information about the compilers."""
     try:
         env = collect_mmengine_env()
     except Exception as error:  # it runs the compilers, and imports distutils, gone in Python 3.12

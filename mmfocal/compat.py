@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private and version-dependent names of PyTorch and of the hosts, in one place.
 
-It imports torch only. Each function says what it answers where the name is missing.
+It imports torch only. Each function documents its result if the name is missing.
 """
 
 import re
@@ -14,7 +14,7 @@ from torch.nn.modules import module as _module
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """``(major, minor)`` of a release."""
+    """Return ``(major, minor)`` of a release."""
     return tuple(int(part) for part in re.findall(r'\d+', version)[:2])
 
 
@@ -23,26 +23,26 @@ COMPILES_SINCE = (2, 6)
 
 
 def has_global_hooks() -> bool:
-    """Whether hooks of all modules are registered."""
+    """Return whether global module hooks are registered."""
     names = ('forward_pre_hooks', 'forward_hooks', 'backward_pre_hooks', 'backward_hooks')
     return any(getattr(_module, f'_global_{name}', None) for name in names)
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module runs more than its ``forward``, or a compiled one."""
+    """Return whether calling the module runs hooks or a compiled ``forward``."""
     names = ('_forward_pre_hooks', '_forward_hooks', '_backward_pre_hooks', '_backward_hooks')
     state = vars(module)
     return any(state.get(name) for name in (*names, '_compiled_call_impl'))
 
 
-# since torch 2.3; Dynamo knows the older name, which is the only one before
+# since torch 2.3; older releases have the other name only, which Dynamo supports
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
 
 
 def check_compiler() -> None:
-    """Refuse to be compiled or exported by a PyTorch that cannot follow the code.
+    """Raise an error if the code is compiled or exported by an unsupported PyTorch.
 
-    Dynamo shows the line below. Unless the whole graph is asked for, it then compiles in pieces.
+    Dynamo shows the line below and, without ``fullgraph=True``, breaks the graph there.
 
     Raises:
         RuntimeError: If PyTorch is too old.
@@ -52,9 +52,9 @@ def check_compiler() -> None:
 
 
 def is_traced_for_export() -> bool:
-    """Whether a call is traced for use elsewhere; strict export cannot be told from compiling.
+    """Return whether a call is exported; strict export looks like compiling.
 
-    Of exporting, nothing tells before torch 2.7.
+    Before torch 2.7, exporting is not detected.
     """
     if getattr(torch.compiler, 'is_dynamo_compiling', is_compiling)():
         return False
@@ -62,12 +62,12 @@ def is_traced_for_export() -> bool:
 
 
 def is_recorded() -> bool:
-    """Whether a graph is made of what is computed, to run later."""
+    """Return whether computations are recorded in a graph to run later."""
     return is_compiling() or torch.jit.is_tracing()
 
 
 def are_transforms_active() -> bool:
-    """Whether a transform of ``torch.func`` or forward-mode differentiation is active."""
+    """Return whether a ``torch.func`` transform or forward-mode AD is active."""
     from torch.autograd import forward_ad
 
     is_active = getattr(torch._C, '_are_functorch_transforms_active', lambda: False)
@@ -75,7 +75,7 @@ def are_transforms_active() -> bool:
 
 
 def is_dispatch_mode_active() -> bool:
-    """Whether a dispatch mode, such as a FLOP counter or fake tensors, watches operators."""
+    """Return whether a dispatch mode, such as a FLOP counter or fake tensors, is active."""
     from torch.utils import _python_dispatch
 
     mode = getattr(_python_dispatch, '_get_current_dispatch_mode', lambda: None)
@@ -83,30 +83,30 @@ def is_dispatch_mode_active() -> bool:
 
 
 def without_dispatch_modes() -> AbstractContextManager:
-    """A context in which operators run on real tensors, unwatched."""
+    """Return a context manager that disables dispatch modes."""
     from torch.utils import _python_dispatch
 
     return getattr(_python_dispatch, '_disable_current_modes', nullcontext)()
 
 
 def is_plain_eager() -> bool:
-    """Whether operators run at once, unwatched and untransformed."""
+    """Return whether operators run eagerly, without dispatch modes and transforms."""
     return not (is_recorded() or are_transforms_active() or is_dispatch_mode_active())
 
 
 def is_plain_tensor(x: Tensor) -> bool:
-    """Whether it is no subclass."""
+    """Return whether it is a tensor and not of a subclass."""
     return type(x) in (Tensor, nn.Parameter)
 
 
 def is_dense_tensor(x: Tensor) -> bool:
-    """Whether it is a plain strided tensor, or a fake one that stands for such."""
+    """Return whether it is a plain strided tensor or a fake tensor of one."""
     is_known = is_plain_tensor(x) or type(x).__name__ == 'FakeTensor'
     return is_known and x.layout == torch.strided
 
 
 def is_autocast_enabled(device_type: str) -> bool:
-    """``torch.is_autocast_enabled(device_type)``, which takes a device since torch 2.4."""
+    """Return ``torch.is_autocast_enabled(device_type)``, whose argument needs torch 2.4."""
     if device_type == 'meta':
         return False
     try:
@@ -117,7 +117,7 @@ def is_autocast_enabled(device_type: str) -> bool:
 
 
 def autocast_dtype(device_type: str) -> torch.dtype:
-    """``torch.get_autocast_dtype``, which exists since torch 2.4."""
+    """Return ``torch.get_autocast_dtype``, which exists since torch 2.4."""
     if hasattr(torch, 'get_autocast_dtype'):
         return torch.get_autocast_dtype(device_type)
     is_cpu = device_type == 'cpu'
@@ -130,7 +130,7 @@ def run_branch(head: nn.Module, branch: str, *args: Any, **kwargs: Any) -> dict:
     mmdet 3.0 to 3.5 have no public name for it.
 
     Raises:
-        AttributeError: If the head has no such method under the name that is known.
+        AttributeError: If the head lacks the method of this name.
     """
     name = f'_{branch}_forward'
     if not hasattr(head, name):

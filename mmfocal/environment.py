@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Installed packages that do not fit together, each with the command that mends it.
+"""Incompatible installed packages, each with the command that fixes it.
 
-It reads what pip recorded and imports none of them, for an import is what fails.
+This module reads pip's records and does not import the packages, because imports may fail.
 """
 
 import re
@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-# What a distribution is imported as; those of a row overwrite each other's files.
+# Import names of distributions; distributions of a row overwrite each other's files.
 DISTRIBUTIONS = {
     'mmengine': ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
     'mmcv': ('mmcv', 'mmcv-lite', 'mmcv-full', 'onedl-mmcv'),
@@ -27,7 +27,7 @@ BUILD_MMCV = (
 
 
 def installed(name: str) -> str | None:
-    """The version of a distribution, or None."""
+    """Return the version of a distribution, or None."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -35,7 +35,7 @@ def installed(name: str) -> str | None:
 
 
 def _number(text: str | None) -> tuple[int, ...]:
-    """The first two numbers of a version; ``()`` if there is none, which is less than any."""
+    """Return the first two numbers of a version; ``()``, the smallest, if there is none."""
     return tuple(int(part) for part in re.findall(r'\d+', text or '')[:2])
 
 
@@ -48,12 +48,12 @@ def _is_onedl() -> bool:
 
 
 def _mmcv_requirement() -> str:
-    """The mmcv that fits the MMEngine that is there."""
+    """Return the mmcv requirement of the installed MMEngine."""
     return '"onedl-mmcv>=2.3,<2.4"' if _is_onedl() else 'mmcv==2.1.0'
 
 
 def has_operators() -> bool:
-    """Whether mmcv has a compiled extension; it may still be one for another torch."""
+    """Return whether mmcv has a compiled extension, possibly for another torch."""
     spec = find_spec('mmcv')
     folders = (spec and spec.submodule_search_locations) or []
     return any(path.suffix in ('.so', '.pyd') for f in folders for path in Path(f).glob('_ext*'))
@@ -118,7 +118,7 @@ def _opencv_missing() -> Iterator[str]:
 
 
 def problems() -> list[str]:
-    """What does not fit, a sentence each, with the command that mends it."""
+    """Return incompatibilities, one sentence each, with the command that fixes it."""
     checks = (
         *(_double_packages, _mmcv_without_operators, _numpy_too_new, _torch_too_new),
         *(_setuptools_too_new, _opencv_missing),
@@ -127,7 +127,7 @@ def problems() -> list[str]:
 
 
 def _from_error(error: Exception) -> list[str]:
-    """What the text of an error says: which torch mmcv was compiled for is recorded nowhere."""
+    """Diagnose an error by its text, because mmcv does not record which torch it was built for."""
     if '_ext' in str(error) and 'symbol' in str(error):
         return [
             f"mmcv's operators are compiled for another torch: {BUILD_MMCV} {_mmcv_requirement()}"
@@ -136,15 +136,15 @@ def _from_error(error: Exception) -> list[str]:
 
 
 def require(*modules: str) -> None:
-    """Import what comes next, and say of an import that fails what does not fit.
+    """Import modules and explain a failure by incompatible packages.
 
     Raises:
-        ImportError: In place of the failure, which is its cause, if anything is known.
+        ImportError: If the cause of a failure is known; chained to the original error.
     """
     try:
         for module in modules:
             import_module(module)
-    except Exception as error:  # a missing file, a name that numpy dropped, a host's assertion
+    except Exception as error:  # e.g. a missing file, a removed NumPy name, an assertion of a host
         reasons = _from_error(error) + problems()
         if not reasons:
             raise

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``import mmfocal.hub`` lets the host libraries find the shipped configs by name.
+"""Importing this module registers the shipped configs with the host libraries by name.
 
 Afterwards ``DetInferencer('focal_t_maskrcnn_3x')``, ``MMSegInferencer('focal_t_upernet_160k')``
 and mmpretrain's ``get_model('focal_t_in1k')``, ``list_models`` and
-``ImageClassificationInferencer`` work. No weights come with a name: pass a checkpoint beside it.
+``ImageClassificationInferencer`` work. Names do not include weights: also pass a checkpoint.
 """
 
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ _load_of_host = BaseInferencer._load_model_from_metafile
 
 
 def _load_model(self: BaseInferencer, model: str) -> tuple[Config, str | None]:
-    """Look for a name among the shipped configs, then where MMEngine looks."""
+    """Look up a name among the shipped configs, then as MMEngine does."""
     try:
         path = config(model)
     except FileNotFoundError:
@@ -32,7 +32,7 @@ def _load_model(self: BaseInferencer, model: str) -> tuple[Config, str | None]:
 
 
 def _register_classifiers() -> None:
-    """Enter the classifiers into mmpretrain's list, which has a function for it."""
+    """Register the classifiers with mmpretrain."""
     from mmpretrain.apis.model import ModelHub
 
     root = data_root()
@@ -40,7 +40,7 @@ def _register_classifiers() -> None:
         ModelHub.register_model_index(metafile, config_prefix=root)
 
 
-# mmdet and mmseg read their own metafiles only, and MMEngine has no place to enter others.
+# mmdet and mmseg read their own metafiles only, and MMEngine cannot register others.
 BaseInferencer._load_model_from_metafile = _load_model
 if find_spec('mmpretrain'):
     _register_classifiers()

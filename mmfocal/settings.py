@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment variables that this package reads; ``docs/environment.md`` describes them.
+"""Environment variables of this package; ``docs/environment.md`` describes them.
 
 Variables of launchers, such as ``RANK``, are handled in :mod:`mmfocal.engine.machine`.
 """
@@ -16,7 +16,7 @@ NAMES = (ATTN_IMPL, CPU_LINEAR, TRITON_TUNE, TRITON_INTERPRET, HF_ENDPOINT)
 
 
 def choice(name: str, allowed: Sequence[str]) -> str:
-    """The value of a variable; ``'auto'`` if it is empty or not set.
+    """Return the value of a variable; ``'auto'`` if it is empty or not set.
 
     Raises:
         ValueError: If the value is not allowed.
@@ -30,15 +30,15 @@ def choice(name: str, allowed: Sequence[str]) -> str:
 
 
 def value(name: str, default: str) -> str:
-    """The value of a variable; the default if it is empty or not set."""
+    """Return the value of a variable; the default if it is empty or not set."""
     return os.environ.get(name) or default
 
 
 def is_on(name: str) -> bool:
-    """Whether a switch is on, by the words that Triton accepts."""
+    """Return whether a switch is on, by the values that Triton accepts."""
     return os.environ.get(name, '').lower() in ('1', 'true', 'yes', 'on', 'y')
 
 
 def current() -> dict[str, str]:
-    """Every variable with its value, or ``'not set'``."""
+    """Return every variable with its value, or ``'not set'``."""
     return {name: os.environ.get(name, 'not set') for name in NAMES}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shipped configs by name, in a checkout and from a wheel alike."""
+"""Shipped configs by name, both in a checkout and in an installed wheel."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -8,13 +8,13 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def data_root() -> Path:
-    """Return the folder that holds ``configs``, ``tools`` and ``model-index.yml``.
+    """Return the folder that contains ``configs``, ``tools`` and ``model-index.yml``.
 
     Returns:
         The checkout, or ``mmfocal/.mim`` of an installed wheel.
 
     Raises:
-        FileNotFoundError: If the package lies in neither, so that it has no configs.
+        FileNotFoundError: If the package is neither, so that it has no configs.
     """
     places = (_PACKAGE.parent, _PACKAGE / '.mim')
     for place in places:
@@ -40,12 +40,12 @@ def list_configs() -> list[str]:
 def config(name: str) -> str:
     """Find a shipped config.
 
-    The path works wherever a config file is wanted: in ``_base_``, in the hosts' tools and in
+    The path can be used for any config file: in ``_base_``, in the hosts' tools and in
     their inferencers.
 
     Args:
-        name: Such as ``'detection/focal_t_maskrcnn_3x'`` or the last part alone; ``.py`` and a
-            leading ``mmfocal::`` may be there. Bases are found by their whole name
+        name: Name such as ``'detection/focal_t_maskrcnn_3x'`` or its last part; ``.py`` and a
+            leading ``mmfocal::`` are optional. Bases are found by their full name
             (``'_base_/schedules/coco_3x'``).
 
     Returns:
@@ -68,7 +68,7 @@ def config(name: str) -> str:
 
 
 def find_config(name_or_path: str | Path) -> str:
-    """Take a config file as it is, and look for anything else among the shipped ones.
+    """Return the path of a config file, or of a shipped config by name.
 
     Args:
         name_or_path: Path of a file, or a name for ``config``.

@@ -62,14 +62,14 @@ def make_parser() -> ArgumentParser:
 def _predictions(
     predictor: Predictor, source: Source, progress: Progress, bar: TaskID
 ) -> Iterator[Prediction]:
-    """Predict on a source's frames while the bar moves."""
+    """Predict on the frames of a source and update the progress bar."""
     for frame in source.frames():
         yield predictor(frame)
         progress.advance(bar)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Predict as the command line says."""
+    """Run the predictions of the command line."""
     args = make_parser().parse_args(argv)
     checkpoint, *inputs = args.inputs
     if not checkpoint.lower().endswith(CHECKPOINTS):
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     writer = ResultWriter(args.out, args.format, draw=not args.no_draw)
     lengths = [source.length() for source in sources]
     columns = (TextColumn('predicting'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress, suppress(KeyboardInterrupt):  # how a camera is stopped
+    with Progress(*columns) as progress, suppress(KeyboardInterrupt):  # stops a camera
         bar = progress.add_task('', total=None if None in lengths else sum(lengths))
         for source in sources:
             writer.write(source, _predictions(predictor, source, progress, bar))

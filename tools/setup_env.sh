@@ -4,7 +4,7 @@
 #
 #   bash tools/setup_env.sh
 #
-# A finished set-up is recognised at once; an interrupted one continues where it stopped.
+# A finished set-up is recognized immediately; an interrupted one is continued.
 #   MMFOCAL_PYTHON     interpreter for a new .venv (default python3; 3.11 or 3.12)
 #   MMFOCAL_CPU_OPS=1  on a machine with an NVIDIA GPU and no fitting CUDA compiler: build mmcv's ops for the CPU only
 # pip's own variables (PIP_...) work as usual, for instance to take a CPU-only build of torch.
@@ -101,7 +101,7 @@ if not fitting:
         'CUDA_HOME to its folder, or set MMFOCAL_CPU_OPS=1 to go on with ops for the CPU only (detectors then cannot '
         'run on the GPU).'
     )
-# A toolkit may lack the headers of cuBLAS and the like; torch's own CUDA packages have them.
+# A toolkit may lack headers such as those of cuBLAS; torch's CUDA packages contain them.
 headers = sorted(map(str, Path(torch.__file__).parents[1].glob('nvidia/*/include')))
 print(f'CUDA_HOME={fitting[0]}')
 print('CPATH=' + ':'.join(filter(None, [os.environ.get('CPATH'), *headers])))
@@ -124,7 +124,7 @@ mmcv_with_ops() {
   if [[ -n $variables ]]; then mapfile -t build_env <<<"$variables"; fi
   say "installing mmcv; its ops are compiled from source on $(nproc) cores, which takes about 10 minutes on 2 cores and" \
     'less on more (several times that with CUDA), unless pip has kept the result of an earlier build'
-  # A half-finished or an op-less mmcv counts as installed for pip, so it must be forced.
+  # pip considers an incomplete mmcv, or one without ops, as installed, so the installation is forced.
   install_mmcv --force-reinstall
   ops_work || {
     say 'the mmcv that pip had kept does not fit this torch and machine; compiling it anew'

@@ -49,12 +49,12 @@ def make_parser() -> ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Test as the command line says."""
+    """Run the test of the command line."""
     args = make_parser().parse_args(argv)
     dump, hooks = [], [SeparateLabelMaps()]
     cfg = load_config(args)
     check_checkpoint(args.checkpoint)
-    cfg.update(load_from=None, resume=False)  # LoadWholeModel takes their place
+    cfg.update(load_from=None, resume=False)  # replaced by LoadWholeModel
     if args.out:
         dump = [dump_metric(cfg.default_scope, args.out)]
         tell_replacement(cfg, args.out)

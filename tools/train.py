@@ -45,7 +45,7 @@ def make_parser() -> ArgumentParser:
 
 
 def apply_options(cfg: Config, args: Namespace) -> None:
-    """Apply the options that only training has, in place."""
+    """Apply the options of training, in place."""
     if args.amp:
         wrapper = cfg.optim_wrapper
         if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
@@ -65,7 +65,7 @@ def apply_options(cfg: Config, args: Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train as the command line says."""
+    """Run the training of the command line."""
     args = make_parser().parse_args(argv)
     cfg = load_config(args)
     apply_options(cfg, args)

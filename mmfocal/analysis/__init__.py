@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run or a model amounts to."""
+"""Analysis of runs and models."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What MMEngine's runner wrote about a run, over all its interruptions."""
+"""Logs that MMEngine's runner wrote about a run, including resumed parts."""
 
 import json
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ class RunLog:
     """Scalars of one work directory.
 
     Attributes:
-        train: Per step what training logged (``loss``, ``lr``, ``time``, ...).
-        val: Per step what validation logged (``coco/bbox_mAP``, ...).
+        train: Values logged in training (``loss``, ``lr``, ``time``, ...) by step.
+        val: Values logged in validation (``coco/bbox_mAP``, ...) by step.
     """
 
     train: Scalars = field(default_factory=dict)
@@ -25,7 +25,7 @@ class RunLog:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the training iterations, validation and start-up apart."""
+        """Wall time of the training iterations, without validation and start-up."""
         steps = sorted(self.train)
         spans = (b - a for a, b in zip([0, *steps], steps, strict=False))
         return sum(
@@ -34,7 +34,7 @@ class RunLog:
 
 
 def read_run_log(work_dir: str | Path) -> RunLog:
-    """Read ``*/vis_data/scalars.json``; where a resumed run repeats steps, the later one counts.
+    """Read ``*/vis_data/scalars.json``; for steps repeated after resuming, the later values count.
 
     Args:
         work_dir: Work directory of ``tools/train.py``.
@@ -57,17 +57,17 @@ def read_run_log(work_dir: str | Path) -> RunLog:
 
 
 class Tested(NamedTuple):
-    """What one run of ``tools/test.py`` measured, and whether with ``--tta``."""
+    """Metrics of one run of ``tools/test.py``, and whether it used ``--tta``."""
 
     metrics: dict[str, float]
     is_multi_scale: bool
 
 
 def read_tests(work_dir: str | Path) -> list[Tested]:
-    """Read what ``tools/test.py`` left in a work directory.
+    """Read the metrics that ``tools/test.py`` wrote to a work directory.
 
     Args:
-        work_dir: Its ``--work-dir``.
+        work_dir: Work directory of the test, ``--work-dir``.
 
     Returns:
         One entry per test, oldest first; empty if there is none.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data that this package makes itself."""
+"""Generated and converted data sets."""

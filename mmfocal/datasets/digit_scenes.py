@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Digit scenes: a data set that is made on the spot, from real handwriting.
+"""Digit scenes: a data set that is generated locally from real handwriting.
 
 The 1,797 scans of handwritten digits that scikit-learn carries (8 x 8, 17 gray levels) are laid
-out as scenes: several digits of random size, place and color on textured ground, later ones
-partly covering earlier ones. Everything follows from a seed, and no scan is used in both splits.
+out as scenes: several digits of random size, position and color on textured ground, where later
+digits partly cover earlier ones. A seed determines everything; no scan is used in both splits.
 :func:`build` writes one folder that serves every kind of task::
 
     annotations/instances_{train,val}.json    COCO: boxes, polygons and RLE, categories 1..10
@@ -40,9 +40,9 @@ from .digits import (
     render_ground,
 )
 
-FORMAT_VERSION = 2  # raise it whenever the same parameters would give other files
+FORMAT_VERSION = 2  # increase it when the same parameters give other files
 GROUND = len(CLASSES)  # index of the ground in stuff maps
-MIN_VISIBLE = 0.55  # share of its ink that every digit keeps, however many cover it
+MIN_VISIBLE = 0.55  # least share of a digit's ink that stays visible
 COVER_RATE = 0.28  # share of digits put beside or onto an earlier one rather than anywhere
 _LAYOUT = {
     'annotations',
@@ -56,19 +56,19 @@ _LAYOUT = {
 
 @dataclass(frozen=True)
 class DigitSceneParams:
-    """What a set of digit scenes is made of.
+    """Parameters of a set of digit scenes.
 
     Attributes:
         train: Number of training scenes.
         val: Number of validation scenes.
         image_size: Height and width of a scene in pixels.
-        digits: Least and greatest number of digits in a scene.
-        digit_size: Least and greatest size of a digit: the longer side of the box around its
+        digits: Minimum and maximum number of digits in a scene.
+        digit_size: Minimum and maximum size of a digit: the longer side of the box around its
             uncovered ink in pixels.
-        crop_size: Side of the square pictures of the classification set in pixels.
-        crop_views: Pictures of each training scan in the classification set; validation has one.
-        seed: Scene i of a split follows from this number, the split, i, and the sizes and
-            numbers of digits above, not from the number of scenes.
+        crop_size: Side of the square images of the classification set in pixels.
+        crop_views: Images of each training scan in the classification set; validation has one.
+        seed: Seed. Scene i of a split depends on the seed, the split, i, and the sizes and numbers
+            of digits above, but not on the number of scenes.
 
     Raises:
         ValueError: A value is out of range or contradicts another; the message names it.
@@ -109,7 +109,7 @@ class DigitSceneParams:
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene, digits in the order in which they were drawn (the last one lies on top).
+    """One scene; digits are in drawing order (the last one is on top).
 
     Attributes:
         image: (H, W, 3) uint8, RGB.
@@ -138,7 +138,7 @@ def _propose(
     image_size: tuple[int, int],
     boxes: list[tuple[int, int, int, int]],
 ) -> tuple[int, int]:
-    """Row and column for a digit: anywhere, or by one of ``boxes`` (row, column, h, w)."""
+    """Propose row and column of a digit: anywhere or near a box (row, column, h, w)."""
     room = np.subtract(image_size, shape)
     if not boxes or rng.random() >= COVER_RATE:
         return tuple(int(v) for v in rng.integers(0, room + 1))
@@ -151,16 +151,16 @@ def _propose(
 def _arrange(
     rng: np.random.Generator, inks: list[np.ndarray], image_size: tuple[int, int]
 ) -> tuple[np.ndarray, list[tuple[int, int]]] | None:
-    """Place digits one above the other so that each keeps ``MIN_VISIBLE`` of its ink in sight.
+    """Place digits so that at least ``MIN_VISIBLE`` of the ink of each stays visible.
 
     Args:
-        rng: Source of the places.
-        inks: Of each digit the (h, w) bool ink.
+        rng: Random generator.
+        inks: Ink of each digit, (h, w) bool.
         image_size: H and W.
 
     Returns:
-        Visible masks (N, H, W) bool and the (row, column) of each upper left corner; None where
-        no room was found.
+        Visible masks (N, H, W) bool and (row, column) of each upper left corner; None if there is
+        not enough room.
     """
     masks = np.zeros((len(inks), *image_size), bool)
     total = np.array([ink.sum() for ink in inks])
@@ -186,12 +186,12 @@ def render_scene(rng: np.random.Generator, scans: Scans, params: DigitSceneParam
     """Draw one scene.
 
     Args:
-        rng: Source of all choices; see :func:`scene_rng`.
-        scans: The scans to choose from.
+        rng: Random generator; see :func:`scene_rng`.
+        scans: Scans to choose from.
         params: Sizes and numbers.
 
     Raises:
-        ValueError: So many digits of this size do not find room in an image of this size.
+        ValueError: The digits do not fit into an image of this size.
     """
     count = rng.integers(params.digits[0], params.digits[1] + 1)
     picks = rng.integers(len(scans.ids), size=count)
@@ -218,24 +218,24 @@ def render_scene(rng: np.random.Generator, scans: Scans, params: DigitSceneParam
 
 
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
-    """The generator of scene ``index`` of a split; it does not depend on the number of scenes."""
+    """Return the generator of scene ``index`` of a split, independent of the number of scenes."""
     return np.random.default_rng((seed, SPLITS.index(split), index))
 
 
 def mask_to_rle(mask: np.ndarray) -> dict:
-    """COCO's run lengths of an (H, W) bool mask: ``size`` [H, W] and ``counts`` as str."""
+    """Return the COCO RLE of an (H, W) bool mask: ``size`` [H, W] and ``counts`` as str."""
     rle = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {'size': rle['size'], 'counts': rle['counts'].decode('ascii')}
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
-    """COCO polygons [x0, y0, x1, y1, ...] of an (H, W) bool mask, one per component.
+    """Return COCO polygons [x0, y0, x1, y1, ...] of an (H, W) bool mask, one per component.
 
-    They run along the pixels' outer edges, so rasterizing them gives the mask back, except that
-    holes are filled: polygons cannot express them.
+    They follow the outer edges of pixels, so rasterizing them restores the mask. Holes are filled,
+    because polygons cannot express them.
     """
-    # Contours run through pixel centers. Those of a mask enlarged three times lie 1/6 pixel inside
-    # the pixels' edges, which rounding to whole pixels then reaches.
+    # Contours run through pixel centers. Contours of a mask enlarged three times lie 1/6 pixel
+    # inside the pixels' edges, so rounding to whole pixels gives the edges.
     rows, columns = ink_box(mask)
     fine = cv2.resize(
         mask[rows, columns].astype(np.uint8), None, fx=3, fy=3, interpolation=cv2.INTER_NEAREST
@@ -248,18 +248,18 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
 
 
 def has_holes(mask: np.ndarray) -> bool:
-    """Whether an (H, W) bool mask encloses pixels that it lacks."""
+    """Return whether an (H, W) bool mask has holes."""
     outside = np.pad(~mask[ink_box(mask)], 1, constant_values=True).astype(np.uint8)
     return (
         cv2.connectedComponents(outside, connectivity=4)[0] > 2
-    )  # the two are the mask and what is around it
+    )  # the two are the mask and the background
 
 
 def coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
-    """COCO annotations of a scene: polygons, or RLE where the visible part has holes.
+    """Return the COCO annotations of a scene: polygons, or RLE if the visible part has holes.
 
-    Beside COCO's keys each has ``scan`` (id of the source scan), ``size`` (longer side of the
-    uncovered ink box in pixels) and ``visible`` (share of its ink that is not covered).
+    In addition to COCO's keys, each has ``scan`` (id of the source scan), ``size`` (longer side of
+    the uncovered ink box in pixels) and ``visible`` (share of the ink that is not covered).
 
     Args:
         scene: The scene.
@@ -292,14 +292,14 @@ def coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
 
 
 def label_map(scene: Scene) -> np.ndarray:
-    """ADE20K style labels (H, W) uint8: 0 = ground, 1..10 = category id."""
+    """Return ADE20K style labels (H, W) uint8: 0 = ground, 1..10 = category id."""
     return (scene.masks * (scene.labels[:, None, None] + 1)).sum(0).astype(np.uint8)
 
 
 def stuff_map(scene: Scene) -> np.ndarray:
-    """Labels (H, W) uint8 of a semantic branch: 0..9 = class index, 10 = ground.
+    """Return labels (H, W) uint8 of a semantic branch: 0..9 = class index, 10 = ground.
 
-    255, which hosts ignore, does not occur: the ground is a class like any other.
+    255, which the hosts ignore, does not occur, because the ground is a class.
     """
     labels = label_map(scene)
     return np.where(labels == 0, GROUND, labels - 1).astype(np.uint8)
@@ -342,7 +342,7 @@ def _write_scenes(root: Path, split: str, params: DigitSceneParams, track: Track
 
 
 def _views(split: str, params: DigitSceneParams) -> int:
-    """Classification pictures of one scan."""
+    """Draw the classification images of one scan."""
     return params.crop_views if split == 'train' else 1
 
 
@@ -361,12 +361,12 @@ def _write_crops(root: Path, split: str, params: DigitSceneParams, track: Track)
 
 
 def _meta(params: DigitSceneParams) -> dict:
-    # through json, so that tuples compare equal to what a file gives back
+    # through json, so that tuples compare equal to lists read from a file
     return json.loads(json.dumps(dict(format_version=FORMAT_VERSION, **asdict(params))))
 
 
 def _fault(root: Path, params: DigitSceneParams) -> str | None:
-    """Why ``root`` is not a complete set with these parameters; None if it is."""
+    """Return why ``root`` is not a complete set with these parameters; None if it is."""
     if not (root / 'meta.json').is_file():
         return 'it has no meta.json, so it is incomplete or something else'
     try:
@@ -390,7 +390,7 @@ def _fault(root: Path, params: DigitSceneParams) -> str | None:
 
 
 def _check_own(folder: Path) -> None:
-    """Refuse to remove a folder that holds anything but a set, whole or not."""
+    """Raise an error if a folder to remove contains files that are not part of a set."""
     foreign = sorted({path.name for path in folder.iterdir()} - _LAYOUT)
     if foreign:
         raise FileExistsError(f'{folder} is not removed: it holds other files, too: {foreign[:5]}')
@@ -402,22 +402,22 @@ def build(
     overwrite: bool = False,
     track: Track = _no_progress,
 ) -> bool:
-    """Make the set under ``root``, or keep it if it is there, complete and of these parameters.
+    """Generate the set under ``root``, unless a complete set of these parameters exists.
 
-    The set is made in ``<root>.partial`` and moved when it is finished, so an interrupted run
-    leaves nothing that could be taken for a set; the next one starts afresh.
+    The set is written to ``<root>.partial`` and moved when it is complete, so an interrupted run
+    leaves no incomplete set; the next run starts again.
 
     Args:
-        root: Folder to write.
-        params: What to make.
+        root: Output folder.
+        params: Parameters of the set.
         overwrite: Replace another or a damaged set.
-        track: Called with a sequence and ``description=``; yields the items and may show progress.
+        track: Function of a sequence and ``description=`` that yields items and shows progress.
 
     Returns:
-        True if the set was made, False if it was there.
+        True if the set was generated, False if it existed.
 
     Raises:
-        FileExistsError: ``root`` holds something else, or, with ``overwrite``, foreign files.
+        FileExistsError: ``root`` exists with other content, or, with ``overwrite``, foreign files.
     """
     root = Path(root).resolve()
     partial = root.with_name(f'{root.name}.partial')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handwritten digits and how to draw them: what scenes and single pictures share.
+"""Handwritten digits and functions that draw them, for scenes and single images.
 
 The 1,797 scans of handwritten digits that scikit-learn carries are 8 x 8 with 17 gray levels.
 
@@ -13,15 +13,15 @@ import numpy as np
 
 CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 SPLITS = ('train', 'val')
-INK_LEVEL = 0.48  # gray level at which the pen's edge is taken to be
+INK_LEVEL = 0.48  # gray level of the stroke's edge
 
 
 @dataclass(frozen=True)
 class Scans:
-    """Some of the scans.
+    """A subset of the scans.
 
     Attributes:
-        ids: (M,) places in scikit-learn's order.
+        ids: (M,) indices in scikit-learn's order.
         labels: (M,) class indices 0..9.
         images: (M, 8, 8) gray levels in 0..1, 1 = ink.
     """
@@ -32,13 +32,13 @@ class Scans:
 
 
 def load_scans(split: str) -> Scans:
-    """The scans of one split: of each digit always the same 80 % train and 20 % validate.
+    """Load the scans of one split: a fixed 80 % of each digit for training, 20 % for validation.
 
     Args:
         split: 'train' or 'val'.
 
     Raises:
-        ValueError: ``split`` is neither.
+        ValueError: ``split`` is another value.
         ImportError: scikit-learn is not installed.
     """
     if split not in SPLITS:
@@ -50,7 +50,7 @@ def load_scans(split: str) -> Scans:
             'digit scenes are made of scans that scikit-learn carries: pip install scikit-learn'
         ) from error
     digits = load_digits()
-    rng = np.random.default_rng(0)  # not the user's seed: every set has the same split
+    rng = np.random.default_rng(0)  # fixed seed: every set has the same split
     ids = []
     for label in range(len(CLASSES)):
         members = rng.permutation(np.flatnonzero(digits.target == label))
@@ -61,13 +61,13 @@ def load_scans(split: str) -> Scans:
 
 
 def ink_box(ink: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the smallest box around the true elements of (H, W) ``ink``."""
+    """Return rows and columns of the smallest box around the true elements of (H, W) ``ink``."""
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _slanted(rng: np.random.Generator, scan: np.ndarray) -> np.ndarray:
-    """The gray levels of an (8, 8) scan on a fine (96, 96) grid, a little rotated and sheared."""
+    """Resample an (8, 8) scan to a (96, 96) grid, slightly rotated and sheared."""
     fine = cv2.resize(np.pad(scan, 2), (96, 96), interpolation=cv2.INTER_CUBIC)
     fine = cv2.GaussianBlur(fine, (0, 0), 2)
     angle, shear = np.deg2rad(rng.uniform(-12, 12)), rng.uniform(-0.2, 0.2)
@@ -81,7 +81,7 @@ def render_digit(rng: np.random.Generator, scan: np.ndarray, size: int) -> np.nd
     """Draw one digit.
 
     Args:
-        rng: Source of the slant.
+        rng: Random generator of the slant.
         scan: (8, 8) gray levels in 0..1.
         size: Longer side of the ink box in pixels.
 
@@ -94,7 +94,7 @@ def render_digit(rng: np.random.Generator, scan: np.ndarray, size: int) -> np.nd
     opacity = np.clip((gray - level) / 0.1 + 0.5, 0, 1)
     opacity = opacity[ink_box(opacity >= 0.5)]
     scale = size / max(opacity.shape)
-    while True:  # thin tips fade when the digit shrinks: enlarge it until its box has the size
+    while True:  # thin tips fade in a small digit: enlarge it until its box has the size
         height, width = (max(1, round(side * scale)) for side in opacity.shape)
         digit = cv2.resize(opacity, (width, height), interpolation=cv2.INTER_AREA)
         digit = digit[ink_box(digit >= 0.5)]
@@ -104,7 +104,7 @@ def render_digit(rng: np.random.Generator, scan: np.ndarray, size: int) -> np.nd
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int) -> np.ndarray:
-    """Smooth noise (H, W, 3) of about unit variance whose bumps are ``cell`` pixels wide."""
+    """Return smooth noise (H, W, 3) of about unit variance with bumps ``cell`` pixels wide."""
     grid = [side // cell + 2 for side in shape]  # one more than needed, as the border is flat
     values = rng.standard_normal((*grid, 3), dtype=np.float32)
     noise = cv2.resize(values, (grid[1] * cell, grid[0] * cell), interpolation=cv2.INTER_CUBIC)
@@ -112,7 +112,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: int) -> np.nd
 
 
 def render_ground(rng: np.random.Generator, image_size: tuple[int, int]) -> np.ndarray:
-    """Textured ground: a gradient of two dull colors, bumps of three widths, strokes and blobs.
+    """Draw textured ground: a gradient of two dull colors, bumps, strokes and blobs.
 
     Args:
         rng: Source of all choices.
@@ -139,14 +139,14 @@ def render_ground(rng: np.random.Generator, image_size: tuple[int, int]) -> np.n
         else:
             axes = tuple(int(v) for v in rng.integers(3, 20, 2))
             cv2.ellipse(ground, start, axes, rng.uniform(0, 180), 0, 360, color.tolist(), -1)
-    ground = cv2.GaussianBlur(ground, (0, 0), 0.8)  # soft edges, as the digits have
+    ground = cv2.GaussianBlur(ground, (0, 0), 0.8)  # soft edges like those of digits
     for cell, strength in ((40, 14), (11, 7), (3, 4)):
         ground += strength * _noise(rng, image_size, cell)
     return np.clip(ground, 0, 255)
 
 
 def _vivid_color(rng: np.random.Generator, beneath: np.ndarray) -> np.ndarray:
-    """Of eight vivid colors the one that stands out best from the pixels (P, 3) ``beneath``."""
+    """Return the one of eight vivid colors with most contrast to the pixels (P, 3) ``beneath``."""
     hsv = np.stack([rng.uniform(0, 360, 8), rng.uniform(0.65, 1, 8), rng.uniform(0.55, 1, 8)], 1)
     colors = 255 * cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2RGB)[0]
     difference = np.linalg.norm(colors[:, None] - beneath[None], axis=2)
@@ -163,11 +163,11 @@ def paint_digit(
     """Draw a digit in place.
 
     Args:
-        rng: Source of the color's noise, and of the color if none is given.
+        rng: Random generator of the color's noise, and of the color if none is given.
         canvas: (H, W, 3) float32 in 0..255.
         opacity: (h, w) of the digit, in 0..1.
         corner: Row and column of its upper left corner.
-        color: (3,) of the ink; None for a vivid one that stands out from the canvas.
+        color: (3,) color of the ink; None for a vivid one with contrast to the canvas.
     """
     (row, column), (height, width) = corner, opacity.shape
     patch = canvas[row : row + height, column : column + width]
@@ -177,15 +177,15 @@ def paint_digit(
 
 
 def render_crop(rng: np.random.Generator, scan: np.ndarray, crop_size: int) -> np.ndarray:
-    """Draw one enlarged scan alone, as ink on paper: dark on light, both a little tinted.
+    """Draw one enlarged scan as ink on paper: dark on light, both slightly tinted.
 
-    Scenes are harder on purpose: there the boxes help to find what counts. A small classifier
-    that starts from random weights learns nothing from single vivid digits on textured ground.
+    Scenes are more difficult, because boxes tell detectors where the digits are. A small
+    classifier with random initial weights does not learn from vivid digits on textured ground.
 
     Args:
         rng: Source of all choices.
         scan: (8, 8) gray levels in 0..1.
-        crop_size: Side of the picture in pixels.
+        crop_size: Side of the image in pixels.
 
     Returns:
         (crop_size, crop_size, 3) uint8, RGB.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label maps from COCO instances: semantic segmentation and stuff maps without further data.
+"""Label maps from COCO instances, for semantic segmentation and as stuff maps.
 
-A pixel gets the category of the smallest instance that covers it, since what is small usually lies
-in front or is a part; COCO has no order of depth. Crowds count as instances: a crowd is a region
-of its category. What no instance covers has no label.
+A pixel gets the category of the smallest instance that covers it, because COCO has no depth order
+and small instances are usually in front of or parts of large ones. A crowd counts as one instance.
+Pixels without an instance have no label.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 FOLDERS = dict(train2017='training', val2017='validation')  # COCO's and ADE20K's names of splits
-NO_LABEL = 255  # what the hosts' losses and metrics leave out
+NO_LABEL = 255  # ignored by the hosts' losses and metrics
 Track = Callable[..., Iterable]
 
 
 class _Annotations(COCO):
-    """COCO's index of a file, made in silence; errors name the file."""
+    """COCO's index of a file, without its output; errors name the file."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -37,7 +37,7 @@ def _read(root: Path, split: str) -> _Annotations:
 
 
 def _mask(coco: _Annotations, annotation: dict, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool."""
+    """Decode a mask: (H, W) bool."""
     regions = annotation.get('segmentation')
     is_rle = isinstance(regions, dict)
     if not is_rle and not (regions and all(len(polygon) >= 6 for polygon in regions)):
@@ -72,7 +72,7 @@ def _paint(coco: _Annotations, image: dict, values: dict[int, int], nothing: int
 
 
 def _prepare(folder: Path, names: Iterable[str], overwrite: bool) -> None:
-    """Make a folder for files of these names; see that no others are there."""
+    """Create a folder for files of these names and check that it has no other files."""
     present = {str(path.relative_to(folder)) for path in folder.rglob('*') if not path.is_dir()}
     if present and not overwrite:
         hint = '--overwrite (overwrite=True) replaces them'
@@ -99,7 +99,7 @@ def _write_maps(
 
     Args:
         coco: The instances.
-        folder: Where to.
+        folder: Output folder.
         values: Label by category id.
         nothing: Label of pixels without an instance.
         overwrite: Replace files of the same names.
@@ -145,15 +145,15 @@ def write_label_maps(
     overwrite: bool = False,
     track: Track | None = None,
 ) -> int:
-    """Write instances as mmseg's ``ADE20KDataset`` reads label maps.
+    """Write instances as label maps for mmseg's ``ADE20KDataset``.
 
-    The label of a category is its place in the annotation file, counted from 1, and 0 is none:
-    with ``reduce_zero_label=True`` labels become mmdet's class indices. ``classes.txt`` gets the
-    names, one per line, as ``metainfo=dict(classes='.../classes.txt')`` wants them.
+    The label of a category is its position in the annotation file, counted from 1; 0 means no
+    label. With ``reduce_zero_label=True``, labels equal mmdet's class indices. ``classes.txt`` has
+    one name per line, as ``metainfo=dict(classes='.../classes.txt')`` expects.
 
     Args:
         coco_root: Folder with ``annotations/instances_{split}.json`` and ``{split}/``.
-        out: Gets ``images/{training,validation}``, ``annotations/{training,validation}`` and
+        out: Output folder of ``images/{training,validation}``, ``annotations/...`` and
             ``classes.txt``.
         splits: ``train2017``, ``val2017`` or both.
         copy: Copy the images instead of linking them.
@@ -165,7 +165,7 @@ def write_label_maps(
 
     Raises:
         FileNotFoundError: If an annotation file or an image is missing.
-        FileExistsError: If there are files already, or with ``overwrite`` foreign ones.
+        FileExistsError: If files exist already, or with ``overwrite`` foreign ones.
         ValueError: If the splits differ in their categories, these do not fit into 8 bits, or an
             instance has no category or mask.
     """
@@ -190,14 +190,14 @@ def write_stuff_maps(
     overwrite: bool = False,
     track: Track | None = None,
 ) -> int:
-    """Write instances as HTC's semantic branch reads COCO-Stuff.
+    """Write instances as stuff maps for HTC's semantic branch.
 
-    As there, the label of a category is its id minus 1 (COCO's things have 0 to 89), and 255 is
-    none. Stuff itself, 91 to 181, is not in instances, so those pixels do not count.
+    As in COCO-Stuff, the label of a category is its id minus 1 (COCO's things have 0 to 89), and
+    255 means no label. Instances do not include stuff (91 to 181), so those pixels are ignored.
 
     Args:
         coco_root: Folder with ``annotations/instances_{split}.json``.
-        out: Gets ``{split}/*.png``; HTC's configs expect ``stuffthingmaps`` in the root.
+        out: Output folder of ``{split}/*.png``; HTC's configs expect ``stuffthingmaps``.
         splits: ``train2017``, ``val2017`` or both.
         overwrite: Replace files of the same names.
         track: Called with a sequence and ``description=``; yields the items and shows progress.
@@ -207,7 +207,7 @@ def write_stuff_maps(
 
     Raises:
         FileNotFoundError: If an annotation file is missing.
-        FileExistsError: If there are files already, or with ``overwrite`` foreign ones.
+        FileExistsError: If files exist already, or with ``overwrite`` foreign ones.
         ValueError: If category ids do not fit into 8 bits, or an instance has no category or mask.
     """
     sets = {split: _read(Path(coco_root), split) for split in splits}

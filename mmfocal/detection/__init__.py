@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What mmdet lacks; importing this package registers it. Configs name it in ``custom_imports``.
+"""Modules that mmdet lacks, registered on import; configs use ``custom_imports``.
 
-``docs/nano_results.md`` says what small detectors made with it reach on digit scenes.
+``docs/nano_results.md`` lists results of small detectors with these modules on digit scenes.
 """
 
 from mmfocal.environment import require

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 def halve(x: Tensor) -> Tensor:
-    """Pool 3x3 maxima with stride 2: ``(N, C, H, W)`` to ``(N, C, ceil(H / 2), ceil(W / 2))``."""
+    """Max-pool 3x3, stride 2: ``(N, C, H, W)`` -> ``(N, C, ceil(H / 2), ceil(W / 2))``."""
     return F.max_pool2d(x, 3, stride=2, padding=1)
 
 
@@ -55,7 +55,7 @@ class BiFPNStage(nn.Module):
         )
         steps = len(in_channels) - 1
         self.down = nn.ModuleList(Fusion(2, out_channels, norm_cfg) for _ in range(steps))
-        # the coarsest level is not changed on the way down, so it enters once
+        # the coarsest level is unchanged in the top-down pass, so it is used once
         self.up = nn.ModuleList(
             Fusion(2 if step == steps - 1 else 3, out_channels, norm_cfg) for step in range(steps)
         )
@@ -80,7 +80,7 @@ class BiFPN(BaseModule):
         in_channels: Channels of the backbone's outputs, finest first.
         out_channels: Channels of every level.
         num_outs: Number of levels; those that the backbone lacks are pooled from its last output.
-        num_repeats: How often the pyramid is passed down and up.
+        num_repeats: Number of top-down and bottom-up passes.
         norm_cfg: Norm after each convolution.
 
     Raises:

@@ -10,17 +10,17 @@ from mmdet.structures import DetDataSample
 
 @MODELS.register_module()
 class SizeFilteredDetTTAModel(DetTTAModel):
-    """``DetTTAModel`` in which every test scale adds only boxes of sizes that it is good at.
+    """``DetTTAModel`` that keeps only boxes within a size range for every test scale.
 
     This is ATSS's multi-scale testing (``remove_boxes`` in its ``bbox_aug_vote.py``): small scales
-    give large objects and large scales small ones. Like there, sizes are measured in the resized
-    image. Unlike there, boxes are merged by NMS as in mmdet, not by soft voting, and no view is
-    exempt from the filter.
+    detect large objects and large scales small ones. As in ATSS, sizes are measured in the resized
+    image. Unlike in ATSS, boxes are merged by NMS as in mmdet, not by soft voting, and the filter
+    applies to all views.
 
     Args:
         size_ranges: Triples of a scale's short side, as in ``Resize``, and the smallest and
             largest side (square root of the area) of the boxes that it keeps, in its pixels.
-        **kwargs: As for ``DetTTAModel``.
+        **kwargs: Arguments of ``DetTTAModel``.
     """
 
     def __init__(self, size_ranges: Sequence[Sequence[float]], **kwargs) -> None:
@@ -30,7 +30,7 @@ class SizeFilteredDetTTAModel(DetTTAModel):
     def merge_preds(
         self, data_samples_list: Sequence[Sequence[DetDataSample]]
     ) -> list[DetDataSample]:
-        """Drop boxes of unfitting size, then merge.
+        """Remove boxes outside of the size range, then merge.
 
         Args:
             data_samples_list: Predictions in each view of each image.
@@ -39,7 +39,7 @@ class SizeFilteredDetTTAModel(DetTTAModel):
             One sample per image with merged ``pred_instances``.
 
         Raises:
-            KeyError: If a view does not tell its scale, or a scale has no range.
+            KeyError: If the scale of a view is unknown, or a scale has no range.
         """
         for views in data_samples_list:
             for view in views:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTC's RoI head with the masks of all stages at inference.
 
-mmdet 2.x averaged the mask probabilities of the three stages; mmdet 3.x computes all of them and
-returns the last stage's alone.
+mmdet 2.x averaged the mask probabilities of the three stages; mmdet 3.x computes all three and
+returns those of the last stage only.
 """
 
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor
 class AveragedHTCRoIHead(HybridTaskCascadeRoIHead):
     """``HybridTaskCascadeRoIHead`` that averages the mask probabilities of all stages.
 
-    Training, boxes, and parameters are the host's, so its checkpoints fit.
+    Training, boxes and parameters are the same as in the host's class, and so are checkpoints.
     """
 
     def _mask_forward(

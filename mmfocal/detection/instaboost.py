@@ -10,15 +10,15 @@ from pycocotools import mask as coco_mask
 def mask_to_polygons(mask: np.ndarray, tolerance: float = 0) -> list[list[float]]:
     """Outline a mask.
 
-    ``instaboostfast`` 0.1.2 stacks the outlines of a mask in one array, which NumPy refuses since
-    1.24 if their lengths differ.
+    ``instaboostfast`` 0.1.2 stacks the outlines of a mask in one array. NumPy 1.24 and later raise
+    an error if their lengths differ.
 
     Args:
         mask: Binary mask of shape (H, W).
-        tolerance: Pixels that the polygons may deviate by.
+        tolerance: Maximum deviation of the polygons in pixels.
 
     Returns:
-        Polygons as x, y, x, y, ..., none of fewer than three corners.
+        Polygons as x, y, x, y, ..., each with at least three corners.
     """
     from skimage import measure
 
@@ -32,13 +32,13 @@ def mask_to_polygons(mask: np.ndarray, tolerance: float = 0) -> list[list[float]
 
 
 def rle_to_polygons(rle: dict) -> list[list[float]]:
-    """Outline a mask that is run-length encoded.
+    """Outline an RLE mask.
 
     Args:
         rle: COCO's ``counts``, compressed or not, and ``size``.
 
     Returns:
-        Polygons as ``mask_to_polygons`` gives them.
+        Polygons as returned by ``mask_to_polygons``.
     """
     if isinstance(rle['counts'], list):
         rle = coco_mask.frPyObjects(rle, *rle['size'])
@@ -47,7 +47,7 @@ def rle_to_polygons(rle: dict) -> list[list[float]]:
 
 @TRANSFORMS.register_module()
 class RepairedInstaBoost(InstaBoost):
-    """mmdet's ``InstaBoost``, whose library gets a working ``binary_mask_to_polygon``.
+    """mmdet's ``InstaBoost`` with a working ``binary_mask_to_polygon`` of its library.
 
     Args:
         **kwargs: Arguments of ``InstaBoost``.
@@ -57,7 +57,7 @@ class RepairedInstaBoost(InstaBoost):
     """
 
     def _load_anns(self, results: dict) -> tuple[list, list]:
-        """Give the library polygons, the only masks that it reads."""
+        """Convert masks to polygons, the only format that the library reads."""
         for instance in results['instances']:
             if isinstance(instance.get('mask'), dict):
                 instance['mask'] = rle_to_polygons(instance['mask'])
@@ -67,13 +67,13 @@ class RepairedInstaBoost(InstaBoost):
         """Paste instances elsewhere.
 
         Args:
-            results: ``img`` and ``instances`` whose masks are not loaded yet.
+            results: ``img`` and ``instances``, whose masks are not loaded yet.
 
         Returns:
             The same with both changed.
         """
         from instaboostfast import affine_transform
 
-        # not in __init__, which workers that are spawned do not run
+        # not in __init__, which spawned workers do not run
         affine_transform.binary_mask_to_polygon = mask_to_polygons
         return super().transform(results)

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-scale and flip testing of two-stage detectors with masks.
 
-mmdet's ``DetTTAModel`` merges finished boxes and refuses masks. Here the views meet inside of the
-detector, as in mmdet 2.x: proposals of all views are merged; every view scores and regresses the
-same proposals, which is averaged; one NMS follows; every view predicts masks of the same boxes,
-which are averaged before they are pasted.
+mmdet's ``DetTTAModel`` merges final boxes and does not support masks. Here the views are merged
+inside the detector, as in mmdet 2.x. Proposals of all views are merged. Every view predicts scores
+and boxes for the same proposals, which are averaged before one NMS. Every view predicts masks for
+the same boxes, which are averaged before they are pasted.
 
-Differs from mmdet 2.x:
-- Proposals are merged by the RPN's own rule, one NMS per pyramid level, so that a single
-  unchanged view gives plain inference. mmdet 2.x ran one more NMS across levels.
-- HTC's masks are those of its RoI head: ``AveragedHTCRoIHead`` averages the stages as mmdet 2.x
-  did, mmdet 3's own head returns the last stage's alone.
-- Views are mirrored back here. The hosts' ``merge_aug_masks`` would index tensors with a negative
-  step, so no host function that mirrors is called.
+Differences from mmdet 2.x:
+- Proposals are merged as in the RPN, by one NMS per pyramid level, so that a single
+  unchanged view equals plain inference. mmdet 2.x applied another NMS across levels.
+- HTC's masks depend on its RoI head: ``AveragedHTCRoIHead`` averages the stages as in mmdet 2.x,
+  and mmdet 3's head returns those of the last stage.
+- Views are flipped back here, because the hosts' ``merge_aug_masks`` indexes tensors with a
+  negative step, which PyTorch does not support.
 """
 
 from collections.abc import Sequence
@@ -44,16 +44,16 @@ _FLIPPED_DIMS = dict(horizontal=(-1,), vertical=(-2,), diagonal=(-2, -1))
 
 
 class View:
-    """A resized and perhaps mirrored version of an image, with the detector's maps of it.
+    """A resized and optionally flipped version of an image, with its feature maps.
 
-    Views go through the backbone one at a time; only the neck's maps (and HTC's semantic one)
-    are kept for the steps that follow. At 256 channels in fp32 that is 100 bytes per pixel: 1.5 GB
-    for HTC++'s eight views of a 4:3 image. Computing them anew would triple the time.
+    The backbone processes one view at a time; only the maps of the neck (and HTC's semantic
+    branch) are kept. With 256 channels in fp32 these are 100 bytes per pixel: 1.5 GB for HTC++'s
+    eight views of a 4:3 image. Recomputing them would triple the time.
 
     Args:
         detector: Two-stage detector.
-        image: (3, H, W), before normalisation and padding.
-        sample: Its meta information.
+        image: (3, H, W), before normalization and padding.
+        sample: Data sample with the meta information of the view.
     """
 
     def __init__(self, detector: nn.Module, image: Tensor, sample: DetDataSample) -> None:
@@ -75,17 +75,17 @@ class View:
 
     def to_image(self, boxes: Tensor) -> Tensor:
         """Map boxes (n, 4 k) of the view into the original image."""
-        boxes = boxes.float()  # autocast's half precision is too coarse for coordinates
+        boxes = boxes.float()  # half precision is too coarse for coordinates
         return self._mirror(scale_boxes(boxes, [1 / s for s in self.meta['scale_factor']]))
 
     def unflip(self, masks: Tensor) -> Tensor:
-        """Mirror (..., h, w) back."""
+        """Flip (..., h, w) back."""
         if not self.meta['flip']:
             return masks
         return masks.flip(_FLIPPED_DIMS[self.meta['flip_direction']])
 
     def _mirror(self, boxes: Tensor) -> Tensor:
-        """Mirror boxes in the original image's frame, there and back alike."""
+        """Flip boxes within the original image; the operation is its own inverse."""
         if not self.meta['flip']:
             return boxes
         return bbox_flip(boxes, self.meta['ori_shape'], self.meta['flip_direction'])
@@ -93,13 +93,13 @@ class View:
 
 @MODELS.register_module()
 class MaskTTAModel(BaseTTAModel):
-    """Test-time augmentation of Mask R-CNN, Cascade Mask R-CNN and HTC (semantic branch or not).
+    """Test-time augmentation of Mask R-CNN, Cascade Mask R-CNN and HTC.
 
-    Detectors without a mask head get boxes only. Views may be resized and flipped in any
-    direction, not cropped or rotated.
+    Detectors without a mask head predict boxes only. Views may be resized and flipped in any
+    direction, but not cropped or rotated.
 
     Args:
-        tta_cfg: Takes the place of equally named keys of the model's ``test_cfg.rcnn``:
+        tta_cfg: Overrides keys of the model's ``test_cfg.rcnn``:
             ``score_thr``, ``nms``, ``max_per_img``, ``mask_thr_binary``.
         **kwargs: ``module`` (the detector or its config) and ``data_preprocessor``.
 
@@ -124,8 +124,8 @@ class MaskTTAModel(BaseTTAModel):
             ``scores`` (n,), ``labels`` (n,) and ``masks`` (n, H, W) of the original image.
 
         Raises:
-            TypeError: If the images did not come through ``TestTimeAug``.
-            KeyError: If the meta information does not say how a view was made.
+            TypeError: If the pipeline has no ``TestTimeAug``.
+            KeyError: If the meta information of a view is incomplete.
         """
         if isinstance(data['inputs'][0], Tensor):
             raise TypeError(
@@ -139,7 +139,7 @@ class MaskTTAModel(BaseTTAModel):
         return predictions
 
     def merge_preds(self, data_samples_list: Sequence[Sequence[View]]) -> list[DetDataSample]:
-        """Predict images from views, which stand where other TTA models have predictions.
+        """Predict images from their views, which replace the predictions of other TTA models.
 
         Args:
             data_samples_list: Views of each image.
@@ -156,7 +156,7 @@ class MaskTTAModel(BaseTTAModel):
         return merged
 
     def _merge_proposals(self, views: Sequence[View]) -> Tensor:
-        """Boxes (n, 4) of the original image."""
+        """Merge the proposals of all views: boxes (n, 4) of the original image."""
         cfg = self.module.rpn_head.test_cfg
         found = [self._propose(view) for view in views]
         boxes, scores, levels = (torch.cat(parts) for parts in zip(*found))
@@ -166,13 +166,13 @@ class MaskTTAModel(BaseTTAModel):
         return boxes[keep[: cfg.max_per_img]]
 
     def _propose(self, view: View) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (n, 4) of the original image, scores (n,) and pyramid levels (n,)."""
+        """Return boxes (n, 4) of the original image, scores (n,) and pyramid levels (n,)."""
         head = self.module.rpn_head
         logits, deltas = head(view.maps)
         priors = head.prior_generator.grid_priors(
             [level.shape[-2:] for level in logits], logits[0].dtype, logits[0].device
         )
-        # the public predict_by_feat does not tell which level a proposal comes from
+        # the public predict_by_feat does not return the levels of proposals
         found = [
             head._predict_by_feat_single(
                 [cls[0]], [reg[0]], [None], [prior], img_meta=view.meta, cfg=head.test_cfg
@@ -185,7 +185,7 @@ class MaskTTAModel(BaseTTAModel):
         return boxes, scores, torch.cat(levels)
 
     def _merge_boxes(self, views: Sequence[View], proposals: Tensor) -> InstanceData:
-        """Classify and regress the same proposals in every view; average; suppress once."""
+        """Classify and regress the same proposals in every view, average, and apply NMS."""
         found = [self._detect(view, proposals) for view in views]
         boxes, scores = (torch.stack(parts).mean(0) for parts in zip(*found))
         cfg = self.rcnn_cfg
@@ -193,7 +193,7 @@ class MaskTTAModel(BaseTTAModel):
         return InstanceData(bboxes=boxes[:, :4], scores=boxes[:, 4], labels=labels)
 
     def _detect(self, view: View, proposals: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (n, 4 or 4 classes) of the original image and scores (n, classes + 1)."""
+        """Return boxes (n, 4 or 4 classes) of the original image and scores (n, classes + 1)."""
         (found,) = self.module.roi_head.predict_bbox(
             view.maps,
             [view.meta],
@@ -217,7 +217,7 @@ class MaskTTAModel(BaseTTAModel):
         return found
 
     def _segment(self, view: View, boxes: Tensor) -> Tensor:
-        """Mask probabilities (n, classes or 1, h, w), averaged over the head's stages."""
+        """Return mask probabilities (n, classes or 1, h, w), averaged over the head's stages."""
         head, rois = self.module.roi_head, bbox2roi([view.from_image(boxes)])
         if isinstance(head, HybridTaskCascadeRoIHead):
             logits = run_branch(head, 'mask', -1, view.maps, rois, **view.semantic, training=False)

@@ -7,4 +7,4 @@ from mmdet.registry import MODELS
 
 @MODELS.register_module()
 class RepPointsV2Detector(SingleStageDetector):
-    """RepPoints V2 (https://arxiv.org/abs/2007.08508); all that is new is in the head."""
+    """RepPoints V2 (https://arxiv.org/abs/2007.08508); the head implements the method."""

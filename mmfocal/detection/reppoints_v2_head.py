@@ -2,16 +2,16 @@
 """RepPoints V2: RepPoints with verification of corners and of the foreground.
 
 Shapes: N images; P points of all levels, one per cell; H, W of a level; C classes. A point is
-``(x, y, stride_w, stride_h)`` and a box ``(x1, y1, x2, y2)``, both in pixels. What the network
-predicts of a position is ``(y, x)`` in strides, relative to its point.
+``(x, y, stride_w, stride_h)`` and a box ``(x1, y1, x2, y2)``, both in pixels. Predicted positions
+are ``(y, x)`` in strides, relative to their point.
 
-Differs from mmdet's ``RepPointsHead``:
-- The first two points are the box's top left and bottom right corners; the others learn through
-  the features gathered there alone.
-- A foreground branch and a corner branch verify what is regressed; their features support the
-  other branches, and at inference the corners that were found replace those of large boxes.
+Differences from mmdet's ``RepPointsHead``:
+- The first two points are the box's top left and bottom right corners; the others learn only
+  through the features sampled there.
+- A foreground branch and a corner branch verify the regression. Their features support the other
+  branches, and at inference detected corners replace those of large boxes.
 - Outputs are in fp32 under mixed precision, and so are targets, losses and decoding.
-- Losses are computed over all levels at once; mmdet's are the same, level by level.
+- Losses are computed over all levels at once; mmdet computes the same values level by level.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
 
 
 def snap_to_corners(boxes: Tensor, scores: Tensor, offsets: Tensor, stride: int) -> Tensor:
-    """Replace the corners of boxes by the best ones that were found beside them.
+    """Replace the corners of boxes by the best detected corners nearby.
 
     Args:
         boxes: ``(N, P, 4)``.
@@ -51,7 +51,7 @@ def snap_to_corners(boxes: Tensor, scores: Tensor, offsets: Tensor, stride: int)
         stride: Stride of scores and offsets.
 
     Returns:
-        ``(N, P, 4)``. Each corner is that of the point with the highest score of the four around.
+        ``(N, P, 4)``. Each corner is that of the best of the four surrounding points.
     """
     height, width = scores.shape[-2:]
     around = (min(2, height), min(2, width))  # a map may be a single row or column
@@ -68,7 +68,7 @@ def snap_to_corners(boxes: Tensor, scores: Tensor, offsets: Tensor, stride: int)
 
 
 class CornerPooling(nn.Module):
-    """Gathers what tells one kind of box corner: maxima along the two sides that meet there.
+    """Corner pooling: features of one kind of box corner by maxima along its two sides.
 
     Args:
         channels: Channels of input and output.
@@ -94,20 +94,20 @@ class CornerPooling(nn.Module):
         self.out = ConvModule(channels, channels, 1, norm_cfg=norm_cfg)
 
     def init_weights(self) -> None:
-        """Reset the convolutions: Kaiming with an activation behind, else PyTorch's default."""
+        """Reset the convolutions: Kaiming if an activation follows, else PyTorch's default."""
         for module in (*(side[0] for side in self.sides), self.out):
             module.init_weights()
         for module in (self.merge, self.skip):
             module.conv.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pool ``(N, channels, H, W)``, which keeps its shape."""
+        """Pool ``(N, channels, H, W)``; the shape stays the same."""
         pooled = sum(side(x) for side in self.sides)
         return self.out(F.relu(self.merge(pooled) + self.skip(x)))
 
 
 class Grid(NamedTuple):
-    """Where the predictions of a batch lie.
+    """Locations of the predictions of a batch.
 
     Attributes:
         points: ``(P, 4)``, level by level.
@@ -120,18 +120,18 @@ class Grid(NamedTuple):
     num_valid: list[list[int]]
 
     def select(self, image: int) -> tuple[Tensor, list[int]]:
-        """Valid points ``(P,)`` of an image and the number of them on each level."""
+        """Return valid points ``(P,)`` of an image and their number on each level."""
         return self.valid[image], self.num_valid[image]
 
 
 class BoxTargets(NamedTuple):
-    """What each point should find.
+    """Targets of each point.
 
     Attributes:
         labels: ``(N, P)``, C for background.
         boxes: ``(N, P, 4)``, 0 for background.
-        weights: ``(N, P)``, 0 where neither an object nor background is wanted.
-        positive: ``(N, P)``, true where an object is wanted.
+        weights: ``(N, P)``, 0 for ignored points.
+        positive: ``(N, P)``, true for points assigned to an object.
     """
 
     labels: Tensor
@@ -149,8 +149,8 @@ class BoxTargets(NamedTuple):
 class RepPointsV2Head(RepPointsHead):
     """Dense head of RepPoints V2 (https://arxiv.org/abs/2007.08508).
 
-    ``train_cfg`` names three assigners: ``init`` for the first boxes, ``refine``, which sees
-    these, for the final ones, and ``corner``.
+    ``train_cfg`` has three assigners: ``init`` for the initial boxes, ``refine``, which uses
+    these, for the final boxes, and ``corner``.
 
     Args:
         num_classes: Number of classes C.
@@ -159,11 +159,11 @@ class RepPointsV2Head(RepPointsHead):
         loss_heatmap: Loss of corner scores.
         loss_offset: Loss of corner offsets.
         loss_foreground: Loss of the foreground branch.
-        corner_channels: Channels that corner pooling works on.
-        point_norm_cfg: Norm behind the deformable convolutions. The released head has none; with
+        corner_channels: Channels of corner pooling.
+        point_norm_cfg: Norm after the deformable convolutions. The released head has none; with
             large learning rates most of its units die.
-        **kwargs: As for ``RepPointsHead``, but for ``use_grid_points``, ``center_init``,
-            ``transform_method`` and ``init_cfg``, which are not free.
+        **kwargs: Arguments of ``RepPointsHead`` except ``use_grid_points``, ``center_init``,
+            ``transform_method`` and ``init_cfg``, which are fixed.
     """
 
     def __init__(
@@ -237,8 +237,8 @@ class RepPointsV2Head(RepPointsHead):
     def init_weights(self) -> None:
         """Initialize as the released head.
 
-        ``init_cfg`` reaches the convolutions of the corner pools, which the released head leaves
-        alone; MMEngine initializes ``shared_conv`` again afterwards, which that head does not.
+        ``init_cfg`` also applies to the convolutions of the corner pools, which the released head
+        does not initialize, and MMEngine reinitializes ``shared_conv`` afterwards. Both are reset.
         """
         is_initialized = self.is_init
         super().init_weights()
@@ -284,13 +284,13 @@ class RepPointsV2Head(RepPointsHead):
         return tuple(out.float() for out in outs)
 
     def _gather(self, conv: DeformConv2d, x: Tensor, points: Tensor) -> Tensor:
-        """Convolve what lies at the points; they learn a little from it."""
+        """Apply a deformable convolution at the points, with a reduced gradient for the points."""
         points = (1 - self.gradient_mul) * points.detach() + self.gradient_mul * points
-        # fp32, because mmcv's operator knows no bfloat16, and float16 would round positions
+        # fp32, because mmcv's operator does not support bfloat16, and float16 rounds positions
         return conv(x.float(), points - self.dcn_base_offset.type_as(points))
 
     def points2bbox(self, pts: Tensor, y_first: bool = True) -> Tensor:
-        """Take the first two points as corners.
+        """Convert the first two points to corners.
 
         Args:
             pts: ``(n, 2 * num_points, ...)``.
@@ -306,7 +306,7 @@ class RepPointsV2Head(RepPointsHead):
 
         Args:
             points: ``(P, 4)``.
-            pts_preds: For each level ``(N, 2 * num_points, H, W)``, P cells together.
+            pts_preds: ``(N, 2 * num_points, H, W)`` for each level, P cells in total.
 
         Returns:
             ``(N, P, 4)``.
@@ -372,7 +372,7 @@ class RepPointsV2Head(RepPointsHead):
             ]
         )
         levels = valid.split([len(level) for level in points], dim=1)
-        # in one tensor, so that a GPU is waited for once
+        # in one tensor, so that the GPU synchronizes once
         num_valid = torch.stack([level.sum(1) for level in levels], dim=1)
         return Grid(torch.cat(points), valid, num_valid.tolist())
 
@@ -384,12 +384,12 @@ class RepPointsV2Head(RepPointsHead):
         batch_gt_instances: InstanceList,
         batch_gt_instances_ignore: OptInstanceList,
     ) -> BoxTargets:
-        """Let an assigner of mmdet choose what each point should find.
+        """Compute the targets of each point by an assigner of mmdet.
 
         Args:
             assigner: Assigner of points or boxes.
             priors: Points or boxes ``(N, P, 4)``.
-            grid: Where they lie.
+            grid: Locations of the points.
             batch_gt_instances: ``bboxes`` and ``labels`` of each image.
             batch_gt_instances_ignore: ``bboxes`` of each image that the assigner may ignore.
 
@@ -411,14 +411,14 @@ class RepPointsV2Head(RepPointsHead):
         gt: InstanceData,
         ignored: InstanceData | None,
     ) -> BoxTargets:
-        with priors.device:  # where PointAssigner forgets to make its indices
+        with priors.device:  # PointAssigner creates indices on the default device
             result = assigner.assign(
                 InstanceData(priors=priors[valid]),
                 num_level_priors=level_sizes,
                 gt_instances=gt,
                 gt_instances_ignore=ignored,
             )
-        assigned = torch.full(valid.shape, -1, device=valid.device)  # not wanted, as ignored ones
+        assigned = torch.full(valid.shape, -1, device=valid.device)  # ignored
         assigned[valid] = result.gt_inds
         positive = assigned > 0
         labels = torch.full_like(assigned, self.num_classes)
@@ -428,7 +428,7 @@ class RepPointsV2Head(RepPointsHead):
         return BoxTargets(labels, boxes, (assigned >= 0).to(priors), positive)
 
     def _class_loss(self, cls_scores: list[Tensor], boxes: Tensor, targets: BoxTargets) -> Tensor:
-        """Loss of classes; ``boxes`` ``(N, P, 4)`` are the final ones."""
+        """Compute the classification loss; ``boxes`` ``(N, P, 4)`` are the final ones."""
         target = targets.labels.flatten()
         if isinstance(self.loss_cls, QualityFocalLoss):
             found = targets.positive
@@ -442,8 +442,8 @@ class RepPointsV2Head(RepPointsHead):
     def _box_loss(
         self, loss: nn.Module, boxes: Tensor, targets: BoxTargets, unit: Tensor
     ) -> Tensor:
-        """Loss of ``boxes`` ``(N, P, 4)`` in units ``(P, 4)`` at positive points."""
-        # no selection of positive points: without any, the graph would be cut
+        """Compute the loss of ``boxes`` ``(N, P, 4)`` in units ``(P, 4)`` at positive points."""
+        # positive points are not selected, because an empty selection would detach the graph
         weight = targets.positive.flatten()[:, None].to(boxes).expand(-1, 4)
         target = (targets.boxes / unit).flatten(0, 1)
         return loss(boxes.flatten(0, 1), target, weight, avg_factor=targets.avg_factor)
@@ -455,7 +455,7 @@ class RepPointsV2Head(RepPointsHead):
         grid: Grid,
         batch_gt_instances: InstanceList,
     ) -> tuple[Tensor, Tensor]:
-        """Losses of scores and offsets, each the mean of both corners."""
+        """Compute the losses of scores and offsets, each as the mean of both corners."""
         scores = flatten_levels(corner_scores).sigmoid().unbind(2)
         offsets = flatten_levels(corner_offsets).split(2, dim=2)
         heat, shift = self.get_corner_targets(grid, batch_gt_instances)
@@ -463,7 +463,7 @@ class RepPointsV2Head(RepPointsHead):
         loss_heatmap = loss_offset = 0.0
         for i in range(2):
             positive = heat[i] == 1
-            count = positive.sum(1).clamp(min=1).sum().item()  # each image at least one
+            count = positive.sum(1).clamp(min=1).sum().item()  # at least one per image
             weight = positive[..., None].to(heat[i]).expand(-1, -1, 2)
             loss_offset += self.loss_offset(offsets[i], shift[i], weight, avg_factor=count) / 2
             weight = grid.valid.to(heat[i])
@@ -475,10 +475,10 @@ class RepPointsV2Head(RepPointsHead):
     def get_corner_targets(
         self, grid: Grid, batch_gt_instances: InstanceList
     ) -> tuple[Tensor, Tensor]:
-        """Make the targets of :class:`CornerAssigner` for all images.
+        """Compute the targets of :class:`CornerAssigner` for all images.
 
         Args:
-            grid: Where the points lie; only valid ones can be nearest to a corner.
+            grid: Locations of the points; only valid ones can be nearest to a corner.
             batch_gt_instances: ``bboxes`` of each image.
 
         Returns:
@@ -496,7 +496,7 @@ class RepPointsV2Head(RepPointsHead):
     def _foreground_loss(
         self, foregrounds: list[Tensor], batch_gt_instances: InstanceList
     ) -> Tensor:
-        """Loss of the foreground on all levels; coarse ones have samples of the finest target."""
+        """Compute the foreground loss on all levels; coarse levels subsample the finest target."""
         size, stride = foregrounds[0].shape[-2:], self.point_strides[0]
         finest = torch.stack(
             [
@@ -528,7 +528,7 @@ class RepPointsV2Head(RepPointsHead):
             corner_offsets: The fifth output.
             foregrounds: The sixth output, not used.
             batch_img_metas: ``img_shape`` and ``scale_factor`` of each image.
-            **kwargs: As for ``RepPointsHead``: ``cfg``, ``rescale`` and ``with_nms``.
+            **kwargs: Arguments of ``RepPointsHead``: ``cfg``, ``rescale`` and ``with_nms``.
 
         Returns:
             ``bboxes``, ``scores`` and ``labels`` of each image.
@@ -545,7 +545,7 @@ class RepPointsV2Head(RepPointsHead):
         corner_offsets: list[Tensor],
         batch_img_metas: list[dict],
     ) -> list[Tensor]:
-        """Boxes ``(N, 4, H, W)`` of each level, snapped to corners but for the finest level."""
+        """Return boxes ``(N, 4, H, W)`` of each level, snapped to corners on coarse levels."""
         sizes, device = [pts.shape[-2:] for pts in pts_preds], pts_preds[0].device
         priors = self.prior_generator.grid_priors(sizes, device=device, with_stride=True)
         limits = pts_preds[0].new_tensor([meta['img_shape'][:2] for meta in batch_img_metas])
@@ -554,7 +554,7 @@ class RepPointsV2Head(RepPointsHead):
         for i, (points, pts) in enumerate(zip(priors, pts_preds)):
             boxes = self.decode(points, [pts]).clamp(min=0).minimum(limits)
             if i > 0:
-                finer = (i - 1) // 2  # two levels share the corners of one that is finer
+                finer = (i - 1) // 2  # two levels share the corners of a finer one
                 boxes = snap_to_corners(
                     boxes, corner_scores[finer], corner_offsets[finer], self.point_strides[finer]
                 )

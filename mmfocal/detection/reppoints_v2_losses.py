@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 @weighted_loss
 def inclusive_giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tensor:
-    """Compute 1 - GIoU of boxes whose sides are one unit longer than their corners are apart.
+    """Compute 1 - GIoU of boxes whose sides include both corner pixels.
 
     Args:
-        pred: Boxes ``(n, 4)``. Those with the second corner before the first have a negative
-            area, hence a gradient that turns them.
+        pred: Boxes ``(n, 4)``. Inverted boxes have a negative area and therefore a gradient.
         target: Boxes ``(n, 4)``.
         eps: Added to denominators.
 
@@ -36,12 +35,12 @@ def inclusive_giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tens
 
 @MODELS.register_module()
 class InclusiveGIoULoss(nn.Module):
-    """GIoU of boxes that reach one unit further right and down, as in mmdet 1.x.
+    """GIoU loss of boxes that extend one unit further right and down, as in mmdet 1.x.
 
-    There, corners were pixel indices and a width was ``x2 - x1 + 1``. RepPoints V2 was tuned with
-    this on boxes in units of four strides. Areas have a sign, so an inverted box, which the first
-    points may span, has a gradient everywhere. ``GIoULoss``, today's form, limits the union to
-    positive values and has none where the box is inverted by more than its union.
+    In mmdet 1.x, corners are pixel indices and the width is ``x2 - x1 + 1``. RepPoints V2 was
+    tuned with this loss on boxes in units of four strides. Areas are signed, so inverted boxes,
+    which the first points may span, have a gradient. The present ``GIoULoss`` clamps the union to
+    positive values and has no gradient for boxes that are inverted by more than their union.
 
     Args:
         loss_weight: Weight of the loss.
@@ -81,7 +80,7 @@ class InclusiveGIoULoss(nn.Module):
 
 @MODELS.register_module()
 class SeparateFocalLoss(nn.Module):
-    """Focal loss in which foreground and background are averaged apart.
+    """Focal loss that averages foreground and background separately.
 
     The foreground is a weighted mean. The background's sum is divided by the number of foreground
     cells, since most of it is easy.
@@ -89,7 +88,7 @@ class SeparateFocalLoss(nn.Module):
     Args:
         gamma: Exponent of the modulating factor.
         alpha: Weight of the foreground; the background has ``1 - alpha``.
-        loss_weight: Weight of the whole.
+        loss_weight: Weight of the loss.
     """
 
     def __init__(self, gamma: float = 2.0, alpha: float = 0.25, loss_weight: float = 1.0) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the two verification branches of RepPoints V2 should find: corners and foreground.
+"""Targets of the two verification branches of RepPoints V2: corners and foreground.
 
 Shapes: P points of all levels, of which a level has L; G boxes ``(x1, y1, x2, y2)`` in pixels. A
 point is ``(x, y, stride_w, stride_h)``.
@@ -16,7 +16,7 @@ from torch import Tensor
 def foreground_weights(
     boxes: Tensor, labels: Tensor, num_classes: int, size: Sequence[int], stride: int
 ) -> Tensor:
-    """Mark the cells that boxes cover, each box by a like total.
+    """Weight the cells that boxes cover, so that each box has the same total.
 
     Args:
         boxes: ``(G, 4)``.
@@ -34,7 +34,7 @@ def foreground_weights(
     rows = (top <= y) & (y <= bottom)  # (H, G)
     columns = (left <= x) & (x <= right)  # (W, G)
     covered = rows.T[:, :, None] & columns.T[:, None]
-    # a sliver of less than a pixel would outweigh everything else
+    # boxes of less than a pixel would dominate
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1).clamp(min=1)
     weights = covered / area[:, None, None]  # (G, H, W)
     channels = labels[:, None, None].expand_as(weights)
@@ -43,7 +43,7 @@ def foreground_weights(
 
 @TASK_UTILS.register_module()
 class CornerAssigner:
-    """Tell each point how near it is to a box corner: 1 for the nearest, a Gaussian around it.
+    """Assign corner heat to points: 1 for the point nearest to a corner, a Gaussian around it.
 
     Every box is assigned on every level, top left and bottom right corners apart.
 
@@ -58,7 +58,7 @@ class CornerAssigner:
     def assign(
         self, points: Tensor, num_level_points: Sequence[int], boxes: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Make the targets of one image.
+        """Compute the targets of one image.
 
         Args:
             points: ``(P, 4)``, level by level.
@@ -86,7 +86,7 @@ class CornerAssigner:
 
 
 def level_corner_targets(points: Tensor, corners: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    """Make the targets of one level for one kind of corner.
+    """Compute the targets of one level for one kind of corner.
 
     Args:
         points: ``(L, 4)``.
@@ -107,6 +107,6 @@ def level_corner_targets(points: Tensor, corners: Tensor, radius: Tensor) -> tup
     nearest = distance.argmin(dim=0)  # (G,)
     heat[nearest] = 1
     own = torch.full_like(distance, torch.inf).scatter(0, nearest[None], distance.amin(0)[None])
-    closest = own.argmin(dim=1)[nearest]  # for each corner the one that its nearest point is for
+    closest = own.argmin(dim=1)[nearest]  # the corner that each nearest point is assigned to
     offsets[nearest] = (corners[closest] - xy[nearest]) / stride[nearest]
     return heat, offsets

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``tools/train.py`` and ``tools/test.py`` share; needs torch and MMEngine alone."""
+"""Shared code of ``tools/train.py`` and ``tools/test.py``; needs torch and MMEngine only."""
 
 from mmfocal.environment import require
 
-require('mmengine.hooks')  # the first that needs opencv
+require('mmengine.hooks')  # the first module that needs opencv
 
 from .batch_size import describe_batch_size
 from .checks import check_checkpoint, check_inputs, check_run, check_widths

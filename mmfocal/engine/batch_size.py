@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tell a run whose batch is not the one that its learning rate was chosen for."""
+"""Report a total batch that differs from the one the learning rate was chosen for."""
 
 from mmengine.config import Config
 
@@ -8,12 +8,12 @@ def describe_batch_size(cfg: Config, processes: int) -> str | None:
     """Compare the total batch with ``auto_scale_lr.base_batch_size``.
 
     Args:
-        cfg: Complete config of a training.
+        cfg: Complete training config.
         processes: Number of processes, which is the number of GPUs.
 
     Returns:
-        One line with the learning rate as configured and scaled, and which of them counts. None
-        if the batches agree, or if the config does not name a base.
+        One line with the configured and the scaled learning rate and which of them is used. None
+        if the batches agree, or if the config has no base batch size.
     """
     scaling = cfg.get('auto_scale_lr') or {}
     base = scaling.get('base_batch_size')
@@ -26,7 +26,7 @@ def describe_batch_size(cfg: Config, processes: int) -> str | None:
     if processes * images * steps == base:
         return None
     enabled = scaling.get('enable', False)
-    # MMEngine leaves gradient accumulation out of account when it scales
+    # MMEngine ignores gradient accumulation when it scales
     scaled = lr * processes * images * (1 if enabled else steps) / base
     accumulated = f' x {steps} accumulated' if steps > 1 else ''
     batch = f'{processes * images * steps} ({processes} x {images}{accumulated})'

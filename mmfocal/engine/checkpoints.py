@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that a kill cannot take away, and one more when the run is asked to stop."""
+"""Checkpoints that survive a kill, and an additional one when the run receives SIGTERM."""
 
 import os
 import signal
@@ -12,18 +12,18 @@ from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-_AGREEMENT = 10  # iterations between two questions whether any process was asked to stop
+_AGREEMENT = 10  # iterations between checks whether any process received the signal
 
 
 class SafeCheckpointHook(CheckpointHook):
-    """MMEngine's hook, except for the order: write, point to it, then delete outdated ones.
+    """MMEngine's hook with a safe order: write, update ``last_checkpoint``, delete old files.
 
-    MMEngine deletes first, so that a kill leaves ``max_keep_ckpts=1`` without any, and
-    ``last_checkpoint`` names a file that is gone.
+    MMEngine deletes first. A kill can then leave no checkpoint with ``max_keep_ckpts=1``, and
+    ``last_checkpoint`` names a deleted file.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Remove what an earlier, killed run left unfinished.
+        """Remove incomplete files of an earlier, killed run.
 
         Args:
             runner: The runner.
@@ -55,7 +55,7 @@ class SafeCheckpointHook(CheckpointHook):
                 self._remove(self.filename_tmpl.format(old))
 
     def _register(self, runner: Runner, step: int) -> list[int]:
-        """Note a checkpoint; return the steps of those that it makes superfluous."""
+        """Record a checkpoint; return the steps of outdated ones."""
         if self.max_keep_ckpts <= 0 or (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
             return []
         outdated = []
@@ -73,7 +73,7 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend.rmtree(path)
 
     def save_now(self, runner: Runner, epoch: int, iteration: int) -> str:
-        """Save between two regular checkpoints.
+        """Save an additional checkpoint.
 
         Args:
             runner: The runner.
@@ -101,7 +101,7 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 def point_to(work_dir: str, checkpoint: str) -> None:
-    """Let ``last_checkpoint`` name a checkpoint, at no time anything else.
+    """Update ``last_checkpoint`` atomically.
 
     Args:
         work_dir: Directory of the run.
@@ -113,16 +113,16 @@ def point_to(work_dir: str, checkpoint: str) -> None:
 
 
 class SaveOnSignal(Hook):
-    """Save a checkpoint and end when the process gets SIGTERM, as before a preemption.
+    """Save a checkpoint and end when the process receives SIGTERM, as before a preemption.
 
-    A second signal ends it at once. Several processes agree every 10 iterations, since all have to
-    take part in saving sharded models.
+    A second signal ends the process immediately. Several processes synchronize every 10
+    iterations, because all of them take part in saving sharded models.
     """
 
-    priority = 'LOWEST'  # behind the regular checkpoint and all that changes the weights
+    priority = 'LOWEST'  # after the regular checkpoint and all hooks that change the weights
 
     def before_train(self, runner: Runner) -> None:
-        """Listen for the signal.
+        """Install the signal handler.
 
         Args:
             runner: The runner.
@@ -138,7 +138,7 @@ class SaveOnSignal(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Save and end if asked to.
+        """Save and end if the signal was received.
 
         Args:
             runner: The runner.
@@ -147,7 +147,7 @@ class SaveOnSignal(Hook):
             outputs: Not used.
 
         Raises:
-            SystemExit: If asked to end.
+            SystemExit: If the signal was received.
         """
         if self._all_agree(runner.iter):
             self._end(runner, runner.epoch, runner.iter + 1)
@@ -155,7 +155,7 @@ class SaveOnSignal(Hook):
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Save and end if asked to, also in the middle of a validation.
+        """Save and end if the signal was received, also during validation.
 
         Args:
             runner: The runner.
@@ -164,13 +164,13 @@ class SaveOnSignal(Hook):
             outputs: Not used.
 
         Raises:
-            SystemExit: If asked to end.
+            SystemExit: If the signal was received.
         """
         if self._all_agree(batch_idx):
             self._end(runner, runner.epoch, runner.iter)
 
     def after_train(self, runner: Runner) -> None:
-        """Stop listening.
+        """Restore the previous signal handler.
 
         Args:
             runner: The runner.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``tools/test.py`` adds to a config: pictures, several views, predictions, submissions."""
+"""Options of ``tools/test.py``: drawing, test-time augmentation, predictions, submissions."""
 
 import os
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ _SUBMISSION_KEYS = dict(CocoMetric='outfile_prefix', IoUMetric='output_dir')
 
 
 class DumpSegResults(DumpResults):
-    """Dump predicted label maps without logits, which would take 200 MB per ADE20K image."""
+    """Dump predicted label maps without logits, which take 200 MB per ADE20K image."""
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep one batch's predictions.
+        """Store the predictions of one batch.
 
         Args:
             data_batch: Not used.
@@ -37,7 +37,7 @@ class DumpSegResults(DumpResults):
 
 
 def dump_metric(scope: str, path: str) -> BaseMetric:
-    """Make the metric that writes predictions to a pickle file.
+    """Return the metric that writes predictions to a pickle file.
 
     Args:
         scope: ``mmdet`` (masks as RLE), ``mmseg`` (label maps) or ``mmpretrain``.
@@ -47,7 +47,7 @@ def dump_metric(scope: str, path: str) -> BaseMetric:
         A metric without a score, to add to the evaluator.
 
     Raises:
-        ValueError: If the name does not end so.
+        ValueError: If the suffix is another one.
     """
     if not path.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out {path}: expected a file ending in .pkl or .pickle')
@@ -61,13 +61,13 @@ def dump_metric(scope: str, path: str) -> BaseMetric:
 def draw_predictions(
     cfg: Config, show: bool, show_dir: str | None, wait_time: float
 ) -> DrawPredictions | None:
-    """Prepare drawing: the host's visualization hook shows windows, ours writes files.
+    """Set up drawing: the host's hook opens windows, ``DrawPredictions`` writes files.
 
     Args:
         cfg: Config to change in place.
         show: Whether to open windows.
-        show_dir: Pictures land exactly there.
-        wait_time: Seconds that a window stays.
+        show_dir: Folder of the images.
+        wait_time: Seconds until a window closes.
 
     Returns:
         A hook to register if files are to be written.
@@ -92,7 +92,7 @@ def draw_predictions(
 
 
 def _draw_options(cfg: Config, hook: dict | None) -> dict[str, Any]:
-    """Keep what the config's hook tells the visualizer."""
+    """Return the visualizer options of the config's hook."""
     hook = hook or {}
     if cfg.default_scope == 'mmdet':
         return dict(pred_score_thr=hook.get('score_thr', 0.3))
@@ -111,7 +111,7 @@ def _draw_options(cfg: Config, hook: dict | None) -> dict[str, Any]:
 
 
 def nothing_to_score(cfg: Config) -> str | None:
-    """Say why a test set has no annotations to score predictions with.
+    """Return why a test set has no annotations for evaluation.
 
     Args:
         cfg: Config with ``test_dataloader`` and ``test_evaluator``.
@@ -146,7 +146,7 @@ def nothing_to_score(cfg: Config) -> str | None:
 
 
 def score_nothing(cfg: Config, reason: str, writes: bool) -> None:
-    """Prepare predicting without scores, in place.
+    """Change a config in place to predict without evaluation.
 
     Args:
         cfg: Config whose test set has no annotations.
@@ -154,7 +154,7 @@ def score_nothing(cfg: Config, reason: str, writes: bool) -> None:
         writes: Whether predictions are written or shown.
 
     Raises:
-        InputError: If they are not, so that there is nothing to do.
+        InputError: If predictions are neither written nor shown.
     """
     if not writes:
         raise InputError(
@@ -191,7 +191,7 @@ def use_tta(cfg: Config) -> None:
 
 
 def write_submission(cfg: Config, target: str) -> None:
-    """Write what test servers take instead of a score, in place; needs no annotations.
+    """Change a config in place to write files for test servers; needs no annotations.
 
     Args:
         cfg: Config whose ``test_evaluator`` holds metrics of COCO or label maps.
@@ -223,10 +223,10 @@ def _single_test_set(cfg: Config, option: str) -> ConfigDict:
 
 
 def without_annotations(steps: Sequence) -> list:
-    """Leave out LoadAnnotations, which fails where a test set has none.
+    """Remove LoadAnnotations, which fails if a test set has no annotations.
 
     Args:
-        steps: Pipeline, maybe with TestTimeAug in it.
+        steps: Pipeline, which may contain TestTimeAug.
 
     Returns:
         The other steps.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a run: written completely or not at all, read without running code from them."""
+"""Files of a run: written atomically and read without running code from them."""
 
 import os
 import re
@@ -21,24 +21,24 @@ _NAMED_HASH = re.compile(r'-([0-9a-f]{8,64})\.\w+$')  # as in model-0123abcd.pth
 
 
 class AtomicBackend(LocalBackend):
-    """MMEngine's local files, which a kill or a full disk never leaves half written."""
+    """MMEngine's local file backend with atomic writes."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file beside the old one, then replace that.
+        """Write a temporary file, then replace the old file.
 
         Args:
             obj: Content.
             filepath: The file.
 
         Raises:
-            OSError: If it cannot be written, for instance since the disk is full; the old file
+            OSError: If it cannot be written, for instance because the disk is full; the old file
                 stays.
         """
         write_atomically(obj, Path(filepath))
 
 
 def write_atomically(content: bytes, path: Path) -> None:
-    """Write a file beside the old one, then replace that.
+    """Write a temporary file, then replace the old file.
 
     Args:
         content: What to write.
@@ -70,7 +70,7 @@ def protect_files(allow_pickle: bool = False) -> None:
     """
 
     def load_from_local(path: str, map_location: Any = None) -> dict:
-        return read_checkpoint(path, allow_pickle)  # the runner moves it to its device
+        return read_checkpoint(path, allow_pickle)  # the runner moves tensors to its device
 
     def load_from_http(path: str, map_location: Any = None, **_: Any) -> dict:
         return read_checkpoint(local_copy(path), allow_pickle)
@@ -79,12 +79,12 @@ def protect_files(allow_pickle: bool = False) -> None:
     HOOKS.register_module(name='CheckpointHook', module=SafeCheckpointHook, force=True)
     CheckpointLoader.register_scheme('', load_from_local, force=True)
     CheckpointLoader.register_scheme(('http://', 'https://'), load_from_http, force=True)
-    # what the other schemes, such as torchvision://, download with
+    # used by other schemes, such as torchvision://
     mmengine_checkpoint.load_url = load_from_http
 
 
 def local_copy(address: str) -> str:
-    """Download a file once, and check that it is the right one.
+    """Download a file once and verify its checksum.
 
     Args:
         address: ``https://.../model-0123abcd.pth``, whose name has the first digits of its
@@ -94,7 +94,7 @@ def local_copy(address: str) -> str:
         Path of the copy in PyTorch's hub folder.
 
     Raises:
-        InputError: If the address has no checksum, or if the file does not fit it.
+        InputError: If the address has no checksum, or if the file does not match it.
     """
     url, _, checksum = address.partition('#sha256=')
     name = os.path.basename(url)

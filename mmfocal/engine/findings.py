@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collect everything that is wrong with an input and report it together."""
+"""Collect all problems of an input and report them together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,11 +8,11 @@ from mmengine.logging import print_log
 
 
 class InputError(ValueError):
-    """Input that a run would fail on later, or silently use wrongly."""
+    """Raised for input on which a run would fail later or give wrong results."""
 
 
 class Findings:
-    """Problems, and the config lines that solve them."""
+    """Problems and the config lines that solve them."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -35,10 +35,10 @@ class Findings:
         Args:
             text: As for ``error``.
         """
-        print_log(f'WARNING: {text}')  # there is no run yet, hence no log
+        print_log(f'WARNING: {text}')  # there is no log before the run
 
     def note(self, text: str) -> None:
-        """Print what is left out, which may well be intended.
+        """Print what is skipped, possibly on purpose.
 
         Args:
             text: As for ``error``.
@@ -49,7 +49,7 @@ class Findings:
         """Raise all errors at once.
 
         Raises:
-            InputError: If there is any error; ends with the lines to write.
+            InputError: If there are errors; ends with the config lines to write.
         """
         if not self.errors:
             return
@@ -62,7 +62,7 @@ class Findings:
 
 
 def _lines_to_write(lines: dict[str, Any]) -> str:
-    """Format settings as config lines; a part of a list can only be set on the command line."""
+    """Format settings as config lines; list elements can only be set on the command line."""
     nested: dict[str, Any] = {}
     options = []
     for key, value in lines.items():
@@ -90,11 +90,11 @@ def _as_code(value: Any) -> str:
 
 
 def first_few(items: Sequence[Any], count: int = 3) -> str:
-    """Name the first few of many.
+    """List the first few items.
 
     Args:
-        items: What to name.
-        count: How many.
+        items: All items.
+        count: Number of items to list.
     """
     shown = ', '.join(map(str, items[:count]))
     return shown if len(items) <= count else f'{shown} and {len(items) - count} more'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a command line to a runner, alike for detection, segmentation and classification."""
+"""Command line, config and runner for detection, segmentation and classification."""
 
 import difflib
 import inspect
@@ -18,7 +18,7 @@ from mmfocal.zoo import find_config
 from .machine import dicts_in, tell
 from .quiet import QuietRunner
 
-# what MMEngine's runner and the tools read
+# keys that MMEngine's runner and the tools read
 _RUNNER_KEYS = inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}
 _TOP_LEVEL = {
     *_RUNNER_KEYS,
@@ -50,16 +50,16 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         help='unpickle any object in checkpoints, which can run any code: trusted files only',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    # torch.distributed.launch passes this option, torch.distributed.run the variable
+    # torch.distributed.launch passes this option, torch.distributed.run sets the variable
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
 def read_config(path: str | Path) -> Config:
     """Read a config file, which may have bases of this package: ``_base_ = 'mmfocal::...'``.
 
-    MMEngine would look for everything in such a base, say ``EncoderDecoder``, in the scope of the
-    package that it comes from. These configs have the scopes of their host libraries, so the mark
-    is removed, and ``default_scope`` decides as it does for the file itself.
+    MMEngine looks up types of such a base, such as ``EncoderDecoder``, in the scope of the package
+    that the base comes from. Configs of this package use the scopes of their host libraries, so
+    the marker is removed and ``default_scope`` applies.
 
     Args:
         path: Config file.
@@ -75,7 +75,7 @@ def read_config(path: str | Path) -> Config:
 
 
 def load_config(args: Namespace) -> Config:
-    """Read the config that a command line names and apply the options of ``add_common_arguments``.
+    """Read the config of a command line and apply the options of ``add_common_arguments``.
 
     Args:
         args: Parsed options; ``config`` is the file, or the name of a shipped config.
@@ -85,7 +85,7 @@ def load_config(args: Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such config.
-        ValueError: If the config does not say which host library it belongs to.
+        ValueError: If the config does not name its host library.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(find_config(args.config))
@@ -104,7 +104,7 @@ def load_config(args: Namespace) -> Config:
 
 
 def _keep_tuples(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
-    """Make tuples of lists that replace tuples, as transforms want ``scale=128,128``."""
+    """Convert lists that replace tuples to tuples, as transforms require for ``scale=128,128``."""
     kept = {}
     for key, value in options.items():
         is_tuple = isinstance(value, list) and isinstance(_value_at(cfg, key), tuple)
@@ -128,13 +128,13 @@ def _value_at(cfg: Config, key: str) -> Any:
 def warn_of_unknown_keys(cfg: Config, options: dict[str, Any]) -> None:
     """Warn of options that nothing reads, with the nearest known key.
 
-    A part that has a ``type`` refuses unknown arguments itself, so it may get new ones.
+    Modules with a ``type`` reject unknown arguments themselves, so new keys are allowed there.
 
     Args:
         cfg: Config before the options are merged.
         options: Values by dotted key.
     """
-    for name in cfg.keys() - _TOP_LEVEL:  # a config may have variables of its own
+    for name in cfg.keys() - _TOP_LEVEL:  # configs may have their own variables
         (nearest,) = difflib.get_close_matches(name, _RUNNER_KEYS, 1, cutoff=0.87) or [None]
         if nearest and nearest not in cfg:
             tell(cfg, f'WARNING: {name} in {cfg.filename} is not a known key; is {nearest} meant?')
@@ -149,7 +149,7 @@ def warn_of_unknown_keys(cfg: Config, options: dict[str, Any]) -> None:
                     name, sorted(known), 1, cutoff=0.8 if depth else 0.6
                 )
                 nearest = '.'.join([*path[:depth], *near])
-                # deeper parts may well get keys that the config leaves at their defaults
+                # nested modules may get keys that the config leaves at their defaults
                 if near or not depth:
                     hint = f'the nearest is {nearest}' if near else 'nothing reads it'
                     tell(cfg, f'WARNING: --cfg-options {key}: there is no {name!r} here; {hint}')
@@ -158,7 +158,7 @@ def warn_of_unknown_keys(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def _set_dataloader_defaults(cfg: Config) -> None:
-    """Let loaders without workers work; give classification what mmpretrain's own tools give."""
+    """Support loaders without workers; apply the defaults of mmpretrain's tools."""
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
         if loader is None:
@@ -173,12 +173,12 @@ def _set_dataloader_defaults(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config asks for.
+    """Build the runner of a config.
 
     Args:
         cfg: Complete config.
 
     Returns:
-        MMEngine's runner, less talkative, or the one of ``runner_type``.
+        A ``QuietRunner``, or the one of ``runner_type``.
     """
     return RUNNERS.build(cfg) if 'runner_type' in cfg else QuietRunner.from_cfg(cfg)

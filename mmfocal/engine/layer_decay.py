@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layer-wise decay of the learning rate for detectors, segmentors and classifiers alike."""
+"""Layer-wise learning rate decay for detectors, segmentors and classifiers."""
 
 from collections import defaultdict
 
@@ -11,12 +11,12 @@ from torch import nn
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Gives each layer of the backbone ``layer_decay_rate`` times the rate of the next.
+    """Multiplies the learning rate by ``layer_decay_rate`` for each earlier backbone layer.
 
-    The backbone says how deep a parameter lies (``get_layer_depth``), which works for any model
-    around it; mmdet's and mmseg's constructors know ConvNeXt, BEiT and ViT only. Everything
-    behind the backbone has the full rate. ``custom_keys`` and the other settings of
-    ``paramwise_cfg`` hold beside it, ``lr_mult`` included.
+    The backbone defines the depth of a parameter (``get_layer_depth``), so any model around it is
+    supported; mmdet's and mmseg's constructors support ConvNeXt, BEiT and ViT only. Parameters
+    outside the backbone have the full rate. ``custom_keys`` and the other settings of
+    ``paramwise_cfg``, including ``lr_mult``, also apply.
 
     In a config::
 
@@ -37,7 +37,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
         Raises:
             ValueError: If ``paramwise_cfg`` lacks ``layer_decay_rate`` or has one out of (0, 1].
-            TypeError: If the backbone cannot tell depths.
+            TypeError: If the backbone has no ``get_layer_depth``.
         """
         self.decay_rate = self.paramwise_cfg.get('layer_decay_rate')
         if self.decay_rate is None or not 0 < self.decay_rate <= 1:

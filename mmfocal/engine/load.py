@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load a checkpoint for testing: safely, and completely or not at all."""
+"""Load a checkpoint for testing, safely and strictly."""
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -18,22 +18,22 @@ from .files import local_copy
 class LoadWholeModel(Hook):
     """Load a whole model's checkpoint before testing.
 
-    It replaces MMEngine's ``load_from``, which unpickles any object, does not know the released
-    classifiers' names, and only warns where parameters are missing.
+    The hook replaces MMEngine's ``load_from``, which unpickles any object, does not support the
+    names of the released classifiers, and only warns about missing parameters.
 
     Args:
         checkpoint: Local path or address; a released classification file is converted.
         allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
     """
 
-    priority = 'LOWEST'  # the EMA hook makes its model in before_run and wants the checkpoint
+    priority = 'LOWEST'  # the EMA hook needs the checkpoint and creates its model in before_run
 
     def __init__(self, checkpoint: str, allow_pickle: bool = False) -> None:
         self.checkpoint = checkpoint
         self.allow_pickle = allow_pickle
 
     def before_run(self, runner: Runner) -> None:
-        """Load the checkpoint into the runner's model and show it to the other hooks.
+        """Load the checkpoint into the runner's model and pass it to the other hooks.
 
         Args:
             runner: The runner.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a config written for NVIDIA GPUs run on a machine without one."""
+"""Adapt configs for NVIDIA GPUs to machines without a GPU."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
-# launcher -> variables that hold rank, world size and rank within the machine
+# launcher -> variables of rank, world size and local rank
 RANK_VARIABLES = {
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
@@ -19,11 +19,11 @@ RANK_VARIABLES = {
 
 
 def adapt_to_machine(cfg: Config) -> None:
-    """Replace in place what cannot run on a CPU; with an accelerator nothing changes.
+    """Replace settings that are unsupported on CPUs, in place; no change with an accelerator.
 
-    Mixed precision becomes fp32 and SyncBN becomes BN, each with one printed line. A launcher's
-    process group starts here with gloo, since MMEngine's own start selects a CUDA device, and the
-    model wrapper, also one of the config, gets no device.
+    Mixed precision becomes fp32 and SyncBN becomes BN; each change prints one line. A launcher's
+    process group is started here with gloo, because MMEngine selects a CUDA device, and the model
+    wrapper, including one of the config, gets no device.
 
     Args:
         cfg: Config with ``launcher`` set.
@@ -32,7 +32,7 @@ def adapt_to_machine(cfg: Config) -> None:
         return
     if cfg.get('launcher', 'none') != 'none':
         _start_gloo(cfg.launcher)
-        wrapper = cfg.get('model_wrapper_cfg') or dict(  # what MMEngine takes without one
+        wrapper = cfg.get('model_wrapper_cfg') or dict(  # MMEngine's default
             type='MMDistributedDataParallel',
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
@@ -50,7 +50,7 @@ def _say(line: str) -> None:
 
 
 def is_first_process(launcher: str) -> bool:
-    """Ask the launcher's variables: MMEngine starts the process group only with the runner.
+    """Return whether this is rank 0, by the launcher's variables; there is no process group yet.
 
     Args:
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
@@ -60,7 +60,7 @@ def is_first_process(launcher: str) -> bool:
 
 
 def tell(cfg: Config, line: str) -> None:
-    """Print a line once, before the process group has started.
+    """Print a line in the first process, before the process group is started.
 
     Args:
         cfg: Config whose ``launcher`` may be set.
@@ -108,7 +108,7 @@ def dicts_in(node: Any) -> Iterator[dict]:
     """Yield every dict in nested dicts, lists and tuples, outer ones first.
 
     Args:
-        node: Where to look.
+        node: Nested value.
     """
     if isinstance(node, dict):
         yield node

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stop at the first loss that is not finite, and say where it comes from."""
+"""Stop at the first non-finite loss and report its origin."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,11 +18,11 @@ from .randomness import RandomNumbers
 class StopAtNonFinite(Hook):
     """End the training before a NaN or infinite loss reaches the weights.
 
-    The step is repeated module by module to name the first tensor that is not finite.
+    The step is repeated with hooks on all modules to find the first non-finite tensor.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Look at each loss before the optimizer does.
+        """Check each loss before the optimizer uses it.
 
         Args:
             runner: The runner.
@@ -40,7 +40,7 @@ class StopAtNonFinite(Hook):
         wrapper.update_params = update_if_finite
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Keep the batch.
+        """Store the batch.
 
         Args:
             runner: The runner.
@@ -50,7 +50,7 @@ class StopAtNonFinite(Hook):
         self.batch = data_batch
 
     def after_train(self, runner: Runner) -> None:
-        """Give the optimizer back.
+        """Restore the optimizer.
 
         Args:
             runner: The runner.
@@ -58,11 +58,11 @@ class StopAtNonFinite(Hook):
         vars(runner.optim_wrapper).pop('update_params', None)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep broken weights from replacing sound ones.
+        """Prevent a checkpoint with non-finite weights.
 
         Args:
             runner: The runner.
-            checkpoint: What is about to be saved.
+            checkpoint: Content to be saved.
 
         Raises:
             FloatingPointError: If a parameter is not finite.
@@ -83,7 +83,7 @@ class StopAtNonFinite(Hook):
 
 
 def first_non_finite(runner: Runner, batch: Any) -> str:
-    """Repeat a step and name the first tensor that is not finite.
+    """Repeat a step and return the name of the first non-finite tensor.
 
     Args:
         runner: The runner.
@@ -110,7 +110,7 @@ def first_non_finite(runner: Runner, batch: Any) -> str:
             losses = model._run_forward(data, mode='loss')
             found = bad + found
             found += [f'loss {name}' for name, each in _tensors('', losses) if _is_bad(each)]
-    except Exception as error:  # the loss that is not finite matters more
+    except Exception as error:  # the non-finite loss is more important
         found.append(f'unknown, repeating the step fails with {error!r}')
     finally:
         for handle in handles:

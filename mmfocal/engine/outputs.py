@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One output file per input image, whatever the images are called."""
+"""Unique output files for input images of any names."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ _WRITABLE = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 
 
 def output_names(paths: Iterable[str], suffix: str | None = None) -> dict[str, str]:
-    """Name output files after input files: by base name, or with folders where those are equal.
+    """Name output files after input files: by base name, or with folders if base names repeat.
 
     Args:
         paths: Input files.
@@ -55,7 +55,7 @@ def image_paths(dataset: BaseDataset) -> list[str]:
     """List the images of a data set of any host library, in order.
 
     Args:
-        dataset: Built data set; one that does not tell its images gives an empty list.
+        dataset: Built data set; the list is empty if its images are unknown.
     """
     try:
         return [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
@@ -68,7 +68,7 @@ def tell_replacement(cfg: Config, path: str | None) -> None:
 
     Args:
         cfg: Config with ``launcher``.
-        path: File or folder that is about to be written.
+        path: File or folder to be written.
     """
     if path and os.path.isdir(path) and os.listdir(path):
         tell(cfg, f'{path} is not empty: files of the same name are replaced')
@@ -77,12 +77,13 @@ def tell_replacement(cfg: Config, path: str | None) -> None:
 
 
 class DrawPredictions(Hook):
-    """Draw each test image with its predictions into a file of its own.
+    """Draw each test image with its predictions into a separate file.
 
-    The hosts' hooks name files by base name, so that images of several folders replace each other.
+    The hosts' hooks name files by base name, so that images of several folders overwrite each
+    other.
 
     Args:
-        folder: Where the pictures go.
+        folder: Output folder.
         **options: Further arguments of the host's visualizer.
     """
 
@@ -126,7 +127,7 @@ class DrawPredictions(Hook):
 
 
 class SeparateLabelMaps(Hook):
-    """Let mmseg's ``IoUMetric`` write a label map for each image, in subfolders if need be."""
+    """Make mmseg's ``IoUMetric`` write one label map per image, in subfolders if needed."""
 
     def before_test(self, runner: Runner) -> None:
         """Choose the names.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A runner whose log file says everything, and whose terminal starts with the first loss."""
+"""Runner with a complete log file and short terminal output."""
 
 import logging
 from typing import Any
@@ -20,9 +20,9 @@ def _is_short(record: logging.LogRecord) -> bool:
 
 
 class QuietRunner(Runner):
-    """Keeps config, environment, hooks and options of parameters off the terminal.
+    """Runner that does not print config, environment, hooks and parameter options.
 
-    These lines, often thousands, are in the log file; the config is also a file beside it.
+    These lines, often thousands, are in the log file; the config is also saved separately.
     """
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random numbers that depend on seed, rank and place in the training, not on its history.
+"""Random numbers that depend on seed, rank and position in the training, not on its history.
 
-A resumed training then draws what an uninterrupted one would have drawn, without any state of
-generators in checkpoints: each iteration and each sample starts generators of its own. The numbers
-do not depend on the number of data workers either.
+A resumed training draws the same numbers as an uninterrupted one, without generator states in
+checkpoints: the generators are seeded for each iteration and each sample. The numbers do not
+depend on the number of data workers either.
 """
 
 import random
@@ -19,14 +19,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-_ITERATION, _SAMPLE = 0, 1  # so that the two never start with the same numbers
+_ITERATION, _SAMPLE = 0, 1  # distinct streams
 
 
 def seed_all(*place: int) -> None:
     """Seed Python's, NumPy's and PyTorch's generators.
 
     Args:
-        *place: Non-negative integers; other ones give independent random numbers.
+        *place: Non-negative integers; different ones give independent random numbers.
     """
     words = np.random.SeedSequence(place).generate_state(4)
     random.seed(int(words[0]))
@@ -35,12 +35,12 @@ def seed_all(*place: int) -> None:
 
 
 class RandomNumbers(Hook):
-    """Seed each iteration and each sample by its place in the training."""
+    """Seed each iteration and each sample by its position in the training."""
 
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        """Number the samples from where the training goes on.
+        """Number the samples from the present iteration on.
 
         Args:
             runner: The runner, resumed.
@@ -50,7 +50,7 @@ class RandomNumbers(Hook):
         _number_samples(runner, self.stream)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed dropped paths, sampled regions, mixed labels and all else that the step draws.
+        """Seed the random numbers of the step, e.g. of drop path, sampled regions and Mixup.
 
         Args:
             runner: The runner.
@@ -61,18 +61,18 @@ class RandomNumbers(Hook):
 
 
 class Numbered(int):
-    """Index of a sample that knows its place in the training."""
+    """Index of a sample with its position in the training."""
 
     place: tuple[int, ...]
 
 
 class NumberedSampler(Sampler):
-    """Let each index know its place.
+    """Add the position in the training to each index.
 
     Args:
-        sampler: Any sampler; its attributes are this one's, too.
-        start: Place of its first index.
-        skipped: Indices that its first pass leaves out.
+        sampler: Any sampler; its attributes are accessible.
+        start: Position of its first index.
+        skipped: Indices that its first pass skips.
     """
 
     def __init__(self, sampler: Sampler, start: int = 0, skipped: int = 0) -> None:
@@ -87,7 +87,7 @@ class NumberedSampler(Sampler):
             numbered = Numbered(index)
             numbered.place = (getattr(self.sampler, 'epoch', 0), number)
             number += 1
-            if endless:  # the next pass goes on behind this one
+            if endless:  # the next pass continues the numbering
                 self.start = number
             yield numbered
 
@@ -95,13 +95,13 @@ class NumberedSampler(Sampler):
         return len(self.sampler)
 
     def __getattr__(self, name: str) -> Any:
-        if name == 'sampler':  # while it is unpickled
+        if name == 'sampler':  # during unpickling
             raise AttributeError(name)
         return getattr(self.sampler, name)
 
 
 class SeededSamples:
-    """Load samples of a data set, each with random numbers of its own.
+    """Load samples of a data set, each with its own random numbers.
 
     Args:
         dataset: Any data set.
@@ -127,19 +127,19 @@ class SeededSamples:
 
 
 def _number_samples(runner: Runner, stream: tuple[int, ...]) -> None:
-    """Prepare a loader that has not started: PyTorch asks ``__getitems__`` for whole batches."""
+    """Number the samples of a loader; PyTorch calls ``__getitems__`` for whole batches."""
     loader: DataLoader = runner.train_dataloader
     sampler = getattr(loader.batch_sampler, 'sampler', None)
     if sampler is None or getattr(loader.dataset, '__getitems__', None):
         return
     start = skipped = 0
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
-        # saved in the middle of an epoch: its first part is done
+        # saved within an epoch, whose first part is done
         done = runner.iter - runner.epoch * len(loader)
         skipped = max(0, done) * (loader.batch_size or 1)
     elif hasattr(sampler, 'skip') and not getattr(
         runner.train_loop, 'fast_forward_on_resume', False
     ):
-        start = runner.iter * (loader.batch_size or 1)  # the loop lets it skip as many
+        start = runner.iter * (loader.batch_size or 1)  # the loop skips as many
     loader.batch_sampler.sampler = NumberedSampler(sampler, start, skipped)
     loader.dataset.__getitems__ = SeededSamples(loader.dataset, stream)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Go on after a kill, also in the middle of a write or of the last validation."""
+"""Resume a training, also after a kill during a write or the last validation."""
 
 import copy
 import os
@@ -19,7 +19,7 @@ from .machine import tell
 
 _PATTERNS = ('iter_*.pth', 'epoch_*.pth')
 _PARTS = ('meta', 'state_dict', 'message_hub')  # what MMEngine resumes from
-# what schedulers compute themselves; the rest comes from the config
+# state of schedulers; the rest comes from the config
 _PROGRESS = ('last_step', 'verbose', 'base_values')
 
 
@@ -35,14 +35,14 @@ def latest_checkpoint(
     """Return the newest sound checkpoint of a training.
 
     Args:
-        work_dir: Directory of the training, whose ``last_checkpoint`` counts as well.
-        out_dir: ``default_hooks.checkpoint.out_dir``, where the checkpoints lie in a folder named
+        work_dir: Directory of the training; its ``last_checkpoint`` is also considered.
+        out_dir: ``default_hooks.checkpoint.out_dir``, which has the checkpoints in a folder named
             like the work directory.
         filename_tmpl: ``default_hooks.checkpoint.filename_tmpl``.
         allow_pickle: Unpickle objects of any class: trusted files only.
 
     Returns:
-        Path of the newest file that can be resumed from, or None if there is none. Newer files
+        Path of the newest file that can be resumed from, or None. Newer files
         that cannot are named in a warning.
     """
     folders = [Path(work_dir)]
@@ -50,7 +50,7 @@ def latest_checkpoint(
         folders.append(Path(out_dir, Path(os.path.abspath(work_dir)).name))
     named = _named_checkpoint(work_dir)
     if named and '://' in named:
-        return named  # not looked into
+        return named  # not checked
     patterns = {*_PATTERNS, (filename_tmpl or _PATTERNS[0]).replace('{}', '*')}
     found = {path for folder in folders for pattern in patterns for path in folder.glob(pattern)}
     if named and Path(named).exists():
@@ -70,10 +70,10 @@ def _named_checkpoint(work_dir: str | Path) -> str:
 
 
 def _problem(path: Path, allow_pickle: bool) -> str | None:
-    """Say why a file cannot be resumed from.
+    """Return why a file cannot be resumed from.
 
-    PyTorch writes zip archives. Their directory is at the end, so a truncated one has none, and
-    their checksums, which PyTorch does not look at, tell damaged ones.
+    PyTorch writes zip archives. Their directory is at the end, so truncated files have none, and
+    their checksums, which PyTorch does not verify, reveal damaged files.
     """
     try:
         with ZipFile(path) as archive:
@@ -90,7 +90,7 @@ def _problem(path: Path, allow_pickle: bool) -> str | None:
 
 
 def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
-    """Let a training go on from a checkpoint, in place, and say from which.
+    """Change a config in place to resume from a checkpoint, and print its name.
 
     Args:
         cfg: Config with ``work_dir``.
@@ -98,7 +98,7 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
         allow_pickle: Unpickle objects of any class: trusted files only.
 
     Raises:
-        InputError: If a checkpoint that was named cannot be resumed from.
+        InputError: If a given checkpoint cannot be resumed from.
     """
     if checkpoint == 'auto':
         hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
@@ -112,14 +112,14 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
         if problem:
             raise InputError(f'--resume {problem}')
         found = checkpoint
-    # without a file MMEngine would look for one itself and take an incomplete one
+    # without a file MMEngine searches for one and may use an incomplete one
     cfg.load_from, cfg.resume = found, found is not None
     if found is None:
         tell(cfg, f'--resume: there is no checkpoint in {cfg.work_dir}, the training starts anew')
         return
     tell(cfg, f'--resume: going on from {found}')
     if Path(found).is_file() and (cfg.get('randomness') or {}).get('seed') is None:
-        # before data loaders are built, so that they draw in the same order
+        # before data loaders are built, so that the order of random numbers is the same
         seed = read_checkpoint(found, allow_pickle)['meta'].get('seed')
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
 
@@ -128,19 +128,19 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
 
 
 class ResumeSchedule(Hook):
-    """Let the config's schedule win over the one of the checkpoint that is resumed from.
+    """Use the config's schedule instead of the one in the resumed checkpoint.
 
-    MMEngine restores the old lengths and learning rates, so that a longer schedule has no effect.
+    MMEngine restores the old lengths and learning rates, so a longer schedule has no effect.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare the two schedules, and drop what could run code when it is resumed.
+        """Compare the schedules, and remove content that could run code when it is resumed.
 
         Args:
             runner: The runner, with fresh schedulers and optimizer.
             checkpoint: Content of the file.
         """
-        # MMEngine would execute this text
+        # MMEngine executes this text
         (checkpoint.get('meta') or {}).pop('config', None)
         self.differences: list[str] = []
         schedulers, saved = runner.param_schedulers, checkpoint.get('param_schedulers')
@@ -157,7 +157,7 @@ class ResumeSchedule(Hook):
             checkpoint.pop('param_schedulers')
 
     def before_train(self, runner: Runner) -> None:
-        """Put schedulers to where they would be now, had they ruled from the start.
+        """Advance the schedulers to the present iteration.
 
         Args:
             runner: The runner, resumed.
@@ -187,7 +187,7 @@ def _differing_schedulers(schedulers: list, saved: list[dict]) -> list[str]:
         for name in new.keys() & old.keys():
             if name.startswith('_') or name in _PROGRESS or new[name] == old[name]:
                 continue
-            if 'Plateau' in type(scheduler).__name__:  # its past cannot be replayed
+            if 'Plateau' in type(scheduler).__name__:  # depends on past metrics
                 print_log(f'param_scheduler.{index}.{name} of the checkpoint stays: {old[name]}')
                 continue
             differences.append(f'param_scheduler.{index}.{name}: {old[name]} -> {new[name]}')
@@ -203,7 +203,7 @@ def _differing_rates(new_groups: list[dict], old_groups: list[dict]) -> list[str
 
 
 def _replay(runner: Runner) -> None:
-    """Step fresh schedulers as the training so far would have."""
+    """Step fresh schedulers through the completed part of the training."""
     by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
     epoch_length = len(runner.train_dataloader) if by_epoch else None
     with warnings.catch_warnings():
@@ -219,11 +219,11 @@ class ValidateFinished(Hook):
     """Validate when a resumed training has nothing left to train.
 
     The last checkpoint is written before the last validation, and MMEngine validates only after
-    training something: a kill in between would leave a run without its result.
+    training. Without this hook, a kill in between leaves a run without its result.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """See whether the training was complete already.
+        """Check whether the training is complete.
 
         Args:
             runner: The runner, resumed.
@@ -231,7 +231,7 @@ class ValidateFinished(Hook):
         self.finished = runner.iter >= runner.max_iters or runner.epoch >= runner.max_epochs
 
     def after_train(self, runner: Runner) -> None:
-        """Validate if it was, and if the config has a validation.
+        """Validate if the training was complete and the config has a validation.
 
         Args:
             runner: The runner.

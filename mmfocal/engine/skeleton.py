@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that have shapes but no values: what a config describes, in a fraction of a second."""
+"""Meta-device models: the modules of a config, with shapes but without values."""
 
 import copy
 
@@ -10,9 +10,9 @@ from torch.overrides import TorchFunctionMode
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Makes parameters without memory, so that initialising them takes no time.
+    """Context manager that creates parameters without memory, so that initialization is free.
 
-    ``torch.device('meta')`` would also do this to the few numbers that constructors compute with.
+    ``torch.device('meta')`` also affects the few tensors that constructors compute with.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -26,14 +26,14 @@ def build_skeleton(part: dict) -> nn.Module:
     """Build a module without memory for its parameters and buffers.
 
     Args:
-        part: Config of a model or of a part of one; types are looked for in MMEngine's default
-            scope, see ``DefaultScope.overwrite_default_scope``.
+        part: Config of a model or module; types are looked up in MMEngine's default scope, see
+            ``DefaultScope.overwrite_default_scope``.
 
     Returns:
-        The module on PyTorch's meta device, in evaluation mode.
+        The meta-device model, in evaluation mode.
 
     Raises:
-        KeyError: If the type is not registered, or what the module's constructor raises.
+        KeyError: If the type is not registered. Errors of the constructor are passed on.
     """
     with _EmptyOnMeta():
         module = MODELS.build(copy.deepcopy(part))

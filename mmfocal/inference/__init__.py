@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predict on pictures, folders, videos and cameras; needs supervision and the task's host."""
+"""Prediction on images, folders, videos and cameras; needs supervision and the host library."""
 
 from .prediction import Boxes, ClassScores, LabelMap, Prediction
 from .predictor import Predictor

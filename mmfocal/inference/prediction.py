@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model says about one picture, in numbers and drawn onto it."""
+"""Predictions for one image, as numbers and as a drawing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ import numpy as np
 import supervision as sv
 from pycocotools import mask as coco_mask
 
-LEGIBLE = 480  # pixels of the shorter side below which pictures are enlarged to be drawn on
+LEGIBLE = 480  # shorter side in pixels below which images are enlarged for drawing
 
 
 @dataclass
 class Prediction:
-    """Base of the three kinds.
+    """Base class of predictions.
 
     Attributes:
-        image: The picture, BGR ``(H, W, 3)``, uint8.
+        image: BGR image ``(H, W, 3)``, uint8.
         classes: Names of the model's classes.
     """
 
@@ -28,7 +28,7 @@ class Prediction:
     classes: Sequence[str]
 
     def draw(self) -> np.ndarray:
-        """Draw the prediction onto a copy of the picture; small ones are enlarged first.
+        """Draw the prediction onto a copy of the image; small images are enlarged first.
 
         Returns:
             BGR image, uint8.
@@ -36,11 +36,11 @@ class Prediction:
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold of it."""
+        """Return the prediction as JSON data."""
         raise NotImplementedError
 
     def save(self, path: str | Path) -> None:
-        """Write the drawn picture.
+        """Write the drawing.
 
         Args:
             path: Image file; folders are made.
@@ -48,7 +48,7 @@ class Prediction:
         mmcv.imwrite(self.draw(), str(path))
 
     def _canvas(self) -> tuple[np.ndarray, int]:
-        """Copy the picture, enlarged by a whole factor until labels are legible."""
+        """Copy the image, enlarged by an integer factor until labels are legible."""
         factor = max(1, -(-LEGIBLE // min(self.image.shape[:2])))
         if factor == 1:
             return self.image.copy(), 1
@@ -58,7 +58,7 @@ class Prediction:
 
 @dataclass
 class Boxes(Prediction):
-    """Boxes, with masks where the model has them.
+    """Boxes, with masks if the model predicts them.
 
     Attributes:
         detections: supervision's ``Detections``, best first: ``xyxy`` in pixels, ``confidence``,
@@ -68,7 +68,7 @@ class Boxes(Prediction):
     detections: sv.Detections
 
     def draw(self) -> np.ndarray:
-        """Draw masks, boxes and labels; ``Prediction.draw`` says more."""
+        """Draw masks, boxes and labels; see ``Prediction.draw``."""
         canvas, factor = self._canvas()
         found = _enlarged(self.detections, factor)
         if found.mask is not None:
@@ -117,7 +117,7 @@ class LabelMap(Prediction):
         return annotator.annotate(canvas, named, labels)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the share of each class; the map itself is a picture."""
+        """Return the share of each class; the map is saved as an image."""
         found, counts = np.unique(self.label_map, return_counts=True)
         return dict(
             classes=[self.classes[index] for index in found],
@@ -135,7 +135,7 @@ class LabelMap(Prediction):
 
 @dataclass
 class ClassScores(Prediction):
-    """A class for the picture.
+    """Class scores of the image.
 
     Attributes:
         scores: Probabilities of all classes ``(number of classes,)``.
@@ -147,7 +147,7 @@ class ClassScores(Prediction):
         """Return the best classes.
 
         Args:
-            count: How many.
+            count: Number of classes.
 
         Returns:
             Names and probabilities, best first.
@@ -156,7 +156,7 @@ class ClassScores(Prediction):
         return [(self.classes[index], float(self.scores[index])) for index in order]
 
     def draw(self) -> np.ndarray:
-        """Write the three best classes into the picture; see ``Prediction.draw``."""
+        """Write the three best classes onto the image; see ``Prediction.draw``."""
         canvas, _ = self._canvas()
         scale = _text_scale(canvas)
         line = round(50 * scale)
@@ -187,7 +187,7 @@ class ClassScores(Prediction):
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """Encode a mask as COCO's RLE with text in it, as JSON needs it.
+    """Encode a mask as COCO RLE with text counts for JSON.
 
     Args:
         mask: Boolean ``(H, W)``.
@@ -200,7 +200,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def _enlarged(detections: sv.Detections, factor: int) -> sv.Detections:
-    """Fit boxes and masks to an enlarged picture."""
+    """Scale boxes and masks to an enlarged image."""
     if factor == 1:
         return detections
     masks = detections.mask

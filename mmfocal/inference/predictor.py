@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host libraries' inferencers behind one interface, with checkpoints loaded safely."""
+"""Common interface of the host libraries' inferencers, with safe loading of checkpoints."""
 
 import warnings
 from collections.abc import Sequence
@@ -28,15 +28,15 @@ from .sources import read_picture
 
 
 class Predictor:
-    """Predicts on one picture at a time.
+    """Predictor for single images.
 
     Args:
-        config_or_run: Folder of a run, which is enough; or a config file or the name of a shipped
-            config, and a checkpoint.
-        checkpoint: Checkpoint file; a run has its own, see ``find_run``.
-        device: Such as ``'cuda:0'`` or ``'cpu'``; by default a GPU if there is one.
-        score_thr: Boxes below are left out.
-        tta: Average over several views, as the config's ``tta_pipeline`` says.
+        config_or_run: Folder of a run; or a config file or the name of a shipped config, which
+            also need a checkpoint.
+        checkpoint: Checkpoint file; optional for a run, see ``find_run``.
+        device: Device such as ``'cuda:0'`` or ``'cpu'``; by default a GPU if available.
+        score_thr: Minimum score of boxes.
+        tta: Test-time augmentation by the config's ``tta_pipeline``.
         allow_pickle: Unpickle objects of any class in the checkpoint: trusted files only.
 
     Attributes:
@@ -73,7 +73,7 @@ class Predictor:
         )
 
     def __call__(self, image: str | Path | np.ndarray) -> Prediction:
-        """Predict on a picture.
+        """Predict on an image.
 
         Args:
             image: Path, address, or BGR image ``(H, W, 3)``, uint8.
@@ -105,7 +105,7 @@ class Predictor:
 
 
 def _prepare(cfg: Config, tta: bool) -> None:
-    """Leave what inferencers need: a single data set without annotations, a model, no logs."""
+    """Reduce a config to the needs of inferencers: one data set without annotations, no logs."""
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset or 'datasets' in dataset:  # RepeatDataset, ConcatDataset and so on
         dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
@@ -122,7 +122,7 @@ def _prepare(cfg: Config, tta: bool) -> None:
 
 
 def _classes(cfg: Config, checkpoint: dict[str, Any]) -> Sequence[str]:
-    """Take the names of the training data, which the checkpoint holds, or the config's."""
+    """Return the class names in the checkpoint, or those of the config."""
     meta = {key.lower(): value for key, value in (checkpoint.get('meta') or {}).items()}
     names = (meta.get('dataset_meta') or {}).get('classes') or meta.get('classes')
     if not names:
@@ -133,7 +133,7 @@ def _classes(cfg: Config, checkpoint: dict[str, Any]) -> Sequence[str]:
 
 
 class _Numbered(Sequence):
-    """Names of classes that have none."""
+    """Class names for models without any."""
 
     def __getitem__(self, index: int) -> str:
         return f'class {index}'
@@ -143,7 +143,7 @@ class _Numbered(Sequence):
 
 
 def _build_inferencer(cfg: Config, device: str | None) -> Any:
-    """Build the host's inferencer without weights, silently: the weights are loaded afterwards."""
+    """Build the host's inferencer silently, without weights, which are loaded afterwards."""
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     with warnings.catch_warnings(), DefaultScope.overwrite_default_scope(cfg.default_scope):
         warnings.simplefilter('ignore')

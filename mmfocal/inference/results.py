@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write predictions: drawn pictures and videos, and JSON beside them."""
+"""Write predictions as images, videos and JSON."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,10 +19,10 @@ class ResultWriter:
     """Writes ``vis/NAME`` and, by format, ``preds/NAME.json`` or ``coco.json``.
 
     Args:
-        out: Folder, made if needed.
-        form: ``'json'`` (a file per picture; label maps also as pictures of class indices),
+        out: Output folder, created if needed.
+        form: ``'json'`` (a file per image; label maps also as images of class indices),
             ``'coco'`` (all boxes and masks in one annotation file with scores) or ``'none'``.
-        draw: Whether to write pictures and videos.
+        draw: Whether to write images and videos.
 
     Raises:
         ValueError: If there is no such format.
@@ -35,14 +35,14 @@ class ResultWriter:
         self._coco = dict(images=[], annotations=[], categories=[])
 
     def write(self, source: Source, predictions: Iterable[Prediction]) -> None:
-        """Write what was predicted on a picture, or on the frames of a video one by one.
+        """Write the predictions of an image, or of the frames of a video one by one.
 
         Args:
-            source: Where the frames come from.
-            predictions: In the order of the frames; read only as they are needed.
+            source: Source of the frames.
+            predictions: Predictions in the order of the frames, read lazily.
 
         Raises:
-            ValueError: If COCO's format is asked of label maps or classes.
+            ValueError: If COCO's format is requested for label maps or classes.
         """
         is_video = source.kind != 'image'
         sink, records = None, []
@@ -63,7 +63,7 @@ class ResultWriter:
                 fileio.dump(content, self._target('preds', source.name, '.json'))
 
     def close(self) -> None:
-        """Write COCO's file if that is the format."""
+        """Write the COCO file if this is the format."""
         if self.form == 'coco':
             self.out.mkdir(parents=True, exist_ok=True)
             fileio.dump(self._coco, self.out / 'coco.json')
@@ -117,6 +117,6 @@ class ResultWriter:
 
 
 def _picture_suffix(path: str) -> str:
-    """Keep JPEG; all else becomes PNG, which any viewer opens."""
+    """Return the output suffix: JPEG stays, other formats become PNG."""
     suffix = Path(path.partition('?')[0]).suffix.lower()
     return suffix if suffix in ('.jpg', '.jpeg') else '.png'

@@ -8,12 +8,12 @@ from mmfocal.zoo import find_config
 
 
 def find_run(config_or_run: str | Path, checkpoint: str | Path | None = None) -> tuple[str, str]:
-    """Say which config and which checkpoint to predict with.
+    """Return the config and the checkpoint for prediction.
 
     Args:
         config_or_run: Folder of a run (what ``--work-dir`` named), config file, or name of a
             shipped config.
-        checkpoint: Checkpoint file. A run has its own: the newest ``best_*.pth``, or else the
+        checkpoint: Checkpoint file. The default of a run is the newest ``best_*.pth``, or else the
             latest of training.
 
     Returns:
@@ -39,7 +39,7 @@ def find_run(config_or_run: str | Path, checkpoint: str | Path | None = None) ->
 
 
 def _best(run: Path) -> str:
-    """Return the newest best checkpoint, or the latest; it may hold weights alone."""
+    """Return the newest best checkpoint, or the latest; it may contain weights only."""
     for patterns in (['best_*.pth'], ['iter_*.pth', 'epoch_*.pth']):
         found = [path for pattern in patterns for path in run.glob(pattern) if is_zipfile(path)]
         if found:

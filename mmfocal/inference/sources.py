@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to predict on: pictures, folders of them, patterns, addresses, videos and cameras."""
+"""Input of predictions: images, folders, patterns, addresses, videos and cameras."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wm
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """Read a picture.
+    """Read an image.
 
     Args:
         path: File or address.
@@ -26,7 +26,7 @@ def read_picture(path: str | Path) -> np.ndarray:
         BGR image ``(H, W, 3)``, uint8.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the file is not an image.
     """
     content = fileio.get(str(path))
     image = mmcv.imfrombytes(content) if content else None
@@ -37,10 +37,10 @@ def read_picture(path: str | Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Source:
-    """One picture, one video or one camera.
+    """One image, one video or one camera.
 
     Attributes:
-        name: Unique name for its results, without suffix; holds a folder's subfolders.
+        name: Unique name for its results, without suffix; includes subfolders.
         path: File, address, or the camera's number.
         kind: ``'image'``, ``'video'`` or ``'camera'``.
     """
@@ -50,10 +50,10 @@ class Source:
     kind: str
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Read the picture, or the video's frames one by one.
+        """Read the image, or the frames of a video one by one.
 
         Yields:
-            BGR images ``(H, W, 3)``, uint8; a camera's without end.
+            BGR images ``(H, W, 3)``, uint8; endless for a camera.
 
         Raises:
             ValueError: If it cannot be read.
@@ -66,12 +66,12 @@ class Source:
             yield from self._camera_frames()
 
     def frame_rate(self) -> float:
-        """Return the frames per second of a video; 25 for what does not say."""
+        """Return the frames per second of a video; 25 if unknown."""
         rate = sv.VideoInfo.from_video_path(self.path).fps if self.kind == 'video' else 0
         return rate or 25.0
 
     def length(self) -> int | None:
-        """Return the number of frames as far as it is known; a camera's is not."""
+        """Return the number of frames if known; it is unknown for a camera."""
         if self.kind == 'video':
             return max(sv.VideoInfo.from_video_path(self.path).total_frames or 0, 0) or None
         return 1 if self.kind == 'image' else None
@@ -91,7 +91,7 @@ class Source:
 
 
 def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
-    """Find the pictures and videos that a command line names.
+    """Find the images and videos of a command line.
 
     Args:
         inputs: Pictures, videos, folders (searched with their subfolders), patterns such as
@@ -116,7 +116,7 @@ def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
 
 
 def _expand(entry: str) -> list[tuple[str, str]]:
-    """Return the files that an input stands for, and how their results are called."""
+    """Return the files of an input and the names of their results."""
     path = Path(entry)
     if path.is_dir():
         files = sorted(file for file in path.rglob('*') if file.suffix.lower() in IMAGES + VIDEOS)
@@ -149,7 +149,7 @@ def _kind(path: str) -> str:
 
 
 def _unused(name: str, used: set[str]) -> str:
-    """Leave out the suffix; keep it, or add a number, where two files have the same name."""
+    """Remove the suffix; keep it or add a number if two files have the same name."""
     path = PurePosixPath(name.partition('?')[0])
     stem = path.with_suffix('').as_posix()
     choices = [stem, path.as_posix().replace('.', '_')]

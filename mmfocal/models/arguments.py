@@ -14,12 +14,12 @@ ARCH_KEYS = ('embed_dims', 'depths', 'num_heads')
 
 
 def is_int(value: object) -> TypeGuard[int]:
-    """Whether it is an int, and no bool."""
+    """Return whether the value is an int and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is an int or a float, and no bool."""
+    """Return whether the value is an int or a float and not a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -30,14 +30,14 @@ def require(condition: bool, name: str, allowed: str, value: object) -> None:
 
 
 def parse_ints(name: str, value: Any, allowed: str) -> tuple[int, ...]:
-    """A sequence of ints as a tuple."""
+    """Return a sequence of ints as a tuple."""
     is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
     require(is_sequence and all(map(is_int, value)), name, allowed, value)
     return tuple(value)
 
 
 def per_stage(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
-    """An argument given per stage; a single int serves all four."""
+    """Return an argument per stage; a single int applies to all four."""
     allowed = 'an int or four ints, one per stage'
     if isinstance(value, int) and is_int(value):
         return (value,) * 4
@@ -49,7 +49,7 @@ def per_stage(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
 def parse_arch(
     arch: str | dict, zoo: dict[str, dict]
 ) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Width, depths and heads of ``arch``: a name in ``zoo`` or a dict."""
+    """Return width, depths and heads of ``arch``, a name in ``zoo`` or a dict."""
     if isinstance(arch, str):
         require(arch in zoo, 'arch', f'one of {", ".join(zoo)}', arch)
         arch = zoo[arch]
@@ -72,7 +72,7 @@ def parse_arch(
 
 
 def parse_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-    """Stages whose maps are returned."""
+    """Return the stages whose maps are returned."""
     allowed = 'a sequence of rising stages in 0..3'
     indices = parse_ints('out_indices', out_indices, allowed)
     is_valid = bool(indices) and set(indices) <= set(range(4))
@@ -81,7 +81,7 @@ def parse_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
 
 
 def parse_grid(name: str, size: int | Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of a token grid; an int stands for both."""
+    """Return rows and columns of a token grid; an int is used for both."""
     allowed = 'an int or (rows, columns), positive'
     grid = (size, size) if isinstance(size, int) else parse_ints(name, size, allowed)
     require(len(grid) == 2 and min(grid) > 0, name, allowed, size)
@@ -93,7 +93,7 @@ def _is_rate(value: object) -> bool:
 
 
 def check_options(options: dict[str, Any], embed_dims: int) -> None:
-    """Check arguments that are used as they are given; the width limits ``mlp_ratio``."""
+    """Check the arguments that are used unchanged; the width limits ``mlp_ratio``."""
     least = 1 / embed_dims
     checks: dict[str, tuple[Callable[[Any], bool], str]] = {
         'in_channels': (lambda x: is_int(x) and x > 0, 'a positive int'),
@@ -124,7 +124,7 @@ def stage_geometries(
     focal_windows: int | Sequence[int],
     expand_sizes: int | Sequence[int],
 ) -> list[FocalGeometry]:
-    """The key set of each stage."""
+    """Return the geometry of each stage."""
     arguments = dict(
         window_size=('window_size', window_size),
         expand_size=('expand_sizes', expand_sizes),

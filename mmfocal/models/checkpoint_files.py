@@ -26,20 +26,20 @@ NO_WEIGHTS = """{path} does not exist. The released weights are no longer public
   3. train them on ImageNet-1K: tools/train.py configs/classification/focal_t_in1k.py
   4. start from scratch: --cfg-options model.backbone.init_cfg=None"""
 SUFFIXES = ('.pth', '.safetensors')
-HUB = 'hf-hub:'  # as timm says
+HUB = 'hf-hub:'  # timm's prefix
 
 
 def _history_method(owner: type, name: str) -> Any:
-    """What a checkpoint's ``getattr`` may look up: the statistics of a HistoryBuffer."""
+    """Replace ``getattr`` in a checkpoint: only a HistoryBuffer's statistics are allowed."""
     if owner is not HistoryBuffer or name.startswith('_'):
         raise UnpicklingError(f'GLOBAL builtins.getattr({owner!r}, {name!r}) is not allowed')
     return getattr(owner, name)
 
 
 def _training_globals() -> AbstractContextManager:
-    """Let the restricted unpickler read what MMEngine's training checkpoints hold.
+    """Allow the restricted unpickler to load the objects in MMEngine's training checkpoints.
 
-    These are numpy scalars and HistoryBuffers. PyTorch < 2.6 cannot be told so.
+    These are NumPy scalars and HistoryBuffers. PyTorch < 2.6 has no such setting.
     """
     if digit_version(torch.__version__) < digit_version('2.6.0'):
         return nullcontext()
@@ -58,7 +58,7 @@ def _training_globals() -> AbstractContextManager:
 
 
 def _hub_address(name: str) -> str:
-    """Address of ``OWNER/NAME[@REVISION]``'s weights on the Hugging Face Hub."""
+    """Return the address of ``OWNER/NAME[@REVISION]``'s weights on the Hugging Face Hub."""
     repository, _, revision = name.partition('@')
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', repository):
         raise ValueError(f'{HUB}{name}: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION')
@@ -69,7 +69,7 @@ def _hub_address(name: str) -> str:
 def _download(address: str) -> Path:
     """Download once, into the folder of ``torch.hub``."""
     scheme, place = address.split('://', 1)
-    name = place.split('?')[0].replace('/', '_')  # model.safetensors alone would not do
+    name = place.split('?')[0].replace('/', '_')  # 'model.safetensors' alone is not unique
     path = Path(torch.hub.get_dir(), 'checkpoints', name)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def _download(address: str) -> Path:
 
 
 def _local_path(name: str) -> Path:
-    """Where the file lies, after downloading it if it has an address."""
+    """Return the local path of the file; a remote file is downloaded first."""
     if name.startswith(HUB):
         return _download(_hub_address(name.removeprefix(HUB)))
     if '://' in name:
@@ -181,15 +181,15 @@ def sample(keys: list[str], state: StateDict, count: int = 4) -> str:
 
 
 def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
-    """Write a checkpoint; its name ends with what it is.
+    """Write a checkpoint in the format that its suffix names.
 
     Args:
-        content: For ``.pth`` the whole file; for ``.safetensors`` only the tensors of
-            ``tensors_of`` are kept, and of ``meta`` the names of the classes.
-        path: File to write, whole or not at all; its folder is made.
+        content: Content of the file. ``.safetensors`` keeps only the tensors of ``tensors_of``
+            and the class names in ``meta``.
+        path: File to write, atomically; its folder is created.
 
     Raises:
-        ValueError: If the name ends with something else.
+        ValueError: If the suffix is another one.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -199,7 +199,7 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     if path.suffix == '.safetensors':
         from safetensors.torch import save_file
 
-        # copies, since safetensors refuses tensors that share memory
+        # cloned, because safetensors rejects tensors that share memory
         state = {k: v.clone().contiguous() for k, v in tensors_of(content, str(path)).items()}
         classes = content.get('meta', {}).get('dataset_meta', {}).get('classes', ())
         save_file(state, partial, dict(format='pt', classes=json.dumps(classes)))

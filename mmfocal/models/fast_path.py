@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which way a block is computed: as written, or by a faster path of its device.
+"""Choice between the standard forward pass of a block and the fast path of its device.
 
-A fast path computes what the layers hold, not what they do. So it takes exactly stock blocks:
-subclasses, wrapped, hooked, pruned, parametrized or quantized layers run as written.
+A fast path reads the parameters of the layers and does not call the layers. It therefore accepts
+stock blocks only: subclassed, wrapped, hooked, pruned, parametrized and quantized layers take the
+standard forward pass.
 """
 
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
@@ -22,16 +23,16 @@ from mmfocal.ops.focal_attention.impl import triton
 from .layers import DropPath, FcPool, Mlp
 
 if TYPE_CHECKING:
-    from .focal_transformer import FocalBlock  # which imports this module
+    from .focal_transformer import FocalBlock  # circular at run time
 
 _TRITON_STEPS = Steps(triton.pool_tokens)
 _LAYERS = (nn.LayerNorm, nn.Linear, nn.GELU, nn.Dropout)
 _CONTAINERS = (nn.ModuleList, nn.ParameterList)
-_STOCK: dict[type, dict[str, object]] = {}  # types of parts, and their methods at first
+_STOCK: dict[type, dict[str, object]] = {}  # types of layers, and their original methods
 
 
 def _methods(cls: type) -> dict[str, object]:
-    """What calling an object of the type may run; constructors, which torch.compile wraps, not."""
+    """Return the methods of a type, except constructors, which torch.compile wraps."""
     return {
         name: value
         for name, value in vars(cls).items()
@@ -40,7 +41,7 @@ def _methods(cls: type) -> dict[str, object]:
 
 
 def register_stock(*types: type) -> None:
-    """Take types as stock parts of a block, with the methods that they have now."""
+    """Register types as stock layers of a block, with their present methods."""
     _STOCK.update((cls, _methods(cls)) for cls in types)
 
 
@@ -50,13 +51,13 @@ _MODULE_METHODS = {name: vars(nn.Module)[name] for name in _CALLS if name in var
 
 
 def _is_patched(cls: type, methods: dict[str, object]) -> bool:
-    """Whether a method of a type was replaced."""
+    """Whether a method of a type has been replaced."""
     now = vars(cls)
     return any(now.get(name) is not value for name, value in methods.items())
 
 
 def _has_stock_methods(module: nn.Module) -> bool:
-    """Whether nothing on the object, such as a hook, changes what calling it runs."""
+    """Whether calling the object runs its stock methods, without hooks or overrides."""
     state = vars(module).keys()
     is_replaced = not (
         state.isdisjoint(_STOCK[type(module)]) and state.isdisjoint(_MODULE_METHODS)
@@ -65,7 +66,7 @@ def _has_stock_methods(module: nn.Module) -> bool:
 
 
 def _has_stock_parts(block: Any) -> bool:
-    """Whether the parts of a block are of the types that it is made with."""
+    """Whether the layers of a block have their stock types."""
     if not (hasattr(block, 'attn') and hasattr(block.attn, 'qkv') and type(block.mlp) is Mlp):
         return False
     attn, mlp = block.attn, block.mlp
@@ -87,8 +88,8 @@ def _is_active(dropout: nn.Dropout) -> bool:
     return dropout.p > 0 and dropout.training
 
 
-def is_stock(block: Any) -> TypeGuard['FocalBlock']:  # Any: this finds out what it has
-    """Whether a block and all its parts are exactly stock, and their parameters dense tensors."""
+def is_stock(block: Any) -> TypeGuard['FocalBlock']:  # Any: the attributes are checked here
+    """Return whether a block and its layers are stock and all parameters are dense tensors."""
     modules = list(block.modules())
     types = set(map(type, modules))
     return (
@@ -103,7 +104,7 @@ def is_stock(block: Any) -> TypeGuard['FocalBlock']:  # Any: this finds out what
 
 
 def _drops(block: 'FocalBlock') -> bool:
-    """Whether a dropout is active; stochastic depth is none."""
+    """Whether a dropout layer is active; stochastic depth does not count."""
     attn = block.attn
     drops_weights = attn.training and attn.attn_drop > 0
     return bool(drops_weights) or _is_active(attn.proj_drop) or _is_active(block.mlp.drop)
@@ -114,7 +115,7 @@ def _affine(layer: nn.Linear | nn.LayerNorm) -> Affine:
 
 
 def block_parameters(block: 'FocalBlock') -> BlockParameters:
-    """What a stock block computes with."""
+    """Return the parameters of a stock block."""
     attn, mlp = block.attn, block.mlp
     return BlockParameters(
         norm1=_affine(block.norm1),
@@ -137,7 +138,7 @@ def block_parameters(block: 'FocalBlock') -> BlockParameters:
 
 
 def _tensors(p: BlockParameters) -> list[Tensor]:
-    """All tensors of a block, whether or not they are registered as its parameters."""
+    """Return all tensors of a block, registered as parameters or not."""
     layers = (p.norm1, *p.pool, p.qkv, p.proj, p.norm2, p.fc1, p.fc2)
     tensors = [x for layer in layers for x in layer] + [p.gamma1, p.gamma2]
     return [x for x in (*tensors, *bias_tables(p.bias)) if x is not None]
@@ -156,7 +157,7 @@ def _run_on_cpu(block: 'FocalBlock', x: Tensor, shift: int) -> Tensor:
 
 
 def _path_of(block: 'FocalBlock', x: Tensor) -> str | None:
-    """The fast path that the device and the chosen backend allow a stock block, if any."""
+    """Return the fast path that device and backend support for a stock block, or None."""
     impl, device = resolve_impl(block.attn.impl), x.device.type
     if device == 'cpu' and impl in ('auto', 'chunked'):
         return None if memory.unsupported_reasons([x, *block.parameters()]) else 'cpu'
@@ -168,7 +169,7 @@ def _path_of(block: 'FocalBlock', x: Tensor) -> str | None:
 
 
 def call_block(block: nn.Module, x: Tensor) -> Tensor:
-    """``block(x)``, by a fast path where one computes the same: ``(B, H, W, C)`` both."""
+    """Return ``block(x)``, by a fast path if one applies: ``(B, H, W, C)`` -> same shape."""
     is_plain = compat.is_recorded() or compat.are_transforms_active() or x.numel() == 0
     if is_plain or not is_stock(block) or _drops(block):
         return block(x)

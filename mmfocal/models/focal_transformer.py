@@ -4,15 +4,15 @@
 `Focal Self-attention for Local-Global Interactions in Vision Transformers
 <https://arxiv.org/abs/2107.00641>`_ (NeurIPS 2021).
 
-Differs from the released classification code (https://github.com/microsoft/Focal-Transformer) in:
+Differences from the released classification code (https://github.com/microsoft/Focal-Transformer):
 
-* any input size: maps are padded at run time, nothing stores a resolution;
-* window, expand and shift are configuration, not shrunk to the map's size. For 224-pixel
+* inputs of any size are accepted: maps are padded at run time, and no module stores a resolution;
+* window, expand and shift sizes are configured, not reduced to the map's size. For 224-pixel
   checkpoints set ``expand_sizes=(3, 3, 3, 0)``;
 * one output norm per stage (``norm0`` ... ``norm3``) instead of a final ``norm``, and no head;
-* attention is a function with several backends (``mmfocal.ops.focal_attention``), and a stage
-  may compute stock blocks by a faster path (``fast_path``);
-* index buffers do not exist, so checkpoints hold parameters only.
+* attention is a function with several backends (``mmfocal.ops.focal_attention``), and stages
+  may run stock blocks through a fast path (``fast_path``);
+* there are no index buffers, so checkpoints contain parameters only.
 
 Shapes: ``B`` batch, ``H, W`` token map of a stage, ``C`` channels, ``h`` heads, ``T`` all tokens.
 """
@@ -125,7 +125,7 @@ class FocalAttention(nn.Module):
 
     @property
     def bias(self) -> FocalBias:
-        """The relative position bias tables."""
+        """Relative position bias tables."""
         return FocalBias(
             self.relative_position_bias_table,
             self.relative_position_bias_table_to_neighbors,
@@ -133,7 +133,7 @@ class FocalAttention(nn.Module):
         )
 
     def reset_tables(self) -> None:
-        """Initialize the tables as the released code does: own zero, the others random."""
+        """Initialize the tables as in the released code: own zero, the others random."""
         nn.init.zeros_(self.bias.own)
         if self.bias.neighbors is not None:
             nn.init.trunc_normal_(self.bias.neighbors, std=0.02)
@@ -141,10 +141,10 @@ class FocalAttention(nn.Module):
             nn.init.trunc_normal_(table, std=0.02)
 
     def forward(self, tokens: Tensor, map_size: tuple[int, int], shift: int = 0) -> Tensor:
-        """Attend.
+        """Apply focal attention.
 
         Args:
-            tokens: ``(B, T, C)``, those of the map, row-major, then those of each coarse map.
+            tokens: ``(B, T, C)``: the tokens of the map, row-major, then of each coarse map.
             map_size: ``(H, W)``, multiples of the window.
             shift: By how many tokens the map is rolled.
 
@@ -171,8 +171,8 @@ class FocalBlock(nn.Module):
         num_heads: Heads h.
         geometry: The key set of a window.
         shift_size: By how many tokens the map is rolled; not on maps as small as a window.
-        pool_method: How coarse tokens are made.
-        mlp_ratio: Hidden channels of the MLP over C.
+        pool_method: Pooling to coarse tokens.
+        mlp_ratio: Hidden channels of the MLP, relative to C.
         drop: Dropout after the projection and both MLP layers.
         drop_path: Stochastic depth rate.
         layer_scale_init: Initial value of the residual scales; None for none.
@@ -210,7 +210,7 @@ class FocalBlock(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((dim,), float(layer_scale_init)))
 
     def effective_shift(self, height: int, width: int) -> int:
-        """A map that is not larger than a window is not shifted."""
+        """Return the shift for a map: 0 if the map is not larger than a window."""
         return 0 if min(height, width) <= self.geometry.window_size else self.shift_size
 
     def _pool(self, x: Tensor) -> Tensor:
@@ -222,7 +222,7 @@ class FocalBlock(nn.Module):
         return torch.cat([level.flatten(1, 2) for level in maps], dim=1)
 
     def _attend(self, x: Tensor) -> Tensor:
-        """Pad, roll, pool, attend, and undo: ``(B, H, W, C)`` -> ``(B, H, W, C)``."""
+        """Pad, roll, pool, attend, roll back and crop: ``(B, H, W, C)`` -> ``(B, H, W, C)``."""
         _, height, width, _ = x.shape
         shift = self.effective_shift(height, width)
         x = pad_to_multiple(x, self.geometry.window_size)
@@ -259,7 +259,7 @@ class FocalStage(nn.Module):
         expand_layer: Blocks that look beyond their window: ``'all'``, or all but those of
             ``'even'`` or ``'odd'`` index.
         use_shift: Shift the windows of odd blocks by half a window.
-        downsample: Makes the next stage's map; None in the last stage.
+        downsample: Downsampling to the next stage; None in the last stage.
         with_cp: Recompute blocks in the backward pass to save memory.
         **block_cfg: Further arguments of :class:`FocalBlock`.
     """
@@ -291,7 +291,7 @@ class FocalStage(nn.Module):
         self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, H, W, C)`` -> this stage's map and the next stage's input."""
+        """``(B, H, W, C)`` -> map of this stage and input of the next stage."""
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(call_block, block, x, use_reentrant=False)
@@ -325,13 +325,13 @@ class FocalTransformer(BaseModule):
         layer_scale_init: Initial residual scale (the released code uses 1e-4); None for none.
         abs_pos_embed_size: Token grid ``(rows, columns)``, or one side, of an absolute position
             embedding, resized bicubically to the input's; None for none.
-        mlp_ratio: Hidden over outer channels of the MLPs.
-        qkv_bias: Bias of queries, keys and values.
+        mlp_ratio: Hidden channels of the MLPs, relative to their input.
+        qkv_bias: Add a learnable bias to queries, keys and values.
         qk_scale: Replaces ``head_dim ** -0.5``; None, False and 0 keep it.
         drop_rate: Dropout after the position embedding, the projections and the MLP layers.
         attn_drop_rate: Dropout on attention weights.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0.
-        out_indices: Stages whose maps are returned, rising. Later stages do not run.
+        out_indices: Stages whose maps are returned, ascending. Later stages do not run.
         frozen_stages: Parameters frozen from construction on: -1 none, 0 the stem, i the stem and
             the first i stages.
         norm_eval: Keep normalization layers in evaluation mode while training.
@@ -340,7 +340,7 @@ class FocalTransformer(BaseModule):
         init_cfg: MMEngine initialization, e.g. ``dict(type='FocalPretrained', checkpoint=...)``.
 
     Raises:
-        ValueError: If an argument makes no sense; names it and what is allowed.
+        ValueError: If an argument is invalid; names the argument and the allowed values.
     """
 
     arch_zoo = {
@@ -421,9 +421,9 @@ class FocalTransformer(BaseModule):
         return nn.Parameter(nn.init.trunc_normal_(embed, std=0.02))
 
     def _freeze_stages(self) -> None:
-        """Stop gradients into, and dropout in, the stem and the first stages.
+        """Freeze the stem and the first stages: no gradients, evaluation mode.
 
-        Stages behind the last output never run: distributed training would find them unused.
+        Stages after the last output never run and would be unused in distributed training.
         """
         last = self.out_indices[-1]
         unused = [*self.layers[last + 1 :], self.layers[last].downsample]
@@ -439,7 +439,7 @@ class FocalTransformer(BaseModule):
             self.absolute_pos_embed.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'FocalTransformer':
-        """Set the mode, keeping frozen stages and, with ``norm_eval``, norms in evaluation."""
+        """Set the mode; frozen stages and, with ``norm_eval``, norms stay in evaluation mode."""
         super().train(mode)
         self._freeze_stages()
         if self.norm_eval:
@@ -449,15 +449,15 @@ class FocalTransformer(BaseModule):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter, for layer-wise learning rate decay.
+        """Return the depth of a parameter, for layer-wise learning rate decay.
 
         Args:
             param_name: Name of the parameter, with ``prefix``.
-            prefix: What the backbone's parameters are called under, e.g. ``'backbone.'``.
+            prefix: Prefix of the backbone's parameters, e.g. ``'backbone.'``.
 
         Returns:
-            Depth (0: the stem; then one per block, a downsampling counting with the block before
-            it; the last: all else) and the number of depths.
+            Depth of the parameter and number of depths. The stem has depth 0; each block has its
+            own, shared with a following downsampling; all other parameters have the last one.
         """
         num_depths = sum(self.depths) + 2
         name = param_name.removeprefix(prefix).split('.')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of the backbone around the attention; shapes as in ``focal_transformer``."""
+"""Layers of the backbone around the attention; shapes as in ``focal_transformer``."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,8 +10,8 @@ from mmfocal import compat
 def pad_or_crop(x: Tensor, height: int, width: int) -> Tensor:
     """Zero-pad or crop ``(B, H, W, C)`` on the bottom and right."""
     rows, cols = height - x.shape[1], width - x.shape[2]
-    # Compiled, no view: whether that is contiguous would depend on the size, and the code with it.
-    # Traced, no choice: it would hold for all sizes.
+    # A recorded graph always pads. Whether a cropped view is contiguous depends on the size, so a
+    # compiler would specialize on it, and a trace would fix this branch for all sizes.
     if compat.is_recorded() or rows > 0 or cols > 0:
         return F.pad(x, (0, 0, 0, cols, 0, rows))
     return x[:, :height, :width]
@@ -19,7 +19,7 @@ def pad_or_crop(x: Tensor, height: int, width: int) -> Tensor:
 
 def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     """Zero-pad ``(B, H, W, C)`` on the bottom and right to multiples of ``divisor``."""
-    # not size + -size % divisor, which does not simplify to a multiple if the size is a symbol
+    # not size + -size % divisor: with a symbolic size this does not simplify to a multiple
     return pad_or_crop(x, *((n + divisor - 1) // divisor * divisor for n in x.shape[1:3]))
 
 
@@ -65,8 +65,8 @@ class FcPool(nn.Linear):
     def forward(self, cells: Tensor) -> Tensor:
         """``(B, rows, cell, cols, cell, C)`` -> ``(B, rows, cols, C)``.
 
-        A product per row of a cell, since channels lie next to each other: as the input of a
-        linear layer, positions would have to, and the map would be copied to that end.
+        Each row of a cell is multiplied separately, because channels are contiguous in memory. A
+        linear layer over positions would need contiguous positions and would copy the map.
         """
         weight = self.weight.view(self.cell, 1, 1, self.cell)
         by_row = weight @ cells  # (B, rows, cell, cols, 1, C)
@@ -74,7 +74,7 @@ class FcPool(nn.Linear):
 
 
 def make_pool_layer(method: str, dim: int, cell: int) -> nn.Module:
-    """What turns a ``cell x cell`` patch of tokens into one coarse token (paper: ``'fc'``)."""
+    """Return a layer that pools ``cell x cell`` tokens to one coarse token (paper: ``'fc'``)."""
     layers = {
         'fc': lambda: FcPool(cell),
         'conv': lambda: nn.Conv2d(dim, dim, cell, stride=cell, groups=dim),
@@ -87,14 +87,14 @@ def make_pool_layer(method: str, dim: int, cell: int) -> nn.Module:
 def pool_cells(x: Tensor, pool: nn.Module, cell: int, grid: tuple[int, int]) -> Tensor:
     """Pool a token map to a grid of coarse tokens.
 
-    What does not divide into cells (``w = 7`` has no 2x2 cells of whole tokens) is trimmed from
-    the border of the map, as evenly as possible.
+    A map whose size is not a multiple of the cell (``w = 7``, cells of 2x2) is trimmed at its
+    border, as evenly as possible.
 
     Args:
         x: ``(B, H, W, C)``.
         pool: A layer of :func:`make_pool_layer`.
         cell: Side of a cell, in tokens.
-        grid: Cells down and across.
+        grid: Number of cells, vertically and horizontally.
 
     Returns:
         ``(B, *grid, C)``.
@@ -108,7 +108,7 @@ def pool_cells(x: Tensor, pool: nn.Module, cell: int, grid: tuple[int, int]) -> 
 
 
 def init_linear(module: nn.Module) -> None:
-    """Initialize linear layers, pooling included, as the released code does."""
+    """Initialize linear layers, including pooling, as in the released code."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: reading them safely, resizing what depends on geometry, and refusing half a fit.
+"""Load checkpoints safely, resize parameters to another geometry, and reject partial matches.
 
-Accepted are files of the released code, of this backbone, and of whole detectors, segmentors and
-classifiers around it. ``docs/checkpoints.md`` tells what is resized and how.
+Files of the released code, of this backbone, and of whole detectors, segmentors and classifiers
+around it are accepted. ``docs/checkpoints.md`` describes which parameters are resized and how.
 """
 
 import math
@@ -21,30 +21,30 @@ from .checkpoint_files import StateDict, read_checkpoint, sample, tensors_of
 from .focal_transformer import FocalTransformer
 from .resizing import resize_coarse, resize_neighbors, resize_own, resize_pool, resize_pos_embed
 
-SWIN = 'swin:'  # how a checkpoint's name says that the file is Swin's
+SWIN = 'swin:'  # prefix of a checkpoint that is a Swin Transformer's
 _ANCHOR = 'layers.0.blocks.0.attn.qkv.weight'
 _BLOCK = re.compile(r'layers\.(\d+)\.blocks\.(\d+)\.')
 _INDEX_BUFFER = re.compile(r'.*\b(relative_position_index|valid_ind|attn_mask)\w*')
 _NEIGHBORS = 'attn.relative_position_bias_table_to_neighbors'
-# What a file may hold beyond the model: the model's configuration decides whether it is used.
+# Parameters that a file may hold beyond the model's; the configuration decides on their use.
 _UNUSED = re.compile(
     rf'norm[0-3]?\.\w+|head\..*|layers\.\d+\.blocks\.\d+\.{re.escape(_NEIGHBORS)}'
 )
-# What a whole model's file may hold beyond it: numbers that the model computes itself.
+# Entries that a whole model's file may hold beyond the model's: buffers that are recomputed.
 _DERIVED = re.compile(
     rf'{_INDEX_BUFFER.pattern}|(.*\.)?num_batches_tracked|data_preprocessor\.(mean|std)'
 )
 
 
 def backbone_part(state: StateDict, path: str) -> StateDict:
-    """Pick the backbone's parameters and strip their prefix (``backbone.`` or any other).
+    """Select the backbone's parameters and strip their prefix (``backbone.`` or any other).
 
     Args:
         state: All parameters of a file.
         path: Its name, for errors.
 
     Returns:
-        Parameters under the names that ``FocalTransformer`` has.
+        Parameters by their names in ``FocalTransformer``.
 
     Raises:
         ValueError: If the file holds no such backbone, or several.
@@ -71,7 +71,7 @@ def backbone_part(state: StateDict, path: str) -> StateDict:
 
 
 def _file_geometry(block: str, source: StateDict) -> FocalGeometry:
-    """Window and expand of a file's block, as its tables' shapes tell them."""
+    """Return window and expand size of a file's block, derived from the shapes of its tables."""
     rows = source[f'{block}attn.relative_position_bias_table'].shape[0]
     window = (math.isqrt(rows) + 1) // 2
     neighbors = source.get(f'{block}{_NEIGHBORS}')
@@ -80,9 +80,9 @@ def _file_geometry(block: str, source: StateDict) -> FocalGeometry:
 
 
 def _fit(key: str, source: StateDict, model: FocalTransformer) -> Tensor | None:
-    """The file's tensor in another geometry; None if the tensor must start fresh.
+    """Return the file's tensor in the model's geometry; None if it has to be reinitialized.
 
-    Keys whose shape does not depend on geometry come back as they are.
+    Parameters whose shape does not depend on the geometry are returned unchanged.
     """
     value = source[key]
     if key == 'absolute_pos_embed':
@@ -90,7 +90,7 @@ def _fit(key: str, source: StateDict, model: FocalTransformer) -> Tensor | None:
     block = _BLOCK.match(key)
     if not block:
         return value
-    stage: Any = model.layers[int(block[1])]  # Any: PyTorch does not know what a list holds
+    stage: Any = model.layers[int(block[1])]  # Any: a ModuleList has no element type
     geometry = stage.blocks[int(block[2])].geometry
     name = key.removeprefix(block[0])
     if name == 'attn.relative_position_bias_table':
@@ -106,7 +106,7 @@ def _fit(key: str, source: StateDict, model: FocalTransformer) -> Tensor | None:
 
 
 def _describe(state: StateDict) -> dict[str, int]:
-    """Width, and blocks and heads of each stage, as the shapes tell them."""
+    """Return width, and blocks and heads of each stage, derived from the shapes."""
     found = {}
     if 'patch_embed.proj.weight' in state:
         found['embed_dims'] = state['patch_embed.proj.weight'].shape[0]
@@ -123,9 +123,9 @@ def _describe(state: StateDict) -> dict[str, int]:
 def _may_start_fresh(key: str, source: StateDict, may_lack: re.Pattern | None) -> bool:
     """Whether a parameter may be absent from a file.
 
-    An output norm may, and a neighbour table if the file's blocks of that stage and parity
-    (``expand_layer``) have none: they did not look beyond their window. So may what a Swin does
-    not have.
+    Output norms may be absent. A neighbor table may be absent if the file's blocks of the same
+    stage and parity (``expand_layer``) have none, because they do not attend neighbor keys.
+    Parameters that a Swin Transformer lacks may be absent from its file.
     """
     if may_lack and may_lack.fullmatch(key):
         return True
@@ -143,21 +143,21 @@ def _may_start_fresh(key: str, source: StateDict, may_lack: re.Pattern | None) -
 
 
 def _is_classifier(source: StateDict) -> bool:
-    """Whether a file of this project has the norm of the last stage alone.
+    """Whether a file of this project has the output norm of the last stage only.
 
-    A dense model's output norms start fresh, whether the classifier comes from here (``norm3``) or
-    from the released code (``norm``).
+    The output norms of a dense model are reinitialized, both for classifiers of this project
+    (``norm3``) and of the released code (``norm``).
     """
     norms = {name[4] for name in source if re.match(r'norm[0-3]\.', name)}
     return norms == {'3'}
 
 
 class Match(NamedTuple):
-    """What a file gives to a model.
+    """Tensors that a file provides for a model.
 
     Attributes:
-        copied: Tensors taken as they are, by the model's names.
-        resized: Tensors that were resized, by the model's names.
+        copied: Unchanged tensors, by the model's names.
+        resized: Resized tensors, by the model's names.
         fresh: Names that keep their initial values.
     """
 
@@ -169,19 +169,19 @@ class Match(NamedTuple):
 def match(
     source: StateDict, model: FocalTransformer, path: str, may_lack: re.Pattern | None = None
 ) -> Match:
-    """Fit a file's parameters to a backbone, without changing the backbone.
+    """Match a file's parameters to a backbone, without changing the backbone.
 
     Args:
         source: Parameters of :func:`backbone_part`.
         model: The backbone.
         path: Name of the file, for errors.
-        may_lack: Further parameters that start fresh where they are absent or differ in shape.
+        may_lack: Further parameters that keep their initial values if absent or of another shape.
 
     Returns:
-        What to load.
+        The tensors to load.
 
     Raises:
-        ValueError: If the file is of another model; says what was expected and found.
+        ValueError: If the file is of another model; names what was expected and found.
     """
     source = {key: value for key, value in source.items() if not _INDEX_BUFFER.fullmatch(key)}
     if model.out_indices == (3,) and 'norm3.weight' not in source:
@@ -215,7 +215,7 @@ def match(
 def _check_same_model(
     source: StateDict, target: StateDict, path: str, may_lack: re.Pattern | None
 ) -> None:
-    """Refuse a file of another width or depth, and one with keys missing or left over."""
+    """Reject a file of another width or depth, or with missing or unexpected keys."""
     theirs, ours = _describe(source), _describe(target)
     differences = [
         f'the file has {theirs.get(what, 0)} {what}, the model {ours.get(what, 0)}'
@@ -235,8 +235,8 @@ def _check_same_model(
 
 
 def _grouped(entries: dict[str, str]) -> str:
-    """List keys with all blocks and stages of a kind as one glob: a line stays a line."""
-    stages: dict[str, dict[str, None]] = {}  # of each name with a hole for the stage
+    """List keys in one line; a glob replaces the indices of blocks and stages."""
+    stages: dict[str, dict[str, None]] = {}  # by name with a placeholder for the stage
     for key, note in entries.items():
         name = re.sub(r'blocks\.\d+', 'blocks.*', key) + note
         match = re.match(r'layers\.(\d)', name)
@@ -250,7 +250,7 @@ def _grouped(entries: dict[str, str]) -> str:
 
 
 def _load(module: nn.Module, checkpoint: str, allow_pickle: bool, is_swin: bool) -> None:
-    """Load a file into a backbone and log one line; ``FocalPretrained`` and ``SwinPretrained``."""
+    """Load a file into a backbone and log one line, for both initializers."""
     if not isinstance(module, FocalTransformer):
         raise TypeError(
             f'{"Swin" if is_swin else "Focal"}Pretrained is for the init_cfg of a '
@@ -291,7 +291,7 @@ class FocalPretrained:
     Args:
         checkpoint: Local path or address of a file of the released code, of this backbone, or of
             a whole model around it, ``.pth`` or safetensors; ``hf-hub:OWNER/NAME`` for the Hugging
-            Face Hub. ``swin:`` before it means that ``SwinPretrained`` is to load it.
+            Face Hub. With the prefix ``swin:``, ``SwinPretrained`` loads the file.
         allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
     """
 
@@ -306,7 +306,7 @@ class FocalPretrained:
             module: The backbone.
 
         Raises:
-            TypeError: If ``module`` is no ``FocalTransformer``.
+            TypeError: If ``module`` is not a ``FocalTransformer``.
             FileNotFoundError: If the file does not exist.
             ValueError: If the file is damaged or does not fit; the module is then unchanged.
         """
@@ -318,9 +318,10 @@ class FocalPretrained:
 class SwinPretrained(FocalPretrained):
     """MMEngine initializer: start a ``FocalTransformer`` from a Swin Transformer of its size.
 
-    Use it as the backbone's ``init_cfg=dict(type='SwinPretrained', checkpoint=...)``. What both
-    have is copied, patch merging becomes a convolution, and what Swin lacks (pooling, bias tables
-    of neighbors and coarse levels, norms after downsampling) starts fresh.
+    Use it as the backbone's ``init_cfg=dict(type='SwinPretrained', checkpoint=...)``. Parameters
+    that both models have are copied, and patch merging is converted to a convolution. Parameters
+    that Swin lacks (pooling, bias tables of neighbor and coarse keys, norms after downsampling)
+    keep their initial values.
 
     Args:
         checkpoint: Local path or address of a file of the original code, timm, mmpretrain, mmdet
@@ -343,7 +344,7 @@ def convert_upstream(state: StateDict) -> StateDict:
         state: Parameters of any model.
 
     Returns:
-        The renamed parameters; other models' come back as they are.
+        The renamed parameters; those of other models are returned unchanged.
     """
     if _ANCHOR not in state or 'head.weight' not in state:
         return state
@@ -356,7 +357,7 @@ def convert_upstream(state: StateDict) -> StateDict:
 
 
 def convert_to_upstream(state: StateDict, path: str) -> StateDict:
-    """Rename a classifier's parameters to those of the released code; undo ``convert_upstream``.
+    """Rename a classifier's parameters to those of the released code (inverse conversion).
 
     Args:
         state: Parameters of mmpretrain's ``ImageClassifier`` around a ``FocalTransformer``.
@@ -384,7 +385,7 @@ def convert_to_upstream(state: StateDict, path: str) -> StateDict:
 
 
 def load_whole_model(model: nn.Module, state: StateDict, path: str) -> None:
-    """Load a whole model, all of it.
+    """Load a whole model strictly.
 
     Args:
         model: Detector, segmentor or classifier.
@@ -392,7 +393,7 @@ def load_whole_model(model: nn.Module, state: StateDict, path: str) -> None:
         path: Name of the file, for errors and the log.
 
     Raises:
-        ValueError: If a parameter is missing, left over or of another shape.
+        ValueError: If a parameter is missing, unexpected or of another shape.
     """
     target = model.state_dict()
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters whose shape depends on geometry, in another geometry: ``docs/checkpoints.md``."""
+"""Resize parameters whose shape depends on the geometry, see ``docs/checkpoints.md``."""
 
 import math
 
@@ -40,7 +40,7 @@ def resize_pool(weight: Tensor, cell: int) -> Tensor:
     grid = weight if weight.ndim == 4 else weight.unflatten(1, (math.isqrt(weight.shape[1]),) * 2)
     old = grid.reshape(-1, *grid.shape[-2:])
     new = _interpolate(old, (cell, cell)) * (old.shape[-1] / cell) ** 2
-    # what is still missing is spread evenly: a factor would explode where the sum is near zero
+    # the remaining difference is spread evenly, because a factor diverges for sums near zero
     new = new + (old.sum((1, 2), keepdim=True) - new.sum((1, 2), keepdim=True)) / cell**2
     return new[:, None] if weight.ndim == 4 else new.flatten(1)
 
@@ -55,17 +55,18 @@ def resize_pos_embed(embed: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _stretch(old: int, new: int) -> Tensor:
-    """Matrix of linear interpolation from ``old`` to ``new`` places: ``(new, old)``."""
+    """Return the linear interpolation matrix from ``old`` to ``new`` places: ``(new, old)``."""
     return F.interpolate(torch.eye(old)[None], new, mode='linear', align_corners=False)[0].t()
 
 
 def resize_neighbors(table: Tensor, old: FocalGeometry, new: FocalGeometry) -> Tensor | None:
     """Resize a neighbor table to another window or expand size.
 
-    A token's bias, composed if the token is attended twice, is put at its place in the square of
-    side ``R = w + 2e`` around the window. Each of the eight parts of that square (four edges,
-    four corners) is interpolated on its own, and so are the queries. A token that is attended
-    twice afterwards gets the result less ``log 2`` twice, which composes to the result.
+    The bias of each token is placed in the square of side ``R = w + 2e`` around the window; a
+    token that is attended twice has its combined bias. Each of the eight parts of that square
+    (four edges, four corners) is interpolated separately, and so are the queries. A token that is
+    attended twice in the new geometry gets the result minus ``log 2`` in both entries, so that
+    its combined bias equals the result.
 
     Args:
         table: ``(1, h, w*w, 4(w^2-(w-e)^2))`` of ``old``.
@@ -92,7 +93,7 @@ def resize_neighbors(table: Tensor, old: FocalGeometry, new: FocalGeometry) -> T
 
 
 def _places(geometry: FocalGeometry) -> list[int]:
-    """Place of each neighbor key in the square of side ``w + 2e``, in the table's order."""
+    """Return the place of each neighbor key in the square of side ``w + 2e``, in table order."""
     w, e = geometry.window_size, geometry.expand_size
     return [
         (position // w + move.rows + e) * geometry.regions[0].size + position % w + move.cols + e

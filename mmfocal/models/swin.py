@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Swin Transformers under the names that ``FocalTransformer`` gives to the same parameters.
+"""Conversion of Swin Transformer checkpoints to the parameter names of ``FocalTransformer``.
 
-A Focal block is a Swin block that sees more: queries, keys, values, projections, MLPs, norms and
-the bias tables of the own window have the same names, shapes and meaning. Three families of files
-differ in names and in how the four tokens that a downsampling merges are ordered:
+A Focal block extends a Swin block: queries, keys, values, projections, MLPs, norms and the bias
+tables of the window have the same names, shapes and meaning. Three families of files differ in
+names and in the order of the four tokens that patch merging concatenates:
 
 * the original code: ``layers.0.blocks.0.attn.qkv``, a downsampling at the end of its stage;
 * timm: the same, but a downsampling is at the start of the next stage;
@@ -27,8 +27,8 @@ _RENAMED = (
     (re.compile(r'^patch_embed\.projection\.'), 'patch_embed.proj.'),
 )
 _MERGE = re.compile(r'layers\.(\d)\.downsample\.reduction\.weight')
-TRAITS = ('.downsample.reduction.', '.attn.w_msa.')  # what only Swin's names contain
-# What no Swin has, or has in another shape.
+TRAITS = ('.downsample.reduction.', '.attn.w_msa.')  # substrings of Swin's names only
+# Parameters that Swin Transformers lack or have in another shape.
 MAY_LACK = re.compile(
     r'norm[0-3]\.\w+|absolute_pos_embed|patch_embed\.proj\.weight'
     r'|layers\.\d\.downsample\.(pre_norm|norm|proj)\.\w+'
@@ -45,18 +45,19 @@ _OTHERS = {
 def merge_to_conv(
     reduction: Tensor, norm_weight: Tensor, norm_bias: Tensor, is_unfolded: bool
 ) -> tuple[Tensor, Tensor]:
-    """Turn Swin's patch merging into the convolution of a Focal downsampling.
+    """Convert Swin's patch merging to the convolution of a Focal downsampling.
 
-    Swin normalizes the four merged tokens, then reduces them; Focal convolves, then normalizes.
-    The norm's scale, shift and subtraction of the mean are linear and go into the convolution.
-    Its division by the standard deviation stays out; the norm that follows undoes such factors.
+    Swin normalizes the four merged tokens and then reduces them; Focal convolves and then
+    normalizes. Scale, shift and mean subtraction of the norm are linear and are folded into the
+    convolution. The division by the standard deviation is omitted, because the norm after the
+    convolution cancels such factors.
 
     Args:
         reduction: ``(2C, 4C)``.
         norm_weight: ``(4C,)``.
         norm_bias: ``(4C,)``.
-        is_unfolded: The ``4C`` inputs are ordered by channel, row and column, as OpenMMLab's are,
-            and not by column, row and channel.
+        is_unfolded: Whether the ``4C`` inputs are ordered by channel, row and column, as in
+            OpenMMLab's code, instead of by column, row and channel.
 
     Returns:
         Weight ``(2C, C, 2, 2)`` and bias ``(2C,)``.
@@ -71,7 +72,7 @@ def merge_to_conv(
 
 
 def _strip_prefix(state: StateDict, path: str) -> tuple[StateDict, bool]:
-    """The backbone's part of a file, and whether it has OpenMMLab's names."""
+    """Return the backbone's part of a file, and whether it has OpenMMLab's names."""
     anchors = [found for key in state if (found := _ANCHOR.fullmatch(key))]
     if len(anchors) != 1:
         raise ValueError(
@@ -87,9 +88,9 @@ def _strip_prefix(state: StateDict, path: str) -> tuple[StateDict, bool]:
 
 
 def _downsamplings(state: StateDict, is_unfolded: bool) -> StateDict:
-    """The downsamplings' parameters as Focal has them."""
+    """Return the parameters of the downsamplings in Focal's layout."""
     merges = {key: int(found[1]) for key in state if (found := _MERGE.fullmatch(key))}
-    is_timm = bool(merges) and 0 not in merges.values()  # stage 1 starts with what ends stage 0
+    is_timm = bool(merges) and 0 not in merges.values()  # downsampling at the start of stage 1
     converted = {}
     for key, stage in merges.items():
         norm = key.replace('reduction.weight', 'norm.')
@@ -107,7 +108,7 @@ def swin_to_focal(state: StateDict, path: str) -> StateDict:
         path: Its name, for errors.
 
     Returns:
-        What a ``FocalTransformer`` can take, by its names.
+        Parameters by their names in ``FocalTransformer``.
 
     Raises:
         ValueError: If the file holds no Swin Transformer, several, or another transformer.

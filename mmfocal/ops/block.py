@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A focal block as a function of its parameters, for the fast paths.
 
-Plain blocks call their layers (:mod:`mmfocal.models.focal_transformer`); this computes the same
-from what these layers hold, with steps that a device has faster operators for.
+The standard forward pass calls the layers (:mod:`mmfocal.models.focal_transformer`).
+:func:`run_block` computes the same from their parameters; devices replace steps by faster
+operators.
 """
 
 from collections.abc import Callable
@@ -15,39 +16,39 @@ from .focal_attention import FocalBias, FocalGeometry, FocalInputs, focal_attent
 
 
 class Affine(NamedTuple):
-    """Weight and bias of LayerNorm, ``(C)`` both, or of a linear layer, ``(N, K)`` and ``(N)``."""
+    """Weight and bias of LayerNorm, both ``(C)``, or a linear layer, ``(N, K)`` and ``(N)``."""
 
     weight: Tensor
     bias: Tensor
 
 
 class Projection(NamedTuple):
-    """Weight and bias of a linear layer that may lack its bias, ``(N, K)`` and ``(N)``."""
+    """Weight and optional bias of a linear layer, ``(N, K)`` and ``(N)``."""
 
     weight: Tensor
     bias: Tensor | None
 
 
 class BlockParameters(NamedTuple):
-    """What a block computes with.
+    """Parameters of a block.
 
     Attributes:
         norm1: LayerNorm before the attention; its epsilon is ``eps1``.
         pool: Linear pooling per coarse level, ``(1, cell * cell)`` and ``(1)``.
         qkv: Linear layer of queries, keys and values.
         bias: Relative position bias tables.
-        proj: Linear layer behind the attention.
+        proj: Linear layer after the attention.
         norm2: LayerNorm before the MLP; its epsilon is ``eps2``.
         fc1: First linear layer of the MLP.
         fc2: Second linear layer of the MLP.
-        gamma1: Scale ``(C)`` of the attention's branch, or None.
-        gamma2: Scale ``(C)`` of the MLP's branch, or None.
-        eps1: What ``norm1`` adds to the variance.
-        eps2: What ``norm2`` adds to the variance.
+        gamma1: Scale ``(C)`` of the attention branch, or None.
+        gamma2: Scale ``(C)`` of the MLP branch, or None.
+        eps1: Epsilon of ``norm1``.
+        eps2: Epsilon of ``norm2``.
         geometry: The key set of a window.
         scale: Factor on the query-key products.
         impl: Backend of the attention.
-        drop_path: Stochastic depth of a branch.
+        drop_path: Stochastic depth, applied to a branch.
     """
 
     norm1: Affine
@@ -69,17 +70,17 @@ class BlockParameters(NamedTuple):
 
 
 def plain_norm_mlp(x: Tensor, p: BlockParameters, linear: Callable[..., Tensor]) -> Tensor:
-    """LayerNorm and MLP of ``(..., C)``."""
+    """Apply LayerNorm and MLP to ``(..., C)``."""
     x = F.layer_norm(x, x.shape[-1:], *p.norm2, p.eps2)
     return linear(F.gelu(linear(x, *p.fc1)), *p.fc2)
 
 
 class Steps(NamedTuple):
-    """What devices do in their own ways.
+    """Steps of a block that depend on the device.
 
     Attributes:
         pool_tokens: Normalized map, pooling parameters, geometry, shift -> tokens ``(B, T, C)``.
-        linear: ``torch.nn.functional.linear``, or something faster.
+        linear: ``torch.nn.functional.linear`` or a faster equivalent.
         norm_mlp: Map, parameters, ``linear`` -> LayerNorm and MLP of the map.
     """
 
@@ -89,13 +90,13 @@ class Steps(NamedTuple):
 
 
 def padded_size(x: Tensor, window_size: int) -> tuple[int, int]:
-    """Rows and columns of ``(B, H, W, C)``, padded to window multiples."""
+    """Return rows and columns of ``(B, H, W, C)``, padded to multiples of the window."""
     height, width = ((size + window_size - 1) // window_size for size in x.shape[1:3])
     return height * window_size, width * window_size
 
 
 def add_branch(x: Tensor, branch: Tensor, gamma: Tensor | None, p: BlockParameters) -> Tensor:
-    """Residual sum."""
+    """Add a residual branch, scaled by ``gamma`` and with stochastic depth."""
     return x + p.drop_path(branch if gamma is None else gamma * branch)
 
 

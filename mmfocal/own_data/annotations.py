@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a config has to know of annotations: classes, numbers of pictures, suffixes."""
+"""Properties of annotations that a config needs: classes, numbers of images, suffixes."""
 
 import json
 from collections import Counter
@@ -16,8 +16,8 @@ class Split:
 
     Attributes:
         labels: COCO file, folder of label maps, or folder of class folders.
-        images: Folder of the pictures; of no use to class folders.
-        count: Number of pictures to learn from.
+        images: Folder of the images; not used for class folders.
+        count: Number of training images.
     """
 
     labels: str
@@ -27,12 +27,12 @@ class Split:
 
 @dataclass(frozen=True)
 class OwnData:
-    """A data set of one's own.
+    """A custom data set.
 
     Attributes:
         classes: Names in the order of their indices.
-        train: What to learn from.
-        val: What to validate on.
+        train: Training data.
+        val: Validation data.
         has_masks: Whether every instance has a mask (COCO files only).
         image_suffix: Suffix of all pictures (label maps only).
         label_suffix: Suffix of all label maps.
@@ -50,16 +50,16 @@ def read_coco(train: str, val: str, images: str, val_images: str | None = None) 
     """Read two COCO instances files.
 
     Args:
-        train: File to learn from.
-        val: File to validate on, with the same categories.
-        images: Folder that the file names start in.
-        val_images: That of ``val`` if it is another.
+        train: Training file.
+        val: Validation file with the same categories.
+        images: Folder that file names are relative to.
+        val_images: Folder of ``val`` if it differs.
 
     Returns:
         Classes in the order of the file, as mmdet numbers them.
 
     Raises:
-        ValueError: If a file holds no instances, or if their categories differ.
+        ValueError: If a file contains no instances, or if their categories differ.
     """
     contents = [_read_json(path) for path in (train, val)]
     names, val_names = (
@@ -89,17 +89,17 @@ def _read_json(path: str) -> dict:
 def read_label_maps(
     train: str, val: str, images: str, val_images: str, classes: Sequence[str]
 ) -> OwnData:
-    """Look at folders of label maps, pictures whose values are indices of classes.
+    """Read folders of label maps, images whose values are class indices.
 
     Args:
-        train: Folder to learn from.
-        val: Folder to validate on.
-        images: Pictures of ``train``, named like the label maps.
-        val_images: Pictures of ``val``.
+        train: Training folder.
+        val: Validation folder.
+        images: Images of ``train``, named like the label maps.
+        val_images: Images of ``val``.
         classes: Names in the order of the values.
 
     Returns:
-        Classes and the suffixes that the files have.
+        Classes and the suffixes of the files.
 
     Raises:
         FileNotFoundError: If a folder holds no pictures.
@@ -124,11 +124,11 @@ def read_label_maps(
 
 
 def read_class_folders(train: str, val: str) -> OwnData:
-    """Look at folders that hold a folder of pictures per class.
+    """Read folders with one folder of images per class.
 
     Args:
-        train: Folder to learn from.
-        val: Folder to validate on, with the same classes.
+        train: Training folder.
+        val: Validation folder with the same classes.
 
     Returns:
         Classes in alphabetical order.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the config: the lines that differ from the base."""
+"""Write a config with the differences to its base."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ _STYLE = '{based_on_style: facebook, column_limit: 99}'
 
 
 class Code(str):
-    """A piece of Python that goes into the config as it is."""
+    """Python code that is written to the config unchanged."""
 
 
 def compose(
@@ -32,19 +32,19 @@ def compose(
     """Write a config that trains a shipped model on other data.
 
     Args:
-        base: What the config inherits: the name of a shipped config, or a path.
-        cfg: The base, read.
+        base: Base config: the name of a shipped config, or a path.
+        cfg: Content of the base.
         data: The data set.
-        batch: Pictures per GPU; by default as the base has it.
+        batch: Images per GPU; by default that of the base.
         gpus: Number of GPUs, for the learning rate.
         epochs: Length of the training; by default that of the base.
-        ignore_zero: Label maps only: 0 is no class, and 1 is the first.
+        ignore_zero: Label maps only: 0 means no label, and 1 is the first class.
 
     Returns:
         Source of the config.
 
     Raises:
-        ValueError: If the base needs what the data lacks.
+        ValueError: If the data lacks something that the base needs.
     """
     tasks: dict[str, Callable] = dict(
         mmdet=_detection, mmseg=_segmentation, mmpretrain=_classification
@@ -72,7 +72,7 @@ def compose(
 
 
 def _require_plain_data(base: str, cfg: Config) -> None:
-    """Refuse bases whose training needs more than pictures and annotations."""
+    """Reject bases whose training needs more than images and annotations."""
     kind = cfg.train_dataloader.dataset.get('type')
     if 'dataset' in cfg.train_dataloader.dataset:
         raise ValueError(f'{base}: its data set is wrapped by {kind}, which is not supported')
@@ -124,7 +124,7 @@ def _segmentation(cfg: Config, data: OwnData, ignore_zero: bool) -> dict[str, An
         )
 
     lines: dict[str, Any] = dict(model=_heads(cfg))
-    # Without an argument of its own, LoadAnnotations does what the data set says.
+    # Without an argument, LoadAnnotations follows the data set.
     plain = "dict(type='LoadAnnotations') if step['type'] == 'LoadAnnotations' else step"
     for name, split in dict(train='train', test='val').items():
         steps = f'_base_.{split}_dataloader.dataset.pipeline'
@@ -171,7 +171,7 @@ def _classification(cfg: Config, data: OwnData) -> dict[str, Any]:
 
 
 def _heads(cfg: Config) -> dict[str, Any]:
-    """Return the part of the model that holds every ``num_classes``."""
+    """Return the part of the model that contains every ``num_classes``."""
     model: dict[str, Any] = {}
     for key, _ in num_classes_of('model', cfg.model):
         node, (*path, _) = model, key.split('.')[1:]
@@ -187,7 +187,7 @@ def _heads(cfg: Config) -> dict[str, Any]:
 
 
 def to_code(value: Any) -> str:
-    """Write a value as configs do: ``dict(key=value)``.
+    """Format a value in the style of configs: ``dict(key=value)``.
 
     Args:
         value: Nested dicts, lists, tuples, plain values and ``Code``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Annotations of other tools as COCO files: YOLO, Pascal VOC, CVAT and labelme."""
+"""Conversion of YOLO, Pascal VOC, CVAT and labelme annotations to COCO files."""
 
 import json
 import shutil
@@ -19,8 +19,8 @@ def to_coco(
     Args:
         form: ``'yolo'``, ``'voc'`` (read by supervision), ``'cvat'`` (read by datumaro, which must
             be installed) or ``'labelme'``.
-        labels: Folder of the annotations; CVAT's is its XML file.
-        images: Folder of the pictures.
+        labels: Folder of the annotations; for CVAT the XML file.
+        images: Folder of the images.
         target: File to write.
         names: YOLO's ``data.yaml``, which names the classes.
 
@@ -54,7 +54,7 @@ def _by_supervision(form: str, labels: str, images: str, target: str, names: str
 
 
 def _by_datumaro(labels: str, images: str, target: str | Path) -> None:
-    """Read CVAT's XML, which datumaro wants beside a folder ``images``."""
+    """Read CVAT's XML, which datumaro expects next to a folder ``images``."""
     try:
         import datumaro
     except ImportError as error:
@@ -87,7 +87,7 @@ def _from_labelme(labels: str, target: str | Path) -> None:
     for path, content in zip(files, contents):
         image = dict(
             id=len(coco['images']) + 1,
-            file_name=PureWindowsPath(content['imagePath']).name,  # of either system
+            file_name=PureWindowsPath(content['imagePath']).name,  # POSIX and Windows paths
             height=content['imageHeight'],
             width=content['imageWidth'],
         )

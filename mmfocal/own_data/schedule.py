@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Length of a training, learning rate and schedule, in proportion to a base config's."""
+"""Training length, learning rate and schedule, scaled from a base config."""
 
 import copy
 import math
@@ -8,23 +8,23 @@ from typing import Any
 from mmengine.config import Config
 
 _LIMITS = ('begin', 'end', 'T_max', 'step_size')
-WARMUP_SHARE = 0.1  # of the training, at most, where a base counts its warm-up in iterations
+WARMUP_SHARE = 0.1  # maximum share of a warm-up that the base counts in iterations
 
 
 def plan(
     cfg: Config, images: int, batch: int, gpus: int = 1, epochs: int | None = None
 ) -> dict[str, Any]:
-    """Fit a training to a number of pictures.
+    """Scale a training to a number of images.
 
     Args:
         cfg: Base config with ``auto_scale_lr.base_batch_size``.
-        images: Number of pictures to learn from.
-        batch: Pictures per GPU and step.
+        images: Number of training images.
+        batch: Images per GPU and step.
         gpus: Number of GPUs.
-        epochs: How often to see each picture; by default as long as the base trains.
+        epochs: Number of epochs; by default that of the base.
 
     Returns:
-        What differs from the base: ``train_cfg``, ``param_scheduler``, ``optim_wrapper``,
+        Settings that differ from the base: ``train_cfg``, ``param_scheduler``, ``optim_wrapper``,
         ``auto_scale_lr`` and the intervals of ``default_hooks.checkpoint``.
     """
     total_batch = batch * gpus
@@ -60,7 +60,7 @@ def plan(
 
 
 def _stretched(scheduler: dict, ratio: float, by_iteration: bool, steps: int) -> dict:
-    """Scale a scheduler's limits, or cap a warm-up that is counted in another unit."""
+    """Scale a scheduler's limits, or limit a warm-up that is counted in another unit."""
     scheduler = copy.deepcopy(dict(scheduler))
     scheduler.pop('_scope_', None)
     same_unit = scheduler.get('by_epoch', True) != by_iteration

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of focal attention: which keys a query has, and which of them it attends."""
+"""Figures of focal attention: the keys of a query and its attention weights."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ COLORS = ('#f4f4f4', '#d1495b', '#edae49', '#9a5b00', '#3d7ea6', '#c9c9c9')
 
 
 def fine_kinds(geometry: FocalGeometry, map_size: tuple[int, int], window: int) -> np.ndarray:
-    """What each token of the map is to a window's queries.
+    """Return the kind of key that each token of the map is for a window.
 
     Args:
         geometry: The key set.
         map_size: Rows and columns, multiples of the window.
-        window: Which window, counted row-major.
+        window: Index of the window, row-major.
 
     Returns:
         (H, W) of ``NOTHING``, ``OWN``, ``NEIGHBOR`` and ``TWICE``.
@@ -45,17 +45,17 @@ def fine_kinds(geometry: FocalGeometry, map_size: tuple[int, int], window: int) 
 def coarse_cells(
     geometry: FocalGeometry, map_size: tuple[int, int], window: int, level: int
 ) -> tuple[np.ndarray, int]:
-    """What each pooled cell is to a window's queries.
+    """Return the kind of key that each pooled cell is for a window.
 
     Args:
         geometry: The key set.
         map_size: Rows and columns of the token map.
-        window: Which window, counted row-major.
+        window: Index of the window, row-major.
         level: Coarse level k.
 
     Returns:
-        Cells of ``NOTHING``, ``COARSE`` and ``MASKED`` on a map with a border of the coarse
-        region's side, where masked keys lie; and the width of that border.
+        Cells of ``NOTHING``, ``COARSE`` and ``MASKED`` on a map with a border for masked keys, and
+        the width of that border, which is the side of the coarse region.
     """
     region, sizes = geometry.regions[1 + level], geometry.map_sizes(*map_size)
     rows, columns = sizes[1 + level]
@@ -64,7 +64,7 @@ def coarse_cells(
     place = divmod(window, map_size[1] // geometry.window_size)
     top, left = (count * region.step - region.margin + border for count in place)
     kinds[top : top + border, left : left + border] = MASKED
-    # what is on the map, as the index that every backend uses says
+    # keys on the map, by the index that all backends use
     index = key_index(geometry, *map_size, torch.device('cpu'))[window]
     keys = index[region.first : region.first + border**2].numpy()
     start = sum(down * across for down, across in sizes[: 1 + level])
@@ -82,7 +82,7 @@ def _show(axes: Axes, kinds: np.ndarray, offset: float, cell: float) -> None:
 
 
 def _frame(axes: Axes, map_size: tuple[int, int], window: int, w: int, cell: float) -> None:
-    """Grid of windows and cells, border of the map, the query's window and the query."""
+    """Draw grids of windows and cells, border of the map, the query and its window."""
     height, width = map_size
     for step, line_width in ((w, 1.0), (cell, 0.4)):
         lines = dict(color='white', linewidth=line_width)
@@ -122,7 +122,7 @@ def _draw_coarse(
 
 
 def save_keys(geometry: FocalGeometry, map_size: tuple[int, int], path: str | Path) -> None:
-    """Save a picture of the keys of two queries at every level: amid the map and in its corner.
+    """Save a figure of the keys of two queries at every level: in the center and in a corner.
 
     Args:
         geometry: The key set.
@@ -147,11 +147,11 @@ def save_keys(geometry: FocalGeometry, map_size: tuple[int, int], path: str | Pa
 
 
 def save_attention(image: np.ndarray, attention: AttentionMap, path: str | Path) -> None:
-    """Save a picture of what a query attends at every level, laid over the image.
+    """Save a figure of the attention of a query at every level, overlaid on the image.
 
     Args:
         image: (rows, columns, 3) uint8, RGB.
-        attention: Of :func:`mmfocal.visualization.attention_maps.attention_map`.
+        attention: Result of :func:`mmfocal.visualization.attention_maps.attention_map`.
         path: Picture to write; its suffix says the format.
     """
     rows, columns = image.shape[:2]

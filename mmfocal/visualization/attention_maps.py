@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where one query of a Focal Transformer looks: its attention weights as maps over the image.
+"""Attention weights of one query of a Focal Transformer as maps over the image.
 
-The weights are computed here, from what a block's attention is given, by the arithmetic of the
-``reference`` backend; so any model can be shown, whatever backend it runs. Keys that occur twice
-or that wrap around are added up where they lie.
+The weights are computed here from the input of a block's attention, in the same way as in the
+``reference`` backend, so models with any backend are supported. Weights of duplicate and wrapped
+keys are summed at their position.
 
 Shape legend: as in ``mmfocal.ops.focal_attention.geometry``.
 """
@@ -20,7 +20,7 @@ from mmfocal.ops.focal_attention.geometry import FocalGeometry, key_index, key_m
 
 
 class AttentionMap(NamedTuple):
-    """Attention of one query, averaged over the heads asked for.
+    """Attention of one query, averaged over the selected heads.
 
     Attributes:
         levels: The fine level, then each coarse one: float ``(H, W)`` per token of the map, NaN
@@ -39,12 +39,12 @@ class AttentionMap(NamedTuple):
 
 
 class AttentionCall(NamedTuple):
-    """What one attention layer was given.
+    """Inputs of one attention layer.
 
     Attributes:
-        tokens: ``(T, C)``, of the map, row-major, then of each coarse map.
+        tokens: ``(T, C)``: the tokens of the map, row-major, then of each coarse map.
         map_size: ``(H, W)``, padded to windows.
-        shift: By how many tokens the map is rolled.
+        shift: Number of tokens that the map is rolled by.
     """
 
     tokens: Tensor
@@ -53,7 +53,7 @@ class AttentionCall(NamedTuple):
 
 
 def record_call(model: FocalTransformer, attention: nn.Module, image: Tensor) -> AttentionCall:
-    """Run a model and keep what one of its attention layers is given.
+    """Run a model and record the inputs of one of its attention layers.
 
     Args:
         model: The backbone.
@@ -76,12 +76,12 @@ def record_call(model: FocalTransformer, attention: nn.Module, image: Tensor) ->
 
 
 def attention_weights(attention: nn.Module, call: AttentionCall, window: int) -> Tensor:
-    """Softmax of ``scale * q . k + bias + mask`` for all queries of one window.
+    """Compute softmax of ``scale * q . k + bias + mask`` for all queries of one window.
 
     Args:
         attention: The layer.
-        call: What it was given.
-        window: Which window, counted row-major.
+        call: Inputs of the layer.
+        window: Index of the window, row-major.
 
     Returns:
         ``(h, w*w, K)``, keys as in ``key_index``.
@@ -103,7 +103,7 @@ def attention_weights(attention: nn.Module, call: AttentionCall, window: int) ->
 def _spread(
     cells: Tensor, geometry: FocalGeometry, level: int, map_size: tuple[int, int]
 ) -> np.ndarray:
-    """Put cells ``(rows, columns)`` on the tokens that they cover: ``(H, W)``, NaN elsewhere."""
+    """Expand cells ``(rows, columns)`` to the tokens they cover: ``(H, W)``, NaN elsewhere."""
     cell = geometry.cell_size(level)
     tokens = cells.repeat_interleave(cell, 0).repeat_interleave(cell, 1).cpu().numpy()
     out = np.full(map_size, np.nan, np.float32)
@@ -115,7 +115,7 @@ def _spread(
 def _level_maps(
     weights: Tensor, index: Tensor, geometry: FocalGeometry, map_size: tuple[int, int]
 ) -> list[np.ndarray]:
-    """The weights ``(K,)`` of keys at the places ``index``, added up on each level's map."""
+    """Sum the weights ``(K,)`` of keys at their positions ``index`` on each level's map."""
     sizes, places = geometry.map_sizes(*map_size), geometry.num_tokens(*map_size)
     sums = weights.new_zeros(places + 1).index_add_(0, index, weights)
     is_key = torch.zeros(places + 1, dtype=torch.bool).index_fill(0, index, True)
@@ -134,21 +134,21 @@ def attention_map(
     block: int = 0,
     head: int | None = None,
 ) -> AttentionMap:
-    """Where the query at a pixel looks.
+    """Compute the attention map of the query at a pixel.
 
     Args:
         model: The backbone.
         image: ``(3, rows, columns)``, normalized.
         query: Column and row (x, y) of a pixel.
         stage: 0 to 3.
-        block: Which block of the stage.
-        head: Which head; None for the mean of all.
+        block: Index of the block in the stage.
+        head: Index of the head; None for the mean of all.
 
     Returns:
         One map per level.
 
     Raises:
-        ValueError: If there is no such pixel, stage, block or head; says what there is.
+        ValueError: If pixel, stage, block or head does not exist; names the valid range.
     """
     layer, stride = _layer(model, stage, block), 4 * 2**stage
     heads = layer.bias.own.shape[1]

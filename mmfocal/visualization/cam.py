@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class activation maps by grad-cam; what it must be told about a Focal Transformer is here.
+"""Class activation maps of Focal Transformers by grad-cam.
 
-The output norms see maps as ``(B, H, W, C)``. grad-cam wants ``(B, C, H, W)``, and what takes the
-map for another layout draws stripes without a word.
+The output norms process maps as ``(B, H, W, C)``, but grad-cam expects ``(B, C, H, W)``. Without
+the conversion here, the result shows stripes and no error is raised.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def channels_first(maps: Tensor) -> Tensor:
 
 
 class Scores(nn.Module):
-    """What a model says of an image, as one score per class ``(B, classes)``.
+    """Class scores of a model, ``(B, classes)``.
 
     Args:
         model: A classifier of mmpretrain or a segmentor of mmseg; or a backbone, whose scores are
@@ -43,11 +43,11 @@ class Scores(nn.Module):
 
 
 def cam_method(name: str) -> Callable:
-    """A class of grad-cam by its name.
+    """Return a class of grad-cam by name.
 
     Raises:
         ImportError: If grad-cam is not installed.
-        ValueError: If there is no such method; lists those that there are.
+        ValueError: If there is no such method; lists the available ones.
     """
     try:
         import pytorch_grad_cam as library
@@ -77,11 +77,11 @@ def cam_method(name: str) -> Callable:
 def activation_map(
     model: nn.Module, layer: nn.Module, image: Tensor, method: str, target: int | None = None
 ) -> tuple[np.ndarray, int]:
-    """Which parts of an image speak for a class.
+    """Compute the activation map of a class.
 
     Args:
         model: See :class:`Scores`.
-        layer: What to look at: an output norm of the backbone, or a block.
+        layer: Layer to explain: an output norm of the backbone, or a block.
         image: ``(3, rows, columns)``, normalized.
         method: One of ``METHODS``.
         target: The class; None for the one with the best score.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of many annotated images of a COCO data set: is it right, at a glance?"""
+"""Contact sheet of annotated images of a COCO data set, for visual inspection."""
 
 from contextlib import redirect_stdout
 from io import StringIO
@@ -20,9 +20,9 @@ def draw_panel(axes: Axes, coco: COCO, image_id: int, image_dir: Path) -> None:
     """Draw one image with the box, the mask's outline and the class name of each instance.
 
     Args:
-        axes: Where to draw.
+        axes: Axes to draw on.
         coco: Annotations, or predictions as ``COCO.loadRes`` makes them.
-        image_id: Which image.
+        image_id: Id of the image.
         image_dir: Folder of the images.
     """
     image = coco.imgs[image_id]
@@ -61,8 +61,8 @@ def save_contact_sheet(
         annotation_file: COCO instances json.
         image_dir: Folder of its images.
         path: Picture to write; its suffix says the format.
-        rows: Greatest number of rows of images.
-        columns: Greatest number of images in a row.
+        rows: Maximum number of rows of images.
+        columns: Maximum number of images in a row.
     """
     with redirect_stdout(StringIO()):  # pycocotools reports its progress on stdout
         coco = COCO(str(annotation_file))

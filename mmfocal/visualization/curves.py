@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loss and metric over a run."""
+"""Curves of loss and metrics of runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

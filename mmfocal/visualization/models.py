@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models and images for pictures: what a config builds, with a checkpoint, and what it sees."""
+"""Models and images for figures: models of a config with a checkpoint, normalized inputs."""
 
 from pathlib import Path
 
@@ -22,14 +22,14 @@ NONE = 'none'  # in place of a checkpoint: random weights
 
 
 def load_backbone(cfg: Config, checkpoint: str) -> FocalTransformer:
-    """Build a config's backbone alone and load it from a checkpoint of any kind.
+    """Build only the backbone of a config and load it from a checkpoint of any kind.
 
     Args:
         cfg: A config of any task.
-        checkpoint: What ``FocalPretrained`` reads, or ``'none'`` for random weights.
+        checkpoint: File for ``FocalPretrained``, or ``'none'`` for random weights.
 
     Raises:
-        ValueError: If the backbone is no ``FocalTransformer``, or the file does not fit.
+        ValueError: If the backbone is not a ``FocalTransformer``, or the file does not match.
     """
     settings = dict(cfg.model.backbone)
     if settings.get('type') != 'FocalTransformer':
@@ -44,14 +44,14 @@ def load_backbone(cfg: Config, checkpoint: str) -> FocalTransformer:
 
 
 def load_model(cfg: Config, checkpoint: str) -> nn.Module:
-    """Build a config's whole model and load all of it.
+    """Build the whole model of a config and load it strictly.
 
     Args:
         cfg: A config of any task.
         checkpoint: File of the whole model, or ``'none'`` for random weights.
 
     Raises:
-        ValueError: If the file does not fit.
+        ValueError: If the file does not match.
     """
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.pop('init_cfg', None)  # the checkpoint has everything
@@ -74,7 +74,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> np.ndar
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no image.
+        ValueError: If the file is not an image.
     """
     try:
         image = Image.open(path).convert('RGB')
@@ -86,7 +86,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> np.ndar
 
 
 def normalize(cfg: Config, image: np.ndarray) -> Tensor:
-    """Prepare an RGB image as a config's preprocessor does: ``(3, rows, columns)`` float.
+    """Normalize an RGB image like a config's preprocessor: ``(3, rows, columns)`` float.
 
     Args:
         cfg: A config of any task.

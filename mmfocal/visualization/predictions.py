@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions beside ground truth."""
+"""Figures of predictions and ground truth."""
 
 import json
 from contextlib import redirect_stdout
@@ -27,8 +27,8 @@ def save_predictions(
         results_file: ``*.segm.json``, as CocoMetric writes it with ``outfile_prefix``.
         image_dir: Folder of the images.
         path: Picture to write; its suffix says the format.
-        images: How many images, the first of the set.
-        score_thr: Predictions below this score are left out.
+        images: Number of images, the first ones of the set.
+        score_thr: Minimum score of predictions.
     """
     results = json.loads(Path(results_file).read_text())
     confident = [result for result in results if result['score'] >= score_thr]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a query sees and how many keys that costs: paper, Fig. 3, computed from the geometry."""
+"""Receptive field and number of keys of a query (paper, Fig. 3), computed from the geometry."""
 
 import math
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from mmfocal.ops.focal_attention import FocalGeometry
 
 
 class Field(NamedTuple):
-    """What one query of a stage sees.
+    """Receptive field of one query of a stage.
 
     Attributes:
         keys: Distinct keys of each level, fine first.
-        side: Side in tokens of the square that they cover together.
+        side: Side, in tokens, of the square that all keys cover.
     """
 
     keys: tuple[int, ...]
@@ -27,10 +27,10 @@ class Field(NamedTuple):
 
 
 def field_of(geometry: FocalGeometry) -> Field:
-    """Keys and receptive field of a query, far from the border of its map.
+    """Return keys and receptive field of a query far from the border of its map.
 
-    Tokens that are attended twice, or that are no keys though the fine square holds them
-    (``2e > w``), do not count.
+    Duplicate keys count once, and places of the fine square without a key (``2e > w``) do not
+    count.
     """
     none = geometry.window_size**2 + geometry.num_neighbors
     fine = sum(first < none for first in geometry.square_sources[0])
@@ -40,12 +40,12 @@ def field_of(geometry: FocalGeometry) -> Field:
 
 
 def effective_field(model: FocalTransformer, size: int, stage: int) -> np.ndarray:
-    """How much each pixel changes the output at the center, over random images.
+    """Return how much each pixel changes the output at the center, over random images.
 
     Args:
         model: The backbone.
         size: Side of the images in pixels.
-        stage: Which output.
+        stage: Index of the output.
 
     Returns:
         (size, size) mean absolute gradient, at most 1.
@@ -57,7 +57,7 @@ def effective_field(model: FocalTransformer, size: int, stage: int) -> np.ndarra
         image = torch.randn(1, 3, size, size, generator=generator).requires_grad_()
         out = model.eval()(image)[place]
         center = out[0, :, out.shape[2] // 2, out.shape[3] // 2]
-        # the channels' sum is constant behind a norm, so weight them
+        # random weights, because the sum over channels is constant after a norm
         weights = torch.randn(center.shape, generator=generator)
         (gradient,) = torch.autograd.grad(center @ weights, image)
         total += gradient[0].abs().sum(0)
@@ -68,7 +68,7 @@ def save_receptive_field(geometries: Sequence[FocalGeometry], path: str | Path) 
     """Save a picture of receptive field against keys, of full and of focal attention.
 
     Args:
-        geometries: Those of the stages of a model, marked in the picture.
+        geometries: Geometries of the stages of a model, marked in the figure.
         path: Picture to write; its suffix says the format.
     """
     figure = Figure((6.4, 4.2), layout='constrained')

@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def make_table(model: Complexity, conventions: list[str], depth: int) -> Table:
-    """One row per module and the total; one column of FLOPs per convention."""
+    """Make a table with one row per module and the total, and FLOPs by convention."""
     table = Table(
         'module', 'type', caption='parameters in 10^6, FLOPs in 10^9 multiply-accumulates'
     )
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     conventions = args.convention or list(CONVENTIONS)
     table = make_table(model, conventions, args.depth)
     console = Console(highlight=False)
-    if not console.is_terminal:  # rich would fold everything into 80 columns
+    if not console.is_terminal:  # rich wraps at 80 columns otherwise
         console.width = 240
     console.print(table)
     for name in conventions:

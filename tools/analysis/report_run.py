@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def make_rows(logs: dict[str, RunLog]) -> list[list[str]]:
-    """Header and one row per run: last value of every metric that some run has, and its step.
+    """Return header and one row per run: last value and step of every metric.
 
     The loss is logged every few iterations, so the last one may be some iterations old.
     """
@@ -50,7 +50,7 @@ def make_rows(logs: dict[str, RunLog]) -> list[list[str]]:
     rows = [header + [METRICS[key] for key in found]]
     for name, log in logs.items():
         logged, val = max(log.train), log.val[max(log.val)] if log.val else {}
-        # MMEngine counts validations in the unit of the training's loop
+        # MMEngine counts validations in the unit of the training loop
         unit = 'epoch' if 'epoch' in log.train[logged] else 'iteration'
         last = max(logged, val.get('step', 0)) if unit == 'iteration' else logged
         row = [name, str(last), f'{log.seconds / 60:.1f}']
@@ -75,7 +75,7 @@ def write_markdown(rows: list[list[str]], path: Path) -> None:
 
 
 def draw_predictions(work_dir: Path, results_file: Path, path: Path) -> None:
-    """Draw what the run predicted on its validation set, as its newest config describes it."""
+    """Draw the run's predictions on its validation set, according to its newest config."""
     configs = sorted(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime)
     if not configs:
         raise FileNotFoundError(f'--predictions: {work_dir} holds no config (*.py) of a run')

@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write what is asked for."""
+    """Write the label maps of the command line."""
     args = parse_args(argv)
     common = dict(splits=args.splits, overwrite=args.overwrite, track=track)
     try:

@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Make the set and its contact sheet, or say that both are there."""
+    """Generate the set and its contact sheet, or report that both exist."""
     args = parse_args()
     start = time.perf_counter()
     try:

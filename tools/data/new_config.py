@@ -65,7 +65,7 @@ def make_parser() -> ArgumentParser:
 
 
 def read_data(args: Namespace, scope: str) -> OwnData:
-    """Read what the base's task needs to know of the annotations."""
+    """Read the annotations for the task of the base config."""
     if scope == 'mmpretrain':
         return read_class_folders(args.train, args.val)
     if args.images is None:
@@ -83,7 +83,7 @@ def read_data(args: Namespace, scope: str) -> OwnData:
 
 
 def write_checked(text: str, out: Path) -> Config:
-    """Write the config and run what training checks first; a config that fails is removed."""
+    """Write the config and run the checks of a training; a failing config is removed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding='utf-8')
     try:
@@ -97,7 +97,7 @@ def write_checked(text: str, out: Path) -> Config:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the config and say how to go on."""
+    """Write the config and print the next steps."""
     args = make_parser().parse_args(argv)
     if args.out.exists() and not args.overwrite:
         raise FileExistsError(f'{args.out} exists; --overwrite replaces it')

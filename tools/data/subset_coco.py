@@ -26,15 +26,15 @@ def parse_args() -> argparse.Namespace:
 
 
 def subset(content: dict, images: int, instances: tuple[int, int]) -> dict:
-    """Keep the first images that have as many instances as wanted and no crowd.
+    """Keep the first images with the given number of instances and without crowds.
 
     Args:
         content: Parsed COCO instances file.
-        images: How many images to keep.
-        instances: Least and greatest number of instances of an image.
+        images: Number of images to keep.
+        instances: Minimum and maximum number of instances of an image.
 
     Returns:
-        The file's content with images and annotations cut down; categories stay.
+        The file's content with fewer images and annotations; categories stay.
 
     Raises:
         ValueError: If fewer images qualify.

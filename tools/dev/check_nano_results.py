@@ -13,7 +13,7 @@ from mmfocal.analysis.run_log import read_run_log, read_tests
 
 THRESHOLDS = Path(__file__).with_name('nano_thresholds.json')
 MULTI_SCALE = ('focal_nano_maskrcnn_jitter',)
-MULTI_SCALE_LOSS = 0.02  # at most, against the single scale
+MULTI_SCALE_LOSS = 0.02  # maximum, relative to the single scale
 
 
 def _below(found: dict[str, float], limits: dict[str, float], what: str) -> list[str]:
@@ -25,11 +25,11 @@ def _below(found: dict[str, float], limits: dict[str, float], what: str) -> list
 
 
 def shortfalls(work_dir: Path, limits: dict[str, float]) -> list[str]:
-    """One line per metric of a run that is missing or below its limit.
+    """Return one line per metric of a run that is missing or below its limit.
 
     Args:
         work_dir: Work directory of the run.
-        limits: Least value of each metric.
+        limits: Minimum value of each metric.
     """
     val = read_run_log(work_dir).val
     single = val[max(val)] if val else {}
@@ -42,7 +42,7 @@ def shortfalls(work_dir: Path, limits: dict[str, float]) -> list[str]:
 
 
 def main() -> None:
-    """Exit with every shortfall, or say that there is none."""
+    """Exit with the list of shortfalls, or print that there is none."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dirs', type=Path, nargs='+', help='named after their configs')
     work_dirs = parser.parse_args().work_dirs

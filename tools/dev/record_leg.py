@@ -21,17 +21,17 @@ HEAD = (
 
 
 def packages() -> dict[str, str]:
-    """Name and version of the installed distributions that matter."""
+    """Return name and version of the relevant installed distributions."""
     wanted = re.compile(r'(onedl-)?mm\w+(-lite)?|torch|numpy')
     found = {found.metadata['Name'].lower(): found.version for found in distributions()}
     return {name: found[name] for name in sorted(found) if wanted.fullmatch(name)}
 
 
 def results(report: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """Names of tests by outcome, and of the recipes that trained.
+    """Return names of tests by outcome, and of the trained recipes.
 
     Args:
-        report: What pytest wrote for ``--junitxml``.
+        report: Report of pytest's ``--junitxml``.
     """
     outcomes = dict(passed=[], skipped=[], failed=[])
     trained = []
@@ -50,7 +50,7 @@ def results(report: Path) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def row(leg: str, report: Path) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     versions = packages()
     torch, numpy = versions.pop('torch'), versions.pop('numpy')
     versions.pop('mmfocal', None)
@@ -62,7 +62,7 @@ def row(leg: str, report: Path) -> str:
 
 
 def update(page: str, leg: str, line: str) -> str:
-    """The page with the leg's line in its table.
+    """Return the page with the leg's line in its table.
 
     Raises:
         ValueError: If the page has no marked table.

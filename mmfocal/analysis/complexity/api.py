@@ -24,7 +24,7 @@ def _count_params(module: nn.Module) -> int:
 
 
 def _count_macs(model: nn.Module, shape: Shape) -> dict[str, Counter[str]]:
-    """MACs by kind of every module that runs on an image, and of all under ``'Global'``."""
+    """Count MACs by kind for every module that runs on an image; ``'Global'`` has the total."""
     feed = Feed(model)
     with MacCounter(model) as counter, torch.no_grad():
         feed(torch.empty(1, 3, *shape, device='meta'))
@@ -41,12 +41,12 @@ class ModuleComplexity(NamedTuple):
 
 
 class Complexity:
-    """Parameters and FLOPs of one model; made by :func:`complexity`.
+    """Parameters and FLOPs of one model; returned by :func:`complexity`.
 
     Args:
         model: Detector, segmentor or classifier on the meta device.
         shape: Height and width of the image.
-        keep_shape: Count at ``shape`` even if a convention has a shape of its own.
+        keep_shape: Count at ``shape`` even if a convention has its own shape.
 
     Attributes:
         params: Trainable parameters of the whole model, auxiliary heads included.
@@ -61,7 +61,7 @@ class Complexity:
         self._macs: dict[Shape, dict[str, Counter[str]]] = {}
 
     def shape_of(self, convention: str) -> Shape:
-        """Height and width that ``flops(convention)`` counts at."""
+        """Return height and width at which ``flops(convention)`` counts."""
         shape = find_convention(convention).shape
         return self.shape if self._keep_shape or shape is None else shape
 
@@ -71,7 +71,7 @@ class Complexity:
         return self._macs[shape]
 
     def flops(self, convention: str = 'default') -> float:
-        """MACs of the whole model.
+        """Return the MACs of the whole model.
 
         Args:
             convention: A key of ``CONVENTIONS``.
@@ -83,11 +83,11 @@ class Complexity:
         return sum(macs[kind] for kind in find_convention(convention).kinds)
 
     def by_module(self, convention: str = 'default', depth: int = 1) -> list[ModuleComplexity]:
-        """Parameters and MACs of the model's modules.
+        """Return parameters and MACs of the model's modules.
 
         Args:
             convention: A key of ``CONVENTIONS``.
-            depth: How many levels of modules to list.
+            depth: Number of levels of modules to list.
 
         Returns:
             Parents before their children, without modules that have no parameters.
@@ -101,7 +101,7 @@ class Complexity:
         def flops(name: str, module: nn.Module) -> int:
             if name in macs:
                 return sum(macs[name][kind] for kind in kinds)
-            # containers, and heads of which only methods are called, do not run themselves
+            # containers, and heads of which only methods are called, have no forward pass
             return sum(flops(f'{name}.{key}', child) for key, child in module.named_children())
 
         return [
@@ -116,11 +116,11 @@ def complexity(cfg: Config, shape: Shape | None = None) -> Complexity:
 
     Args:
         cfg: Config of mmdet, mmseg or mmpretrain.
-        shape: Height and width of the image; None for what the tables have: 800x1280 for
+        shape: Height and width of the image; None for those of published tables: 800x1280 for
             detectors, 512x2048 for segmentors, 224x224 for classifiers, or the convention's.
 
     Returns:
-        The parameters; FLOPs are counted when asked for.
+        The parameters; FLOPs are counted on demand.
 
     Raises:
         ValueError: If the config's scope is unknown or the shape too small.

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What published FLOPs add up.
+"""Conventions of counting FLOPs in published tables.
 
-Papers count different things, so what is counted is kept apart by kind:
+Papers count different operations, so the operations are counted by kind:
 
     linear        convolutions and linear layers
     coarse_kv     linear layers: keys and values of focal attention's pooled tokens
-    coarse_q      linear layers: queries of pooled tokens, which the released code computes in vain
-    gathered_qkv  linear layers: what projecting pooled tokens after gathering them for each window
-                  would cost, queries, keys and values
+    coarse_q      linear layers: queries of pooled tokens, which the released code does not use
+    gathered_qkv  linear layers: queries, keys and values of pooled tokens if these were projected
+                  after gathering them for each window
     attention     both products of window and focal attention, each token once per window
     repeated      both products for the tokens that focal attention gathers twice
     product       any other product of two activations
-    deform        deformable convolutions, their interpolation apart
-    norm          normalisation, one per element
+    deform        deformable convolutions without their interpolation
+    norm          normalization, one per element
 
-``coarse_q`` and ``gathered_qkv`` are what others compute; this package does not.
+``coarse_q`` and ``gathered_qkv`` are computed by other implementations, not by this package.
 """
 
 from typing import NamedTuple
@@ -23,13 +23,13 @@ Shape = tuple[int, int]
 
 
 class Convention(NamedTuple):
-    """How a table counts FLOPs.
+    """Convention by which a table counts FLOPs.
 
     Attributes:
-        kinds: What is added up.
-        meaning: The same in words.
-        source: The numbers that it reproduces.
-        shape: Height and width unless told otherwise; None for the task's.
+        kinds: Kinds of operations that are summed.
+        meaning: Description of the kinds.
+        source: Published numbers that follow the convention.
+        shape: Default height and width; None for those of the task.
     """
 
     kinds: frozenset[str]
@@ -88,13 +88,13 @@ CONVENTIONS = {
 
 
 def find_convention(name: str) -> Convention:
-    """The convention of that name.
+    """Return a convention by name.
 
     Args:
         name: A key of :data:`CONVENTIONS`.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no such convention.
     """
     if name not in CONVENTIONS:
         raise ValueError(f'convention must be one of {", ".join(CONVENTIONS)}, got {name!r}')

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Count multiply-accumulates (MACs) by module and kind (see ``conventions``) on the meta device.
 
-PyTorch's FLOP counter sees every operator. These modules are counted from their geometry instead
-of from what they run, and return empty tensors: focal attention, because its backends merge keys
-differently; window attention, and pooling to coarse tokens, to tell them from other products;
-deformable convolutions and RoI pooling, which do not run on the meta device.
+PyTorch's FLOP counter sees every operator. The following modules are counted by formulas instead
+and return empty tensors: focal attention, because its backends combine keys differently; window
+attention and pooling to coarse tokens, to distinguish them from other products; and deformable
+convolutions and RoI pooling, which do not run on the meta device.
 """
 
 import math
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmfocal.ops.focal_attention import FocalGeometry
 
 aten = torch.ops.aten
-PRODUCTS = (aten.bmm, aten.baddbmm)  # scaled dot-product attention becomes these
+PRODUCTS = (aten.bmm, aten.baddbmm)  # scaled dot-product attention decomposes into these
 NORMS = (
     aten.native_layer_norm,
     aten.native_group_norm,
@@ -66,7 +66,7 @@ def _window_attention(module: nn.Module, x: Tensor, mask: Tensor | None = None) 
 def _deform_conv(
     module: nn.Module, x: Tensor, offset: Tensor | None = None, mask: Tensor | None = None
 ) -> OutputAndMacs:
-    if offset is None:  # mmcv's "packs" make it themselves
+    if offset is None:  # mmcv's "packs" compute it themselves
         module.conv_offset(x)
     per_axis = zip(x.shape[2:], module.kernel_size, module.stride, module.padding, module.dilation)
     size = [(n + 2 * pad - step * (k - 1) - 1) // s + 1 for n, k, s, pad, step in per_axis]
@@ -79,7 +79,7 @@ def _roi_extractor(module: nn.Module, feats: Sequence[Tensor], rois: Tensor) -> 
     return feats[0].new_empty(len(rois), module.out_channels, *size), {}
 
 
-# By name: the host libraries have classes of the same name and signature, or are not installed.
+# By name, because the host libraries share names and signatures and may not be installed.
 FORMULAS: dict[str, Callable[..., OutputAndMacs]] = {
     'FocalAttention': _focal_attention,
     'FcPool': _fc_pool,
@@ -95,10 +95,10 @@ def _norm_flops(*shapes, out_shape: Sequence[torch.Size], **kwargs) -> int:
 
 
 class MacCounter(FlopCounterMode):
-    """Context that counts what runs inside.
+    """Context manager that counts the operations inside.
 
     Args:
-        model: Its modules that have a formula return empty tensors from now on.
+        model: Model; its modules that have a formula are replaced and return empty tensors.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -117,9 +117,9 @@ class MacCounter(FlopCounterMode):
         return out
 
     def macs(self) -> dict[str, Counter[str]]:
-        """MACs by kind of every module that ran, and of all under ``'Global'``.
+        """Return MACs by kind for every module that ran; ``'Global'`` has the total.
 
-        A module's name begins with the class of the outermost module; it includes what ran inside.
+        Names of modules begin with the class of the outermost module. Counts include submodules.
         """
         kind_of = dict.fromkeys(PRODUCTS, 'product') | dict.fromkeys(NORMS, 'norm')
         macs: dict[str, Counter[str]] = {'Global': Counter()}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a model on an empty image and, where it has a RoI head, on empty RoIs.
 
-The numbers of RoIs are those of mmdet 2's ``forward_dummy``, on which published FLOPs rest: every
-stage of a cascade sees all of them.
+The numbers of RoIs are those of mmdet 2's ``forward_dummy``, on which published FLOPs are based:
+every stage of a cascade processes all RoIs.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def _run_htc(detector: nn.Module, image: Tensor) -> None:
     semantic = head.semantic_head(feats)[1] if head.with_semantic else None
     for stage in range(head.num_stages):
         run_branch(head, 'bbox', stage, feats, _rois(feats, NUM_BOXES), semantic)
-    if head.with_mask:  # as in testing, one pass runs all stages and the flow between them
+    if head.with_mask:  # as in testing, one pass runs all stages and the mask information flow
         run_branch(head, 'mask', -1, feats, _rois(feats, NUM_MASKS), semantic, training=False)
 
 
@@ -60,7 +60,7 @@ def _run_dense(model: nn.Module, image: Tensor) -> None:
     model(image, mode='tensor')
 
 
-# By exact type of the RoI head: these would leave out a relative's further parts in silence.
+# By exact type of the RoI head, because subclasses may have parts that are not counted here.
 RUNS = {
     'StandardRoIHead': _run_standard,
     'CascadeRoIHead': _run_cascade,
@@ -72,7 +72,7 @@ RUNS = {
 
 
 class Feed(nn.Module):
-    """Calls of a model what inference calls, up to decoding: all under the name ``Feed.model``.
+    """Runs the forward pass of inference without decoding; modules are named ``Feed.model``.
 
     Args:
         model: Detector, segmentor or classifier.
@@ -93,7 +93,7 @@ class Feed(nn.Module):
         self.run = RUNS[roi_head]
 
     def forward(self, image: Tensor) -> None:
-        """Run.
+        """Run the model.
 
         Args:
             image: ``(1, 3, H, W)``.

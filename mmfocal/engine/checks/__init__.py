@@ -49,7 +49,7 @@ _LAYOUTS = {
     ),
 }
 _DIGIT_SCENES = 'Digit scenes are made in seconds: python tools/data/make_digit_scenes.py'
-_DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')  # mmpretrain does so itself
+_DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')  # mmpretrain downloads these itself
 _CLASS_FOLDERS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
 _ELSEWHERE = (
     'Data that lies elsewhere: a link, or --cfg-options {key}=/path/to/data, which every '
@@ -61,7 +61,7 @@ def check_checkpoint(path: str) -> None:
     """Check that a checkpoint given on the command line exists.
 
     Args:
-        path: Local path, or an address such as ``https://...``, which is not looked up.
+        path: Local path, or an address such as ``https://...``, which is not checked.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -75,10 +75,10 @@ def check_run(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
 
     Args:
         cfg: Complete config.
-        splits: Which of ``train``, ``val`` and ``test`` are about to be used.
+        splits: Which of ``train``, ``val`` and ``test`` will be used.
 
     Raises:
-        InputError: If there is any problem; all are named together.
+        InputError: If there are problems; names all of them.
     """
     findings = Findings()
     try:
@@ -90,18 +90,18 @@ def check_run(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
 
 
 def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
-    """Check the data that a config names: folders, annotation files and what they hold.
+    """Check the data of a config: folders, annotation files and their content.
 
-    Only the first process of a launcher looks. Annotations are read completely; of pictures and
+    Only the first process of a launcher checks. Annotations are read completely; of images and
     label maps, up to 50 per data set are opened.
 
     Args:
         cfg: Config with ``{split}_dataloader`` and ``{split}_evaluator``; None skips it.
-        splits: Which of ``train``, ``val`` and ``test`` are about to be used.
+        splits: Which of ``train``, ``val`` and ``test`` will be used.
 
     Raises:
-        InputError: If anything is missing, or contradicts the rest; names key, file, entry, value
-            and what is expected, and how to get missing data.
+        InputError: If data is missing or inconsistent; names key, file, entry, value and expected
+            value, and how to get missing data.
     """
     findings = Findings()
     _check_data(cfg, splits, findings)
@@ -130,10 +130,10 @@ def _check_data(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
 
 
 def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
-    """Look through wrappers such as RepeatDataset and ConcatDataset.
+    """Unwrap wrappers such as RepeatDataset and ConcatDataset.
 
     Args:
-        key: Where the config has the data set.
+        key: Key of the data set in the config.
         dataset: Its config.
 
     Yields:
@@ -149,7 +149,7 @@ def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
 
 
 def _check_loader(key: str, loader: dict, findings: Findings) -> None:
-    """Check the numbers that every loader has."""
+    """Check the numbers of a data loader."""
     for name, least in (('batch_size', 1), ('num_workers', 0)):
         value = loader.get(name, least)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -157,7 +157,7 @@ def _check_loader(key: str, loader: dict, findings: Findings) -> None:
 
 
 def _are_there(key: str, dataset: dict, findings: Findings) -> bool:
-    """Look for the root, the folders and the annotation file."""
+    """Check that the root, the folders and the annotation file exist."""
     hint = _how_to_get(dataset)
     root = dataset.get('data_root') or ''
     if root:
@@ -174,7 +174,7 @@ def _are_there(key: str, dataset: dict, findings: Findings) -> bool:
 
 
 class _Part:
-    """One data set of a config, whose files are there."""
+    """One data set of a config, whose files exist."""
 
     def __init__(
         self, cfg: Config, split: str, key: str, dataset: dict, findings: Findings
@@ -185,13 +185,13 @@ class _Part:
         self.model = model.get('module', model)  # --tta has wrapped it
 
     def check(self, coco_files: list[CocoFile]) -> list[str] | None:
-        """Look into files of known kinds; relatives of them have contents of their own kind.
+        """Check files of known data sets; subclasses may have other contents.
 
         Args:
-            coco_files: Gets the COCO file that was read.
+            coco_files: The COCO file that was read is added here.
 
         Returns:
-            Names of the class folders, if they are the classes.
+            Names of the class folders if these define the classes.
         """
         kind = self.dataset.get('type')
         scope = self.cfg.get('default_scope')
@@ -218,7 +218,7 @@ class _Part:
         return None
 
     def _build(self, scope: str) -> BaseDataset | None:
-        """Build a data set that has read nothing yet, for its classes and joined paths."""
+        """Build a data set without reading files, for its classes and joined paths."""
         settings = {**self.dataset, 'pipeline': [], 'lazy_init': True, 'serialize_data': False}
         with DefaultScope.overwrite_default_scope(scope):
             try:
@@ -256,7 +256,7 @@ class _Part:
         self._check_classes(classes or built.metainfo.get('classes'))
 
     def _repeat_for_test(self, before: dict[str, Any]) -> None:
-        """Say for the test set what holds for an equal validation set."""
+        """Repeat the config lines of the validation set for an equal test set."""
         val, test = (self.cfg.get(f'{split}_dataloader') for split in ('val', 'test'))
         if self.split != 'val' or not test or val.dataset != test.dataset:
             return
@@ -297,7 +297,7 @@ class _Part:
         return folders
 
     def _check_preprocessor(self, folders: list[str]) -> None:
-        """Mixup and CutMix make one-hot labels of so many classes."""
+        """Check ``num_classes``, by which Mixup and CutMix make one-hot labels."""
         settings = self.cfg.get('data_preprocessor') or {}
         count = settings.get('num_classes')
         if count is not None and count != len(folders):
@@ -309,7 +309,7 @@ class _Part:
 
 
 def _compare_folders(classes: dict[str, list[str]], findings: Findings) -> None:
-    """Folders are numbered in sorted order, so that one more or less shifts all labels."""
+    """Compare class folders, whose sorted order defines the labels."""
     keys = list(classes)
     for key in keys[1:]:
         first, other = classes[keys[0]], classes[key]
@@ -324,7 +324,7 @@ def _compare_folders(classes: dict[str, list[str]], findings: Findings) -> None:
 
 
 def _coco_metrics(cfg: Config, split: str) -> list[tuple[str | None, bool]]:
-    """List the files that COCO's evaluation reads, and whether it scores masks."""
+    """Return the files that COCO evaluation reads, and whether it scores masks."""
     evaluator = cfg.get(f'{split}_evaluator') or []
     found = []
     for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
@@ -338,7 +338,7 @@ def _coco_metrics(cfg: Config, split: str) -> list[tuple[str | None, bool]]:
 def _check_evaluator(
     cfg: Config, split: str, coco_files: list[CocoFile], findings: Findings
 ) -> None:
-    """Look for the evaluator's own files, and into those that no data set reads."""
+    """Check the evaluator's files, including content that no data set reads."""
     key = f'{split}_evaluator'
     evaluator = cfg.get(key)
     for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
@@ -362,7 +362,7 @@ def _same(first: str | None, second: str) -> bool:
 
 
 def _folders(dataset: dict) -> dict[str, str]:
-    """Map config keys to folders relative to ``data_root``; ImageNet's may be its ``split``."""
+    """Map config keys to folders below ``data_root``; ImageNet's may be its ``split``."""
     prefix = dataset.get('data_prefix') or {}
     if isinstance(prefix, str):
         return {'data_prefix': prefix}

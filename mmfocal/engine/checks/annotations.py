@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COCO files: does every entry fit its image, the data set's classes, and what is read later?"""
+"""Checks of COCO files: entries, images, categories, boxes, masks and stuff maps."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from mmengine.dataset import BaseDataset
 from ..findings import Findings, first_few
 from .folders import IGNORED, are_present, check_pictures, check_values, picture_size, sample
 
-_REQUIRED = {  # what mmdet reads without asking
+_REQUIRED = {  # what mmdet reads unconditionally
     'images': ('id', 'file_name', 'height', 'width'),
     'categories': ('id', 'name'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
@@ -23,15 +23,15 @@ _REQUIRED = {  # what mmdet reads without asking
 
 @dataclass
 class CocoFile:
-    """A COCO instances file, and what will be read from it.
+    """A COCO instances file and how it will be used.
 
     Args:
-        key: Where the config names it.
+        key: Key of the file in the config.
         path: The file.
-        findings: Gets the errors.
-        masks: Masks are loaded, or scored.
-        scored: COCO's evaluation reads it.
-        may_lack_annotations: As COCO's ``image_info_test-dev2017.json`` does.
+        findings: Collects the errors.
+        masks: Whether masks are loaded or scored.
+        scored: Whether COCO evaluation reads the file.
+        may_lack_annotations: Whether annotations may be absent, as in test-dev files of COCO.
     """
 
     key: str
@@ -52,10 +52,10 @@ class CocoFile:
         self.findings.error(f'{self.key}: {text}', lines)
 
     def read(self) -> bool:
-        """Read the file and check that its parts have the entries that mmdet reads.
+        """Read the file and check that the entries read by mmdet exist.
 
         Returns:
-            Whether it makes sense to look further.
+            Whether further checks are possible.
         """
         try:
             with open(self.path, encoding='utf-8') as file:
@@ -100,11 +100,11 @@ def check_coco(file: CocoFile, dataset: BaseDataset, model: dict) -> list[str] |
 
     Args:
         file: The data set's ``ann_file``.
-        dataset: mmdet's ``CocoDataset``, not yet read.
+        dataset: mmdet's ``CocoDataset`` before it reads files.
         model: The config's model; its semantic head limits the values of stuff maps.
 
     Returns:
-        Names of the classes that fit the file, None if the file cannot be used.
+        Names of the classes that match the file, None if the file is unusable.
     """
     if not file.read():
         return None
@@ -124,11 +124,11 @@ def check_coco(file: CocoFile, dataset: BaseDataset, model: dict) -> list[str] |
 
 
 def check_scored_file(file: CocoFile, dataset_file: CocoFile) -> None:
-    """Check a file that an evaluator reads and that is not the data set's own.
+    """Check a file that only an evaluator reads.
 
     Args:
         file: The evaluator's ``ann_file``.
-        dataset_file: The data set's, which is read already.
+        dataset_file: File of the data set, already read.
     """
     if not file.read() or not check_ids(file) & _check_image_sizes(file):
         return
@@ -156,7 +156,7 @@ def check_scored_file(file: CocoFile, dataset_file: CocoFile) -> None:
 
 
 def check_ids(file: CocoFile) -> bool:
-    """Check that ids and names are unique, and that COCO's evaluation can use them.
+    """Check that ids and names are unique and supported by COCO evaluation.
 
     Args:
         file: A file that is read.
@@ -192,7 +192,7 @@ def _are_unique(file: CocoFile, part: str, name: str) -> bool:
 
 
 def _are_scored(file: CocoFile) -> bool:
-    """COCO's evaluation stores ids of annotations as numbers, and 0 for "no match"."""
+    """Check ids of annotations: COCO evaluation needs numbers, and 0 means "no match"."""
     for annotation in file.content['annotations']:
         number = annotation['id']
         if not isinstance(number, int) or number == 0:
@@ -211,10 +211,10 @@ def _are_scored(file: CocoFile) -> bool:
 
 
 def check_references(file: CocoFile) -> bool:
-    """Refuse annotations of unknown images and categories, which mmdet drops silently.
+    """Report annotations of unknown images and categories, which mmdet drops silently.
 
     Args:
-        file: A file whose ids are sound.
+        file: A file with valid ids.
     """
     good = True
     annotations = file.content['annotations']
@@ -252,7 +252,7 @@ def _check_image_sizes(file: CocoFile) -> bool:
 
 
 def _check_images(file: CocoFile, folder: str) -> None:
-    """Look for every image, and compare the sizes of a sample with the file's."""
+    """Check that all images exist, and compare the sizes of a sample with the file."""
     images = [each for each in file.content['images'] if isinstance(each['file_name'], str)]
     paths = [os.path.join(folder, image['file_name']) for image in images]
     if not are_present(file.key, paths, f'images that {file.path} lists', file.findings):
@@ -280,9 +280,9 @@ def _check_images(file: CocoFile, folder: str) -> None:
 
 
 def _check_categories(file: CocoFile, dataset: BaseDataset) -> list[str]:
-    """Refuse what mmdet takes silently, and return the class names that fit.
+    """Report category errors that mmdet accepts silently, and return the matching class names.
 
-    mmdet drops categories that are no classes, and numbers the others in the order of the file.
+    mmdet drops categories that are not classes and numbers the others in the order of the file.
     """
     names = [category['name'] for category in file.content['categories']]
     classes = dataset.metainfo['classes']
@@ -334,14 +334,14 @@ def _kept(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | None:
-    """Refuse what is no box; count those without area, which mmdet drops and COCO's set has.
+    """Report invalid boxes; count boxes without area, which COCO contains and mmdet drops.
 
     Args:
         file: A file whose references are sound.
-        classes: Classes that are learned; None for all.
+        classes: Classes in training; None for all.
 
     Returns:
-        For each annotation whether mmdet keeps it; None if some have no box.
+        Whether mmdet keeps each annotation; None if some have no box.
     """
     annotations = file.content['annotations']
     boxes = _numbers(file, 'bbox', 4, 'four finite numbers [x, y, width, height]')
@@ -351,7 +351,7 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
     by_id = {image['id']: (image['width'], image['height']) for image in file.content['images']}
     sizes = np.array([by_id[each['image_id']] for each in annotations])
     ends = boxes[:, :2] + boxes[:, 2:]
-    # what mmdet's CocoDataset.parse_data_info asks
+    # the conditions of mmdet's CocoDataset.parse_data_info
     outside = (boxes[:, :2] >= sizes).any(1) | (ends <= 0).any(1)
     dropped = outside | (areas <= 0) | (boxes[:, 2:] < 1).any(1)
     if dropped.any():
@@ -381,10 +381,10 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
 
 
 def _numbers(file: CocoFile, name: str, length: int, expected: str) -> np.ndarray | None:
-    """Read one number, or a row of ``length`` numbers, of every annotation."""
+    """Return one number, or a row of ``length`` numbers, of every annotation."""
     values = [each[name] for each in file.content['annotations']]
     shape = (length,) if length else ()
-    try:  # all at once is quick
+    try:  # one conversion is fast
         array = np.array(values)
         if array.dtype.kind in 'if' and array.shape[1:] == shape and np.isfinite(array).all():
             return array
@@ -420,7 +420,7 @@ def _is_class(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray:
 
 
 def _check_filter(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) -> None:
-    """Name the filter that leaves no image, which a sampler would look for without end."""
+    """Report a filter that leaves no image, for which a sampler would loop forever."""
     if dataset.test_mode or not dataset.filter_cfg:
         return
     smallest = dataset.filter_cfg.get('min_size', 0)
@@ -450,7 +450,7 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
 
     Args:
         file: A file whose references are sound.
-        kept: For each annotation whether mmdet keeps it; the evaluation reads all of them.
+        kept: Whether mmdet keeps each annotation; the evaluation reads all of them.
     """
     if not file.masks:
         return
@@ -484,15 +484,15 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
 
 
 def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:
-    """Say what is wrong with a segmentation.
+    """Describe the problem of a segmentation.
 
     Args:
         mask: Polygons or RLE.
         size: Height and width of the image.
-        scored: pycocotools reads it, too, which ends the process for some shapes.
+        scored: Whether pycocotools reads it, which crashes the process for some inputs.
 
     Returns:
-        The problem and what is expected; None if there is none.
+        The problem and the expected value; None if it is valid.
     """
     if isinstance(mask, dict):
         return _rle_problem(mask, size)
@@ -506,7 +506,7 @@ def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:
             finite = False
         if not finite:
             return f'segmentation={_short(mask)} has something else than numbers; {expected}'
-        if scored and (not polygon or len(mask[0]) < 5):  # pycocotools takes four for a box
+        if scored and (not polygon or len(mask[0]) < 5):  # pycocotools reads four numbers as a box
             return (
                 f'a polygon of segmentation={_short(mask)} has {min(map(len, mask))} coordinates, '
                 'which the evaluation cannot read; expected an even number of at least 6'
@@ -535,9 +535,9 @@ def _rle_problem(mask: dict, size: list[int]) -> str | None:
 
 
 def _length_of_rle(text: str) -> int | None:
-    """Add up COCO's compressed counts: six bits a character, each but two relative to another.
+    """Sum the counts of a compressed COCO RLE (six bits per character, mostly differences).
 
-    pycocotools writes beyond its memory where they are too many.
+    pycocotools writes out of bounds if the sum is too large.
     """
     counts: list[int] = []
     value = shift = 0
@@ -569,7 +569,7 @@ def _short(value: Any) -> str:
 
 
 def _check_stuff_maps(key: str, file: CocoFile, dataset: BaseDataset, model: dict) -> None:
-    """Look for every image's stuff map, and into some for values that the head lacks."""
+    """Check that all stuff maps exist, and the values of a sample against the head's classes."""
     folder, suffix = dataset.data_prefix['seg'], dataset.seg_map_suffix
     images = file.content['images']
     paths = [

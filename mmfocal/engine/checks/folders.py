@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders: pictures, label maps of segmentation, class folders of classification."""
+"""Checks of files and folders: images, label maps and class folders."""
 
 import inspect
 import os
@@ -16,9 +16,9 @@ from PIL import Image
 from ..findings import Findings, first_few
 from ..machine import dicts_in
 
-IGNORED = 255  # what the hosts' losses and metrics leave out
-SAMPLE = 50  # files that are opened, evenly spread, so that starting stays quick
-_DECODED_PIXELS = 2_000_000  # larger pictures of a sample are checked by their headers alone
+IGNORED = 255  # ignored by the hosts' losses and metrics
+SAMPLE = 50  # number of files that are opened, evenly spread, so that startup stays fast
+_DECODED_PIXELS = 2_000_000  # of larger images only the header is checked
 _EXIF_ORIENTATION = 0x0112
 _PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 _SYSTEM_FOLDERS = ('__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN')
@@ -28,10 +28,10 @@ _SYSTEM_FOLDERS = ('__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN')
 
 
 def is_remote(path: str) -> bool:
-    """Tell addresses such as ``s3://...``, which are not looked up, from paths.
+    """Return whether a path is an address such as ``s3://...``, which is not checked.
 
     Args:
-        path: Either.
+        path: Path or address.
     """
     return '://' in path
 
@@ -42,8 +42,8 @@ def has_file(path: str, hint: str, key: str, findings: Findings) -> bool:
     Args:
         path: The file.
         hint: How to get it.
-        key: Where the config names it.
-        findings: Gets the error.
+        key: Key of the file in the config.
+        findings: Collects the error.
     """
     found = is_remote(path) or os.path.isfile(path)
     if not found:
@@ -52,13 +52,13 @@ def has_file(path: str, hint: str, key: str, findings: Findings) -> bool:
 
 
 def has_files(path: str, hint: str, key: str, findings: Findings) -> bool:
-    """Check that a folder exists and that some file lies in it or below, unless it is remote.
+    """Check that a folder exists and contains files, also in subfolders, unless it is remote.
 
     Args:
         path: The folder.
         hint: How to get it.
-        key: Where the config names it.
-        findings: Gets the error.
+        key: Key of the file in the config.
+        findings: Collects the error.
     """
     found = is_remote(path) or any(files for _, _, files in os.walk(path, followlinks=True))
     if not found:
@@ -69,7 +69,7 @@ def has_files(path: str, hint: str, key: str, findings: Findings) -> bool:
 def missing_files(paths: Iterable[str]) -> Iterator[str]:
     """Yield the paths that do not exist.
 
-    Each folder is listed once, which is much quicker than a look-up per file on network disks.
+    Each folder is listed once, which is faster than a lookup per file on network disks.
 
     Args:
         paths: Files to look for.
@@ -88,7 +88,7 @@ def sample(items: Sequence[Any], size: int = SAMPLE) -> list[Any]:
 
     Args:
         items: All items.
-        size: How many at most.
+        size: Maximum number.
     """
     if not items:
         return []
@@ -100,26 +100,26 @@ def sample(items: Sequence[Any], size: int = SAMPLE) -> list[Any]:
 
 
 def picture_size(path: str) -> tuple[int, int] | None:
-    """Read the size at which the hosts load a picture, that is turned as its EXIF tag says.
+    """Return the size at which the hosts load an image, after EXIF rotation.
 
     Args:
-        path: Picture in any format and mode.
+        path: Image in any format and mode.
 
     Returns:
-        Width and height; None if it is readable, but its size is not easily told.
+        Width and height; None if the image is readable but its size is unknown.
 
     Raises:
-        OSError: If it cannot be read, or if it ends too early.
+        OSError: If the image cannot be read or is truncated.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # damaged EXIF tags, huge pictures
+        warnings.simplefilter('ignore')  # damaged EXIF tags, huge images
         try:
             with Image.open(path) as image:
                 width, height = image.size
                 if width * height <= _DECODED_PIXELS:
                     image.load()
                 turned = image.getexif().get(_EXIF_ORIENTATION, 1)
-        except Image.DecompressionBombError:  # huge, which the hosts' reader may well take
+        except Image.DecompressionBombError:  # too large for Pillow, but the hosts may read it
             return None
         except OSError:
             if os.path.getsize(path) and _opencv_reads(path):
@@ -131,23 +131,23 @@ def picture_size(path: str) -> tuple[int, int] | None:
 
 
 def _opencv_reads(path: str) -> bool:
-    """Ask about formats that Pillow does not know; OpenCV fills up what it finds truncated."""
+    """Whether OpenCV reads a format that Pillow does not support; it pads truncated images."""
     import cv2
 
     try:
         with Image.open(path):
-            return False  # known and damaged
+            return False  # supported format, but damaged
     except OSError:
         return cv2.imread(path) is not None
 
 
 def check_pictures(key: str, paths: Sequence[str], findings: Findings) -> None:
-    """Open a sample of pictures.
+    """Open a sample of images.
 
     Args:
-        key: Where the config names their folder.
+        key: Key of their folder in the config.
         paths: All of them.
-        findings: Gets an error if some cannot be read.
+        findings: Collects an error if some cannot be read.
     """
     broken = []
     for path in sample(paths):
@@ -168,14 +168,14 @@ def check_pictures(key: str, paths: Sequence[str], findings: Findings) -> None:
 def check_label_maps(
     key: str, dataset: BaseDataset, pipeline: Any, hint: str, findings: Findings
 ) -> None:
-    """Check the label maps of a segmentation data set; up to 50, evenly spread, are opened.
+    """Check the label maps of a segmentation data set; a sample of up to 50 is opened.
 
     Args:
-        key: Where the config has the data set.
-        dataset: A ``BaseSegDataset`` of mmseg, not yet read.
-        pipeline: Its transforms; labels that they do not load are not looked at.
+        key: Key of the data set in the config.
+        dataset: A ``BaseSegDataset`` of mmseg before it reads files.
+        pipeline: Its transforms; labels that they do not load are not checked.
         hint: How to get the data.
-        findings: Gets the errors.
+        findings: Collects the errors.
     """
     loaders = [step for step in dicts_in(pipeline) if _kind(step) == 'LoadAnnotations']
     dataset.full_init()
@@ -206,10 +206,10 @@ def are_present(key: str, paths: Sequence[str], what: str, findings: Findings) -
     """Check that files exist.
 
     Args:
-        key: Where the config names their folder.
+        key: Key of their folder in the config.
         paths: The files.
-        what: What they are.
-        findings: Gets the error, which names the first.
+        what: Description of the files.
+        findings: Collects the error, which names the first missing file.
     """
     missing = list(missing_files(paths))
     if missing:
@@ -230,12 +230,12 @@ def check_values(
     """Open a sample of label maps and check their values.
 
     Args:
-        key: Where the config names their folder.
+        key: Key of their folder in the config.
         paths: The files.
-        highest: Greatest label.
-        ignored: Values beyond it that stand for no label.
-        note: Where the greatest label comes from.
-        findings: Gets an error if a file is no map of one label per pixel, or has another value.
+        highest: Highest label.
+        ignored: Higher values that mean no label.
+        note: Source of the highest label.
+        findings: Collects an error if a file is not a label map or has another value.
 
     Returns:
         The values in each map of the sample; empty if there was an error.
@@ -264,7 +264,7 @@ def check_values(
 
 
 def _check_agreement(key: str, reduces: bool, loaders: Sequence[dict], findings: Findings) -> None:
-    """Do what mmseg does at the first image: the two settings must be the same."""
+    """Check that two settings agree, as mmseg does at the first image."""
     for loader in loaders:
         own = loader.get('reduce_zero_label')
         if own is not None and own != reduces:
@@ -275,10 +275,10 @@ def _check_agreement(key: str, reduces: bool, loaders: Sequence[dict], findings:
 
 
 def _check_suffixes(key: str, dataset: BaseDataset, findings: Findings) -> None:
-    """Look for annotated images that have another suffix than ``img_suffix``, hence are unused."""
+    """Report annotated images whose suffix differs from ``img_suffix``, which are unused."""
     folder, maps = dataset.data_prefix['img_path'], dataset.data_prefix['seg_map_path']
     if dataset.ann_file and os.path.isfile(dataset.ann_file):
-        return  # a list says which images are wanted
+        return  # a list selects the images
     used = dataset.img_suffix
     others = []
     for place, _, names in os.walk(folder, followlinks=True):
@@ -287,7 +287,7 @@ def _check_suffixes(key: str, dataset: BaseDataset, findings: Findings) -> None:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in _PICTURES and not name.endswith(used):
                 others.append(os.path.join(maps, below, stem + dataset.seg_map_suffix))
-    # labels in the images' own folder are no images
+    # labels in the image folder are not images
     others = [path for path in others if os.path.realpath(maps) != os.path.realpath(folder)]
     annotated = len(others) - sum(1 for _ in missing_files(others))
     if annotated:
@@ -302,7 +302,7 @@ def _check_sizes(key: str, images: Sequence[str], maps: Sequence[str], findings:
     for image, labels in sample(list(zip(images, maps, strict=True))):
         try:
             image_size, label_size = picture_size(image), Image.open(labels).size
-        except (OSError, SyntaxError):  # reported by others
+        except (OSError, SyntaxError):  # reported by another check
             continue
         if image_size and image_size != label_size:
             findings.error(
@@ -320,7 +320,7 @@ def _check_labels(
     key: str, dataset: BaseDataset, paths: Sequence[str], findings: Findings
 ) -> None:
     reduces = dataset.reduce_zero_label
-    # a choice of classes is mapped from the labels of all
+    # a subset of the classes is mapped from all labels
     names = type(dataset).METAINFO if dataset.label_map else dataset.metainfo
     classes = names['classes']
     count = len(classes)
@@ -345,7 +345,7 @@ def _check_labels(
 def _check_reduction(
     key: str, dataset: BaseDataset, found: set[int], count: int, path: str, findings: Findings
 ) -> None:
-    """Tell from the values whether labels that count from 1 are reduced already."""
+    """Check by the values whether labels that start at 1 are reduced already."""
     counts_from_1 = f'{type(dataset).__name__} counts classes from 1'
     labels = f'the labels in {path} and others'
     if not dataset.reduce_zero_label and IGNORED not in found:
@@ -368,7 +368,7 @@ def _check_occurrence(
     values: list[set[int]],
     findings: Findings,
 ) -> None:
-    """Name classes without a pixel; with a single class left there is nothing to learn."""
+    """Report classes without pixels; a single remaining class is an error."""
     first = int(reduces)
     absent = [
         f'{name!r} ({label})'
@@ -386,7 +386,7 @@ def _check_occurrence(
     )
     if few:
         findings.error(f'{text}. Expected at least two classes')
-    elif len(classes) <= 2 * SAMPLE:  # many classes are rare, as most of ADE20K's
+    elif len(classes) <= 2 * SAMPLE:  # many classes are rare, as in ADE20K
         findings.warn(text)
 
 
@@ -394,15 +394,15 @@ def _check_occurrence(
 
 
 def check_class_folders(key: str, dataset: BaseDataset, findings: Findings) -> list[str] | None:
-    """Check folders that are the classes, as mmpretrain's ``CustomDataset`` takes them.
+    """Check class folders of mmpretrain's ``CustomDataset``.
 
     Args:
-        key: Where the config has the data set.
+        key: Key of the data set in the config.
         dataset: ``CustomDataset`` or a relative, not yet read.
-        findings: Gets the errors.
+        findings: Collects the errors.
 
     Returns:
-        Class names by label if folders are the classes, else None.
+        Class names by label if folders define the classes, else None.
     """
     root = dataset.img_prefix
     if dataset.ann_file or not dataset.with_label or not os.path.isdir(root):
@@ -445,7 +445,7 @@ def _first_picture(folder: str, dataset: BaseDataset) -> str | None:
 def _check_names(
     key: str, root: str, dataset: BaseDataset, folders: list[str], findings: Findings
 ) -> None:
-    """Compare folders with the class names of the config, which get labels in their order."""
+    """Compare class folders with the config's class names, whose order defines the labels."""
     classes = dataset.CLASSES
     if classes is None:
         return
@@ -462,15 +462,15 @@ def _check_names(
 
 
 def check_image_list(key: str, dataset: BaseDataset, findings: Findings) -> tuple[int, str] | None:
-    """Check an annotation file of lines ``path label``, as mmpretrain takes it.
+    """Check an annotation file with lines ``path label`` in mmpretrain's format.
 
     Args:
-        key: Where the config has the data set.
+        key: Key of the data set in the config.
         dataset: ``CustomDataset`` or a relative, not yet read.
-        findings: Gets the errors.
+        findings: Collects the errors.
 
     Returns:
-        The highest label and its line, if there is one.
+        The highest label and its line, or None.
     """
     path, key = dataset.ann_file, f'{key}.ann_file'
     lines = [line for line in Path(path).read_text(encoding='utf-8').splitlines() if line.strip()]
@@ -499,13 +499,13 @@ def check_image_list(key: str, dataset: BaseDataset, findings: Findings) -> tupl
 
 
 def check_scores(key: str, evaluator: Any, count: int, findings: Findings) -> None:
-    """Check that a classifier's accuracy asks for no more guesses than there are classes.
+    """Check that ``topk`` of a classifier's accuracy does not exceed the number of classes.
 
     Args:
-        key: Where the config has the evaluator.
+        key: Key of the evaluator in the config.
         evaluator: One metric or several.
         count: Number of classes.
-        findings: Gets the errors.
+        findings: Collects the errors.
     """
     listed = isinstance(evaluator, (list, tuple))
     for index, metric in enumerate(evaluator if listed else [evaluator or {}]):

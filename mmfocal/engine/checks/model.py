@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models: channels of neighboring parts, numbers of classes, batches of one image.
+"""Checks of models: channels of connected modules, numbers of classes, batches of one image.
 
-Parts are run on PyTorch's meta device, where tensors have shapes but no values, so that any
-registered module can be checked, in a fraction of a second and without memory. Parts that do not
-run there, such as a deformable convolution, are not checked, nor is what follows them.
+Modules run on PyTorch's meta device, where tensors have shapes but no values, so that any
+registered module is checked in a fraction of a second and without memory. Modules that do not run
+there, such as deformable convolutions, are not checked, and neither are the modules after them.
 """
 
 import warnings
@@ -25,9 +25,9 @@ _HEADS = (
     *('rpn_head', 'bbox_head', 'mask_head', 'panoptic_head'),
     *('decode_head', 'auxiliary_head', 'head'),
 )
-_COUNTS = ('in_index', 'num_ins')  # which maps a head takes, or how many
+_COUNTS = ('in_index', 'num_ins')  # indices or number of the maps that a head uses
 _BAD_ARGUMENTS = (AssertionError, IndexError, KeyError, TypeError, ValueError)
-# Parts whose num_classes is something else: pre-training, foreground, stuff, boundaries
+# Modules whose num_classes has another meaning: pre-training, foreground, stuff, boundaries
 _OTHER_PARTS = ('backbone', 'rpn_head', 'semantic_head')
 _OTHER_TYPES = ('STDCHead',)
 
@@ -38,13 +38,13 @@ _OTHER_TYPES = ('STDCHead',)
 def check_num_classes(
     model: dict, key: str, classes: Sequence[str] | None, findings: Findings
 ) -> None:
-    """Check what mmdet's ``NumClassCheckHook`` checks where a config has it.
+    """Check ``num_classes`` like mmdet's ``NumClassCheckHook``.
 
     Args:
-        model: The config's model; none is checked if it takes its classes from text.
-        key: Where the config has the data set's classes.
+        model: The config's model; not checked if its classes are given by text.
+        key: Key of the data set's classes in the config.
         classes: Class names of the data set; None skips it.
-        findings: Gets an error per head whose ``num_classes`` differs.
+        findings: Collects an error per head whose ``num_classes`` differs.
     """
     if not classes or 'language_model' in model:
         return
@@ -74,23 +74,23 @@ def num_classes_of(key: str, node: Any) -> Iterator[tuple[str, int]]:
 
 
 def check_widths(cfg: Config) -> None:
-    """Check that every part of a model takes as many channels as the part before it gives.
+    """Check that the input channels of every module match the output of the previous one.
 
-    With ``train_dataloader.batch_size=1``, parts are also run in training mode: batch norm of a
+    With ``train_dataloader.batch_size=1``, modules also run in training mode: batch norm of a
     single value per channel is impossible.
 
     Args:
         cfg: Config; its ``model`` is checked if it has a ``backbone``.
 
     Raises:
-        ValueError: If some part does not; names config file, key, value, and what is given.
+        ValueError: If channels differ; names config file, key, value and actual channels.
     """
     model = cfg.get('model') or {}
     if not model.get('backbone'):
         return
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope'))
     with scope, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')  # they come with the real model
+        warnings.simplefilter('ignore')  # the real model repeats the warnings
         try:
             _check_model(model, cfg)
         except ValueError as error:
@@ -118,32 +118,32 @@ def _check_model(model: dict, cfg: Config) -> None:
 
 
 def _run_backbone(backbone: dict) -> tuple[str, Maps | None]:
-    """Feed an image; describe the backbone and return its maps, None if it does not run."""
+    """Run the backbone; return its description and its maps, None if it does not run."""
     kind = backbone.get('type')
     try:
         module = build_skeleton(backbone)
     except _BAD_ARGUMENTS as error:
         raise ValueError(f'model.backbone ({kind}) cannot be built: {error!r}') from error
-    except Exception:  # what cannot be built on the meta device may well be built on others
+    except Exception:  # unsupported on the meta device, but possibly not on others
         return kind, None
     maps = None
-    with suppress(Exception):  # the real model's own message is better
+    with suppress(Exception):  # the real model has a better message
         maps = _as_maps(module(_image(backbone)))
     indices = getattr(module, 'out_indices', None)
     return f'model.backbone ({kind}, out_indices={indices})', maps
 
 
 def _image(backbone: dict) -> Tensor:
-    size = backbone.get('img_size', 224)  # some take no other size than theirs
+    size = backbone.get('img_size', 224)  # some backbones have a fixed size
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     return torch.empty(2, backbone.get('in_channels', 3), height, width, device='meta')
 
 
 def _check_part(key: str, part: dict, giver: str, maps: Maps) -> Maps | None:
-    """Run a neck or head and return its maps, if it has any.
+    """Run a neck or head and return its maps, if any.
 
-    ``in_channels`` has many meanings: YOLOv3's neck lists it backwards, classifiers take the last
-    map only. So it is wrong only where the part does not run either.
+    The meaning of ``in_channels`` varies: YOLOv3's neck lists it in reverse, classifiers use the
+    last map only. It is therefore reported only if the module does not run.
     """
     outputs = None
     with suppress(Exception):
@@ -188,7 +188,7 @@ def _fits(part: dict, widths: list[int]) -> bool:
 
 
 def _check_roi_head(task: str, roi_head: dict, giver: str, maps: Maps) -> None:
-    """Compare numbers only: RoIAlign does not run on the meta device."""
+    """Compare channel numbers only, because RoIAlign does not run on the meta device."""
     extractor = roi_head.get(f'{task}_roi_extractor')
     if not isinstance(extractor, dict) or extractor.get('type') != 'SingleRoIExtractor':
         return
@@ -196,7 +196,7 @@ def _check_roi_head(task: str, roi_head: dict, giver: str, maps: Maps) -> None:
     key = f'model.roi_head.{task}_roi_extractor'
     if [each.shape[1] for each in maps[: len(strides)]] != [width] * len(strides):
         _refuse(f'{key}.out_channels={width}, featmap_strides={strides}', giver, maps)
-    if 'shared_head' in roi_head:  # stands between the two
+    if 'shared_head' in roi_head:  # is between the two
         return
     for head_key, head in _parts(f'model.roi_head.{task}_head', roi_head.get(f'{task}_head')):
         if head.get('in_channels', width) != width:
@@ -212,7 +212,7 @@ def _refuse(setting: str, giver: str, maps: Maps) -> None:
 
 
 def _parts(key: str, parts: dict | Sequence[dict] | None) -> Iterator[tuple[str, dict]]:
-    """Yield key and config of a part, or of each where there are several."""
+    """Yield key and config of a module, or of each module in a list."""
     if isinstance(parts, dict):
         yield key, parts
     else:

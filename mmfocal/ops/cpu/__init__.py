@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes CPUs fast: chunks that fit a cache, memory that is kept, oneDNN's products."""
+"""Operators for CPUs: chunks that fit the cache, reused memory, linear layers by oneDNN."""

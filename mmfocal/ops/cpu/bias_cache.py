@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Combined bias of layers, kept from call to call while nobody trains them."""
+"""Cache of the combined bias of layers that are not being trained."""
 
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -12,7 +12,7 @@ from mmfocal.ops.focal_attention.geometry import FocalGeometry, compute_dtype
 
 
 class _Combination(NamedTuple):
-    """Combined bias, and copies of the tables it was made of."""
+    """Combined bias and copies of the tables that it was computed from."""
 
     bias: FocalBias
     combined: Tensor
@@ -28,8 +28,8 @@ def _is_equal(a: FocalBias, b: FocalBias) -> bool:
 
 
 def _combine(bias: FocalBias, geometry: FocalGeometry) -> _Combination:
-    """Of copies, since another thread may write to the tables meanwhile."""
-    with torch.inference_mode(False), torch.no_grad():  # training must be able to save it
+    """Combine copies of the tables, because another thread may write to the tables meanwhile."""
+    with torch.inference_mode(False), torch.no_grad():  # autograd may save the result
         bias = map_tables(torch.clone, bias)
         dtype = compute_dtype(bias.own.dtype)
         combined = combined_bias(map_tables(lambda table: table.to(dtype), bias), geometry)
@@ -37,18 +37,18 @@ def _combine(bias: FocalBias, geometry: FocalGeometry) -> _Combination:
 
 
 def kept_bias(layer: nn.Module, bias: FocalBias, geometry: FocalGeometry) -> Tensor:
-    """Combined bias ``(h, w*w, K)`` of a layer on a CPU, without gradient.
+    """Return the combined bias ``(h, w*w, K)`` of a layer on a CPU, without gradient.
 
-    The tables' values are compared in every call, which takes a fiftieth of combining them:
-    PyTorch counts neither what fused optimizers write nor what is written to ``table.data``.
-    Copies and pickles of a layer start without.
+    The values of the tables are compared in every call, which takes a fiftieth of the time of
+    combining them. Version counters do not suffice: fused optimizers and writes to ``table.data``
+    do not increment them. Copies and pickles of a layer start with an empty cache.
 
     Args:
-        layer: Whose bias is kept, as long as it lives; always of one geometry.
-        bias: Its tables.
+        layer: Key of the cache entry, which lives as long as the layer. Its geometry is constant.
+        bias: Tables of the layer.
         geometry: The key set of a window.
     """
-    kept = _KEPT.get(layer)  # once: another thread may replace it
+    kept = _KEPT.get(layer)  # read once: another thread may replace it
     if kept is None or not _is_equal(kept.bias, bias):
         kept = _KEPT[layer] = _combine(bias, geometry)
     return kept.combined

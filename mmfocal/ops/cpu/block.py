@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal blocks on CPUs: whole for training, a few tokens or heads at a time for inference.
+"""Focal blocks on CPUs: whole maps for training, chunks of tokens or heads for inference.
 
-In inference queries, keys and values exist for as many heads as fit ``QKV_BYTES``, hidden layers
-for a chunk of tokens. What has the size of the map is scratch memory or the result, but for copies
-of maps that are rolled or cropped.
+In inference, queries, keys and values are computed for as many heads as fit ``QKV_BYTES``, and
+hidden layers for a chunk of tokens. Tensors of the size of the map are scratch memory or the
+result, except for copies of maps that are rolled or cropped.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ from .linear import linear
 from .mlp import MlpParameters, mlp, norm_mlp, pays, token_chunks
 from .tokens import fill_tokens, pool_tokens
 
-# Queries, keys and values that exist at a time: those of one head, if a map is large.
+# Bytes of queries, keys and values that are computed at a time; one head of a large map.
 QKV_BYTES = 32 * 2**20
 
 
@@ -39,7 +39,7 @@ def _mlp_parameters(p: BlockParameters) -> MlpParameters:
 
 
 def _norm_mlp(x: Tensor, p: BlockParameters, linear: Callable[..., Tensor]) -> Tensor:
-    """By chunks of tokens where that pays."""
+    """Apply LayerNorm and MLP, in chunks of tokens where this is faster or saves memory."""
     parameters = _mlp_parameters(p)
     if pays(x, parameters):
         return norm_mlp(x, parameters, p.eps2)
@@ -55,7 +55,7 @@ def train_block(x: Tensor, p: BlockParameters, shift: int) -> Tensor:
 
 
 def _norm_and_pool(x: Tensor, p: BlockParameters, shift: int) -> Tensor:
-    """Tokens ``(B, T, C)`` of the normalized, padded and rolled map; scratch memory."""
+    """Return tokens ``(B, T, C)`` of the normalized, padded, rolled map, in scratch memory."""
     batch, height, width, dim = x.shape
     map_size = padded_size(x, p.geometry.window_size)
     tokens = memory.scratch('tokens', (batch, p.geometry.num_tokens(*map_size), dim), x)
@@ -72,7 +72,7 @@ def _norm_and_pool(x: Tensor, p: BlockParameters, shift: int) -> Tensor:
 
 
 def _select_heads(qkv: Projection, num_heads: int, heads: slice) -> Projection:
-    """Of a layer that makes queries, keys and values, the rows of some heads."""
+    """Select the rows of some heads from the linear layer of queries, keys and values."""
 
     def rows(x: Tensor) -> Tensor:
         return x.unflatten(0, (3, num_heads, -1))[:, heads].flatten(0, 2)
@@ -81,7 +81,7 @@ def _select_heads(qkv: Projection, num_heads: int, heads: slice) -> Projection:
 
 
 def _project(tokens: Tensor, layer: Projection) -> Tensor:
-    """A linear layer of ``(B, T, C)``; scratch memory."""
+    """Apply a linear layer to ``(B, T, C)``, in scratch memory."""
     shape = (*tokens.shape[:-1], len(layer.weight))
     out = memory.scratch('queries, keys and values', shape, tokens)
     tokens, projected = tokens.flatten(0, -2), out.flatten(0, -2)
@@ -91,7 +91,7 @@ def _project(tokens: Tensor, layer: Projection) -> Tensor:
 
 
 def _images_and_heads(tokens: Tensor, num_heads: int) -> Iterator[tuple[slice, slice]]:
-    """Images and heads that are attended at a time."""
+    """Return the slices of images and heads that are computed at a time."""
     image_bytes = 3 * tokens[0].numel() * tokens.element_size()
     yield from product(
         memory.spans(len(tokens), QKV_BYTES // image_bytes),
@@ -106,7 +106,7 @@ def _attend(
     combined_bias: Tensor,
     shift: int,
 ) -> Tensor:
-    """Focal attention of the projections of tokens: ``(B, H, W, C)``; scratch memory."""
+    """Project tokens and apply focal attention: ``(B, H, W, C)``, in scratch memory."""
     batch, _, dim = tokens.shape
     num_heads = len(combined_bias)
     out = memory.scratch('attended map', (batch, *map_size, dim), tokens)
@@ -120,7 +120,7 @@ def _attend(
 
 
 def _add_branches(x: Tensor, attended: Tensor, p: BlockParameters) -> Tensor:
-    """Project what was attended and add it to the map, then the MLP of that."""
+    """Project the attention output, add it to the map, then apply and add the MLP."""
     _, height, width, _ = x.shape
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     tokens, result = x.flatten(0, 2), out.flatten(0, 2)
@@ -137,13 +137,13 @@ def _add_branches(x: Tensor, attended: Tensor, p: BlockParameters) -> Tensor:
 
 
 def infer_block(x: Tensor, p: BlockParameters, shift: int, combined_bias: Tensor) -> Tensor:
-    """What :func:`train_block` computes, without gradients and in little memory.
+    """Compute the same as :func:`train_block`, without gradients and in less memory.
 
     Args:
         x: ``(B, H, W, C)``.
-        p: What the block computes with.
-        shift: By how many tokens the map is rolled.
-        combined_bias: ``(h, w*w, K)``, of ``p.bias``.
+        p: Parameters of the block.
+        shift: Number of tokens that the map is rolled by.
+        combined_bias: Combined bias ``(h, w*w, K)`` of ``p.bias``.
 
     Returns:
         ``(B, H, W, C)``.

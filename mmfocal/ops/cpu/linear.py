@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear layers on CPUs: by MKL, or by oneDNN as a 1x1 convolution.
 
-PyTorch multiplies fp32 matrices with Intel's MKL, which runs on AMD's processors without AVX-512,
-and convolves with oneDNN, which uses what the processor has. Both give the exact product up to
-rounding. Two cores of a Zen 5 reached 383 to 458 GFLOP/s with oneDNN, 183 to 198 with MKL. On a
-Zen 4, whose vector units are half as wide, Focal-T takes 0 to 7 % less time.
+PyTorch multiplies fp32 matrices with Intel's MKL, which does not use AVX-512 on AMD processors,
+and convolves with oneDNN, which does. The results are equal up to rounding. Two cores of a Zen 5
+reached 383 to 458 GFLOP/s with oneDNN and 183 to 198 with MKL. On a Zen 4, whose vector units are
+half as wide, Focal-T takes 0 to 7 % less time.
 """
 
 from functools import cache
@@ -20,14 +20,14 @@ from . import memory
 
 LINEAR_CHOICES = ('auto', 'mkl', 'onednn')
 CPU_INFO = Path('/proc/cpuinfo')
-# PyTorch convolves inputs that are not larger, or with a single thread, without oneDNN.
+# PyTorch does not use oneDNN for inputs up to this size, or with a single thread.
 SMALL_INPUT = 20480
 
 
 @cache
 def _onednn_is_faster() -> bool:
-    """Whether this is a processor of AMD's with AVX-512, and PyTorch multiplies with MKL."""
-    info = CPU_INFO.read_text().split() if CPU_INFO.exists() else ()  # it does on Linux
+    """Whether the CPU is an AMD processor with AVX-512 and PyTorch uses MKL."""
+    info = CPU_INFO.read_text().split() if CPU_INFO.exists() else ()  # Linux only
     return {'AuthenticAMD', 'avx512f'} <= set(info) and torch.backends.mkl.is_available()
 
 
@@ -40,12 +40,12 @@ def _use_onednn(x: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``torch.nn.functional.linear``, on some CPUs faster.
+    """Apply a linear layer, on some CPUs faster than ``torch.nn.functional.linear``.
 
-    The environment variable ``MMFOCAL_CPU_LINEAR`` chooses for fp32 on a CPU, unless compiled,
-    exported or under autocast: ``'mkl'`` (whatever PyTorch's linear uses), ``'onednn'`` (with
-    several threads, for inputs that are not small), or ``'auto'``, which is oneDNN on AMD
-    processors with AVX-512 (from Zen 4 on).
+    The environment variable ``MMFOCAL_CPU_LINEAR`` selects the library for fp32 on a CPU, unless
+    compiled, exported or under autocast: ``'mkl'`` (PyTorch's default), ``'onednn'`` (with
+    several threads, for inputs above a minimum size), or ``'auto'``, which is oneDNN on AMD
+    processors with AVX-512 (Zen 4 and later).
 
     Args:
         x: ``(..., K)``.

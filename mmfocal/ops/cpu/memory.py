@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scratch memory, chunks, and when operators for CPUs cannot run.
+"""Scratch memory, chunks, and unsupported inputs of the CPU operators.
 
-On a CPU fresh memory is expensive: the C library returns large blocks to the system, and each page
-that is touched for the first time costs about as much as computing what is written to it. So these
-operators work on chunks that fit a cache, in memory that they keep.
+Fresh memory is expensive on a CPU: the C library returns large blocks to the system, and the first
+access to a page costs about as much as computing its content. These operators therefore work on
+chunks that fit the cache, in memory that is reused.
 """
 
 import math
@@ -17,7 +17,7 @@ from mmfocal import compat
 
 
 class _Memory(threading.local):
-    """Scratch memory of one thread, by name, device and dtype."""
+    """Scratch memory of a thread, by name, device and dtype."""
 
     def __init__(self) -> None:
         self.blocks: dict[tuple, Tensor] = {}
@@ -27,33 +27,33 @@ _memory = _Memory()
 
 
 def scratch(name: str, shape: Sequence[int], like: Tensor) -> Tensor:
-    """Uninitialized memory that outlives the call.
+    """Return uninitialized memory that is reused in later calls.
 
     Args:
-        name: Whoever takes the same name next, in the same thread, gets the same memory.
+        name: Name of the memory. The next call with this name in this thread gets the same memory.
         shape: Shape of the tensor.
-        like: Its device and dtype.
+        like: Tensor of the wanted device and dtype.
 
     Returns:
         A contiguous tensor without gradient.
     """
     key, blocks = (name, like.device, like.dtype), _memory.blocks
     size = math.prod(shape)
-    with torch.inference_mode(False):  # training cannot use an inference tensor
+    with torch.inference_mode(False):  # autograd cannot save an inference tensor
         if key not in blocks or blocks[key].numel() < size:
-            blocks.pop(key, None)  # not to hold both at once
+            blocks.pop(key, None)  # frees the old memory first
             blocks[key] = torch.empty(size, dtype=like.dtype, device=like.device)
         return blocks[key][:size].view(*shape)
 
 
 def spans(total: int, limit: int) -> list[slice]:
-    """Cut ``range(total)`` into the fewest slices of at most ``limit`` (or 1), equally long."""
+    """Split ``range(total)`` evenly into the fewest slices of at most ``limit`` (at least 1)."""
     count = math.ceil(total / max(1, limit))
     return [slice(i * total // count, (i + 1) * total // count) for i in range(count)]
 
 
 def unsupported_reasons(tensors: Iterable[Tensor]) -> list[str]:
-    """Reasons why an operator for CPUs cannot take these tensors."""
+    """Return the reasons why the CPU operators do not support these tensors."""
     if compat.is_recorded():
         return ['compiling, exporting and tracing are not supported']
     tensors = list(tensors)
@@ -73,5 +73,5 @@ def unsupported_reasons(tensors: Iterable[Tensor]) -> list[str]:
 
 
 def records_gradients(tensors: Iterable[Tensor]) -> bool:
-    """Whether autograd will follow what is computed from these tensors."""
+    """Return whether autograd records computations with these tensors."""
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

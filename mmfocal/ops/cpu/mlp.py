@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LayerNorm and MLP for CPUs: a few tokens at a time, so that the hidden layer is never whole.
+"""LayerNorm and MLP for CPUs in chunks of tokens, without storing the whole hidden layer.
 
-It is the largest tensor of a block: four times the map, and autograd would keep two of it. Here
-autograd keeps the input only; the backward pass computes a chunk again and differentiates it
-before it turns to the next one.
+The hidden layer is the largest tensor of a block, four times the map, and autograd would save two
+of its size. Here autograd saves the input only; the backward pass recomputes and differentiates
+the chunks one at a time.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ from mmfocal.ops.focal_attention.geometry import compute_dtype
 from . import memory
 from .linear import linear
 
-# Hidden values that are computed at a time: few enough for a level 3 cache, and enough tokens, at
-# any width of the paper's, to multiply at full speed.
+# Bytes of hidden values per chunk: small enough for a level 3 cache, with enough tokens for full
+# speed of the matrix products at all widths of the paper.
 CHUNK_BYTES = 8 * 2**20
-# The smallest hidden layer, of one image, to compute twice in training: that of large images,
-# where memory is short and fewer of them are no remedy. Of Focal-T's stages at 784x1344 (96, 48,
-# 24 and 12 MiB) these are three, which saves 0.9 GB of 2.6; at 224x224 it is none, where
+# Smallest hidden layer of one image that is recomputed in training. Only large images reach it,
+# for which a smaller batch does not save enough memory. At 784x1344 three of Focal-T's stages (96,
+# 48, 24 and 12 MiB) are recomputed, which saves 0.9 GB of 2.6 GB. At 224x224 no stage is;
 # recomputation in all stages would take 9 to 22 % of a step's time.
 TRAINING_BYTES = 20 * 2**20
 
 
 class MlpParameters(NamedTuple):
-    """Of LayerNorm, ``(C)``, and of linear layers from C to hidden channels and back."""
+    """Parameters of a LayerNorm, ``(C)``, and of two linear layers, C to hidden to C."""
 
     norm_weight: Tensor
     norm_bias: Tensor
@@ -41,9 +41,9 @@ class MlpParameters(NamedTuple):
 
 
 def pays(x: Tensor, parameters: MlpParameters) -> bool:
-    """Whether :func:`norm_mlp` can run here, and is worth its recomputation if it trains.
+    """Return whether :func:`norm_mlp` is supported and, in training, worth its recomputation.
 
-    The first dimension of x counts images.
+    The first dimension of ``x`` is the batch.
     """
     if memory.unsupported_reasons([x, *parameters]) or x.numel() == 0:
         return False
@@ -60,20 +60,21 @@ def _hidden(eps: float, x: Tensor, p: MlpParameters) -> Tensor:
 
 
 def mlp(eps: float, x: Tensor, *parameters: Tensor) -> Tensor:
-    """What :func:`norm_mlp` computes, all at once; x is ``(..., C)``."""
+    """Compute the same as :func:`norm_mlp` without chunks; ``x`` is ``(..., C)``."""
     p = MlpParameters(*parameters)
     return linear(_hidden(eps, x, p), p.weight2, p.bias2)
 
 
 def token_chunks(x: Tensor, width: int) -> list[slice]:
-    """Chunks of ``(M, C)`` for which a layer of this width takes up to ``CHUNK_BYTES``."""
+    """Return chunks of ``(M, C)`` whose hidden layer takes at most ``CHUNK_BYTES``."""
     return memory.spans(len(x), CHUNK_BYTES // (width * x.element_size()))
 
 
 def _current_autocast() -> torch.autocast:
-    """What is in force, without its cache.
+    """Return a copy of the current autocast context without weight cache.
 
-    Weights cast here belong to no graph, or to that of one chunk; others must not be handed them.
+    Weights that are cast in a chunk belong to no graph or to the chunk's own, so other code must
+    not get them from the cache.
     """
     dtype, enabled = compat.autocast_dtype('cpu'), compat.is_autocast_enabled('cpu')
     return torch.autocast('cpu', dtype, enabled, cache_enabled=False)
@@ -82,7 +83,7 @@ def _current_autocast() -> torch.autocast:
 def _gradients(
     out: Tensor, inputs: Sequence[Tensor], needed: Sequence[bool], d_out: Tensor, **kwargs: Any
 ) -> list[Tensor | None]:
-    """Gradients of the inputs that need one; None for the others."""
+    """Return the gradients of the inputs that require one; None for the others."""
     leaves = [value for value, need in zip(inputs, needed) if need]
     grads = iter(torch.autograd.grad(out, leaves, d_out, **kwargs))
     return [next(grads) if need else None for need in needed]
@@ -91,10 +92,10 @@ def _gradients(
 def _chunk_gradients(
     ctx: Any, x: Tensor, parameters: Sequence[Tensor], d_out: Tensor
 ) -> list[Tensor | None]:
-    """Gradients of a chunk and of the parameters; None for what needs none.
+    """Return the gradients of a chunk and of the parameters; None where none is required.
 
-    Only the hidden layer is computed again: the output is not needed, so the second linear layer
-    is differentiated by hand.
+    Only the hidden layer is recomputed. The output is not needed, so the second linear layer is
+    differentiated by hand.
     """
     needed = ctx.needs_input_grad[1:]
     inputs = [x, *parameters]
@@ -127,14 +128,14 @@ class _ChunkedMlp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():  # create_graph=True: the whole map at once
+        if torch.is_grad_enabled():  # create_graph=True: without chunks
             with ctx.autocast:
                 out = mlp(ctx.eps, *inputs)
             return None, *_gradients(out, inputs, needed, d_out, create_graph=True)
 
         x, *parameters = (value.detach() for value in inputs)
         d_x = torch.empty_like(x) if needed[0] else None
-        # In half precision the sum of many chunks would be rounded as many times.
+        # In half precision the sum over chunks would be rounded for each chunk.
         totals = [
             torch.zeros_like(value, dtype=compute_dtype(value.dtype)) if need else None
             for value, need in zip(parameters, needed[1:])
@@ -154,14 +155,14 @@ class _ChunkedMlp(torch.autograd.Function):
 
 
 def norm_mlp(x: Tensor, parameters: MlpParameters, eps: float) -> Tensor:
-    """Two linear layers, GELU between them, of LayerNorm.
+    """Apply LayerNorm and an MLP: two linear layers with GELU between them.
 
     Args:
         x: ``(..., C)``.
         parameters: See :class:`MlpParameters`.
-        eps: What LayerNorm adds to the variance.
+        eps: Epsilon of the LayerNorm.
 
     Returns:
-        ``(..., C)``, of the dtype that ``torch.nn.functional.linear`` gives.
+        ``(..., C)`` in the dtype that ``torch.nn.functional.linear`` returns.
     """
     return _ChunkedMlp.apply(eps, x.flatten(0, -2), *parameters).view(x.shape)

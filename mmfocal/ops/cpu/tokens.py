@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of a map and of its pooled coarse maps, for CPUs: written once, into one tensor.
+"""Tokens of a map and of its pooled coarse maps for CPUs, written directly into one tensor.
 
-The layers would make a padded map, coarse maps and a copy of all, and autograd would keep two of
-these. Here autograd keeps the tokens only, which the linear layer behind needs as well.
+The layers create a padded map, coarse maps and a concatenated copy, and autograd saves two of
+these. Here autograd saves the tokens only, which the next linear layer saves as well.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ def fill_tokens(
     """Pool a padded map that is a view of the tokens into their coarse part.
 
     Args:
-        tokens: ``(B, T, C)``, of which the coarse part is written.
-        fine: Their first tokens as a map, ``(B, H, W, C)``.
+        tokens: ``(B, T, C)``; the coarse part is written.
+        fine: View of the first tokens as a map, ``(B, H, W, C)``.
         weights: Of the pooling, per coarse level ``(1, cell * cell)``.
         biases: Of the pooling, per coarse level ``(1)``.
         geometry: The key set of a window.
@@ -78,7 +78,7 @@ class _PoolTokens(torch.autograd.Function):
         for level, (weight, d_level) in enumerate(zip(weights, d_coarse)):
             cell = ctx.geometry.cell_size(level)
             cells, d_cells = (_cells(x, cell, d_level.shape[1:3]) for x in (fine, d_map))
-            # of one dtype: older releases of PyTorch take no other
+            # of one dtype: older releases of PyTorch require it
             parts = (weight.view(cell, 1, cell, 1), d_level[:, :, None, :, None])
             d_cells.addcmul_(*(part.to(d_cells.dtype) for part in parts))
             products = cells @ d_level[:, :, None, :, :, None]  # (B, rows, cell, cols, cell, 1)
@@ -104,10 +104,10 @@ def pool_tokens(
         weights: Of the pooling, per coarse level ``(1, cell * cell)``.
         biases: Of the pooling, per coarse level ``(1)``.
         geometry: The key set of a window.
-        shift: By how many tokens the padded map is rolled up and left.
+        shift: Number of tokens that the padded map is rolled up and left by.
 
     Returns:
-        ``(B, T, C)``: the tokens of the map, padded to window multiples, then those of each coarse
-        map.
+        ``(B, T, C)``: the tokens of the map, padded to multiples of the window, then of each
+        coarse map.
     """
     return _PoolTokens.apply(x, geometry, shift, *weights, *biases)

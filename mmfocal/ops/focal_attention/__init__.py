@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal self-attention: one public function, several backends that compute the same."""
+"""Focal self-attention: one public function with several equivalent backends."""
 
 from .api import IMPLS, focal_attention
 from .bias import FocalBias

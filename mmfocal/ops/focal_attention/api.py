@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one public function of focal attention: validate, choose a backend, call it."""
+"""Public function of focal attention: validates inputs, selects a backend and calls it."""
 
 import logging
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from .geometry import FocalGeometry, compute_dtype
 from .impl import chunked, reference, sdpa, triton
 from .inputs import FocalInputs, check_inputs
 
-# What is called with the choice of 'auto'; `mmfocal.models` passes it on to MMEngine's log.
+# Called with the choice of 'auto'; `mmfocal.models` redirects it to MMEngine's log.
 announce: Callable[[str], None] = logging.getLogger('mmfocal').info
 
 
@@ -29,9 +29,9 @@ class Backend(NamedTuple):
     """A backend.
 
     Attributes:
-        forward: Takes the inputs and what ``combine`` made of the bias, of whatever type.
-        unsupported_reasons: Why it cannot take some inputs; an empty list if it can.
-        combine: Makes of the bias tables what ``forward`` takes.
+        forward: Computes attention from the inputs and the result of ``combine``, of any type.
+        unsupported_reasons: Returns why inputs are unsupported; an empty list if they are not.
+        combine: Converts the bias tables to the form that ``forward`` expects.
     """
 
     forward: Callable[[FocalInputs, Any], Tensor]
@@ -40,7 +40,7 @@ class Backend(NamedTuple):
 
 
 BACKENDS = {
-    # It reads the tables of the inputs, each for its own group of keys.
+    # The reference reads the tables of the inputs, one for each group of keys.
     'reference': Backend(reference.focal_attention, combine=lambda bias, geometry: None),
     'sdpa': Backend(sdpa.focal_attention),
     'chunked': Backend(chunked.focal_attention, chunked.unsupported_reasons),
@@ -50,32 +50,32 @@ IMPLS = ('auto', *BACKENDS)
 
 
 def auto_order(device_type: str) -> tuple[str, ...]:
-    """What 'auto' tries, fastest first; the last one can always run."""
+    """Return the backends that ``'auto'`` tries, fastest first; the last one always runs."""
     preferred = {'cuda': 'triton', 'cpu': 'chunked'}.get(device_type)
     return ('sdpa',) if preferred is None else (preferred, 'sdpa')
 
 
 def check_impl(impl: str, name: str = 'attn_impl') -> None:
-    """Raise ValueError, naming the argument, unless ``impl`` is ``'auto'`` or a backend."""
+    """Raise a ValueError that names the argument unless ``impl`` is ``'auto'`` or a backend."""
     if impl not in IMPLS:
         raise ValueError(f'{name} must be one of {", ".join(IMPLS)}, got {impl!r}')
 
 
 @cache
 def log_choice(name: str, device_type: str, reasons: tuple[str, ...] = ()) -> None:
-    """Log once which backend ``'auto'`` chose, and why not the preferred one."""
+    """Log once which backend ``'auto'`` selected and why the preferred one is unsupported."""
     because = f' ({auto_order(device_type)[0]!r}: {"; ".join(reasons)})' if reasons else ''
     announce(f'focal attention on {device_type} uses {name!r}{because}')
 
 
 def resolve_impl(impl: str) -> str:
-    """A checked choice: ``'auto'`` is what the environment variable says, if anything."""
+    """Check ``impl`` and replace ``'auto'`` by the environment variable if it is set."""
     check_impl(impl)
     return settings.choice(settings.ATTN_IMPL, IMPLS) if impl == 'auto' else impl
 
 
 def _choose(impl: str, inputs: FocalInputs) -> Backend:
-    """An explicit choice that cannot run is an error; only ``'auto'`` falls back."""
+    """Select a backend. An unsupported explicit choice is an error; only ``'auto'`` falls back."""
     impl = resolve_impl(impl)
     if impl != 'auto':
         reasons = BACKENDS[impl].unsupported_reasons(inputs)
@@ -94,26 +94,26 @@ def _choose(impl: str, inputs: FocalInputs) -> Backend:
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager:
-    """Autocast would take bias and softmax to half precision; backends decide on that."""
+    """Disable autocast, which casts bias and softmax; backends handle precision themselves."""
     if not compat.is_autocast_enabled(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 
 
 def focal_attention(inputs: FocalInputs, impl: str = 'auto') -> Tensor:
-    """Focal self-attention of every window of a token map (paper, section 3.2).
+    """Apply focal self-attention to every window of a token map (paper, section 3.2).
 
     Args:
         inputs: See :class:`FocalInputs`.
-        impl: ``'auto'`` or the name of a backend. ``'auto'`` takes the environment variable
-            ``MMFOCAL_ATTN_IMPL`` if set, else the fastest backend that can run.
+        impl: ``'auto'`` or the name of a backend. ``'auto'`` uses the environment variable
+            ``MMFOCAL_ATTN_IMPL`` if set, else the fastest supported backend.
 
     Returns:
         ``(B, H, W, C)`` in the dtype of ``qkv``, heads merged. Bias and softmax are computed in
         float32 at least.
 
     Raises:
-        ValueError: If shapes contradict the geometry, or a backend named explicitly cannot run.
+        ValueError: If shapes contradict the geometry, or an explicit backend is unsupported.
     """
     check_inputs(inputs)
     backend = _choose(impl, inputs)

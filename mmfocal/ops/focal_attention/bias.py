@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relative position bias: the tables of a layer, and their combination over all keys.
+"""Relative position bias: the tables of a layer and the combined bias over all keys.
 
-See ``geometry`` for the shape legend and for why two entries of one key merge exactly.
+See ``geometry`` for the shape legend and for the exact combination of two entries of one key.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from mmfocal import compat
 
 from .geometry import FocalGeometry
 
-# Bias of a place in the fine region that holds no key (2e > w). Finite, so that logaddexp of two
-# such places has a gradient; far below MASKED, so that its softmax is exactly zero.
+# Bias of a place in the fine region without a key (2e > w). It is finite, so that logaddexp of two
+# such places has a gradient, and far below MASKED, so that its softmax is exactly zero.
 NO_KEY = -1e30
 
 
@@ -26,7 +26,7 @@ class FocalBias(NamedTuple):
     Attributes:
         own: ``((2w-1)^2, h)``, by relative position within the window.
         neighbors: ``(1, h, w*w, 4(w^2-(w-e)^2))``, one value per query and key; None if e = 0.
-        coarse: per coarse level ``(h, (w+R-1)^2)``, by relative position in the region.
+        coarse: ``(h, (w+R-1)^2)`` per coarse level, by relative position in the region.
     """
 
     own: Tensor
@@ -35,23 +35,23 @@ class FocalBias(NamedTuple):
 
 
 def bias_tables(bias: FocalBias) -> list[Tensor]:
-    """All tables that exist, in the order of :func:`flat_tables`."""
+    """Return all existing tables, in the order of :func:`flat_tables`."""
     return [bias.own, *([] if bias.neighbors is None else [bias.neighbors]), *bias.coarse]
 
 
 def map_tables(change: Callable[[Tensor], Tensor], bias: FocalBias) -> FocalBias:
-    """Change every table that exists."""
+    """Apply a function to every existing table."""
     neighbors = None if bias.neighbors is None else change(bias.neighbors)
     return FocalBias(change(bias.own), neighbors, tuple(change(table) for table in bias.coarse))
 
 
 def relative_index(window_size: int, size: int, device: torch.device) -> Tensor:
-    """Entry of a relative position table for each query and key of a square of keys.
+    """Return the index into a relative position table for each query and key of a square.
 
-    A table has side ``S = w + R - 1``; its row is ``qr - kr + R - 1``, its column likewise.
+    The table has side ``S = w + R - 1``; the row is ``qr - kr + R - 1``, the column analogous.
 
     Returns:
-        Long ``(w*w, R*R)`` into the ``S * S`` entries.
+        Long ``(w*w, R*R)``, indices into the ``S * S`` entries.
     """
     query, key = (torch.arange(n, device=device) for n in (window_size, size))
     offset = query[:, None] - key + size - 1  # (w, R)
@@ -60,14 +60,14 @@ def relative_index(window_size: int, size: int, device: torch.device) -> Tensor:
 
 
 class BiasIndex(NamedTuple):
-    """Where the bias of each query and key comes from, as indices of a head's flat entries.
+    """Indices of the bias of each query and key into a head's flat entries.
 
-    Flat entries are own, neighbors, each coarse level, and last ``NO_KEY``.
+    Flat entries are those of the window keys, neighbor keys and each coarse level, and ``NO_KEY``.
 
     Attributes:
         first: Long ``(w*w, K)``.
-        doubled: Keys attended twice: long ``(m,)``, or None without any.
-        second: Their other entry: long ``(w*w, m)``, or None.
+        doubled: Keys that are attended twice: long ``(m,)``, or None.
+        second: Second entry of these keys: long ``(w*w, m)``, or None.
     """
 
     first: Tensor
@@ -76,7 +76,7 @@ class BiasIndex(NamedTuple):
 
 
 def _fine_index(geometry: FocalGeometry, none: int, device: torch.device) -> BiasIndex:
-    """Of own and neighbor keys."""
+    """Return the indices for window and neighbor keys."""
     w = geometry.window_size
     keys = relative_index(w, w, device)
     if not geometry.expand_size:
@@ -109,8 +109,8 @@ _INDICES: dict[tuple[FocalGeometry, torch.device], BiasIndex] = {}
 
 
 def bias_index(geometry: FocalGeometry, device: torch.device) -> BiasIndex:
-    """See :class:`BiasIndex`. Kept in eager mode: a copy to a GPU waits for the device."""
-    if not compat.is_plain_eager():  # function transforms and fake tensors need their own
+    """Return the index, cached in eager mode because copies to a GPU synchronize."""
+    if not compat.is_plain_eager():  # function transforms and fake tensors are not cached
         return _compute_index(geometry, device)
     key = (geometry, device)
     if key not in _INDICES:
@@ -120,16 +120,16 @@ def bias_index(geometry: FocalGeometry, device: torch.device) -> BiasIndex:
 
 
 def _by_entry(table: Tensor, num_heads: int) -> Tensor:
-    """A table that begins with heads as ``(entries, h)``.
+    """Return a table whose first dimension is heads as ``(entries, h)``.
 
-    The gradient gets the table's own strides on its way through ``flatten``: those of a transposed
-    table of one head differ, which makes distributed training warn and copy.
+    ``flatten`` gives the gradient the strides of the table. The strides of a transposed table with
+    one head would differ, and distributed training would warn and copy.
     """
     return table.flatten().unflatten(0, (num_heads, -1)).t()
 
 
 def flat_tables(bias: FocalBias) -> Tensor:
-    """All entries of all tables and ``NO_KEY``, one row each: ``(entries, h)``."""
+    """Return the entries of all tables and ``NO_KEY``, one per row: ``(entries, h)``."""
     num_heads = bias.own.shape[1]
     rows = [bias.own]
     if bias.neighbors is not None:
@@ -145,7 +145,7 @@ def combined_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
         ``(h, w*w, K)``, contiguous, differentiable in every table.
     """
     flat, index = flat_tables(bias), bias_index(geometry, bias.own.device)
-    combined = F.embedding(index.first, flat)  # (w*w, K, h); its backward adds rows up quickly
+    combined = F.embedding(index.first, flat)  # (w*w, K, h); with a fast backward pass
     if index.doubled is not None and index.second is not None:
         twice = combined.index_select(1, index.doubled)
         twice = torch.logaddexp(twice, F.embedding(index.second, flat))

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which keys a window attends, and where they lie.
+"""Geometry of focal attention: the keys of a window and their positions.
 
 Shape legend, used throughout ``focal_attention``:
 
     B batch            H, W token map, multiples of w      C channels = h * d
-    h heads            d channels of one head              w window side
+    h heads            d channels per head                 w window side
     e expand size      L focal levels, the fine one too    f focal window (odd)
     nH, nW windows down and across, N = nH * nW            K keys of one window
     R side of a region: w + 2e (fine), f + 2^k - 1 (coarse level k)
     T tokens of all maps: H * W, then 4^k N of each coarse level k
 
-A window attends three groups of keys: its **own** ``w * w`` tokens; its **neighbors**, the tokens
-that the window moved diagonally by ``e`` covers and the unmoved one does not (four moves); and,
-for each coarse level ``k``, the ``R * R`` pooled cells around it. Neighbors wrap around the map
-and are never masked; coarse cells outside their map are zero vectors with ``MASKED`` added to the
-logit.
+A window attends three groups of keys. **Window keys** are its own ``w * w`` tokens. **Neighbor
+keys** are the tokens outside the window that are covered when the window is moved diagonally by
+``e`` (four moves). **Coarse keys** are the ``R * R`` pooled cells around the window, for each
+coarse level ``k``. Neighbor keys wrap around the map and are never masked. Coarse keys outside
+their map are zero vectors, and ``MASKED`` is added to their logits.
 
-Moved windows overlap, so some neighbors are attended twice, each time with a bias of their own.
-Since ``exp(s + a) + exp(s + b) = exp(s + logaddexp(a, b))`` the two merge exactly, and own and
-neighbor keys together become one wrapped square. Thus all keys of a window are square *regions*:
-one of the fine map, one of each coarse map (:class:`Region`).
+Moved windows overlap, so some neighbor keys are attended twice, each time with another bias. Since
+``exp(s + a) + exp(s + b) = exp(s + logaddexp(a, b))``, the two are combined exactly, and window
+and neighbor keys form one wrapped square. All keys of a window are therefore square *regions*: one
+of the fine map and one of each coarse map (:class:`Region`).
 """
 
 from dataclasses import dataclass, field
@@ -28,19 +28,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Added to the logit of a key that must not count (the released code's value; not -inf).
+# Added to the logits of masked keys (the released code's value; not -inf).
 MASKED = -100.0
 
 
 class Region(NamedTuple):
-    """The keys that every window has on one map: a square, ``R * R`` keys counted row-major.
+    """Keys of every window on one map: a square of ``R * R`` keys in row-major order.
 
     Attributes:
         size: Side R, in keys.
-        step: Distance between the regions of adjacent windows: w, or ``2^k`` on coarse level k.
-        margin: Keys between the first one and the window: e, or ``f // 2``.
-        first: Place of the first key among all K keys of a window.
-        is_wrapped: Whether the map continues on its far side (fine) or is masked (coarse).
+        step: Distance between the regions of adjacent windows: w, or ``2^k`` at coarse level k.
+        margin: Number of keys between the region's edge and the window: e, or ``f // 2``.
+        first: Index of the first key among all K keys of a window.
+        is_wrapped: Whether keys beyond the map's edge wrap around (fine) or are masked (coarse).
     """
 
     size: int
@@ -51,7 +51,7 @@ class Region(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A neighbor group: the window moved by rows and columns, and which tokens of it count."""
+    """Group of neighbor keys: a move by rows and columns, and the tokens that are kept."""
 
     rows: int
     cols: int
@@ -59,7 +59,7 @@ class Move(NamedTuple):
 
 
 def _neighbor_moves(w: int, e: int) -> tuple[Move, ...]:
-    """The four neighbor groups; a moved window keeps what the unmoved one does not hold."""
+    """Return the four groups of neighbor keys: tokens of moved windows outside the window."""
 
     def kept(dy: int, dx: int) -> tuple[int, ...]:
         return tuple(
@@ -73,7 +73,7 @@ def _neighbor_moves(w: int, e: int) -> tuple[Move, ...]:
 
 
 def _square_sources(w: int, e: int, moves: tuple[Move, ...]) -> tuple[tuple[int, ...], ...]:
-    """First and second key of each place of the fine region; a place has at most two."""
+    """Return first and second key of each place of the fine region, which has at most two."""
     size = w + 2 * e
     places = [(r + e) * size + c + e for r in range(w) for c in range(w)]
     for dy, dx, kept in moves:
@@ -86,7 +86,7 @@ def _square_sources(w: int, e: int, moves: tuple[Move, ...]) -> tuple[tuple[int,
 
 
 def _regions(w: int, e: int, f: int, levels: int) -> tuple[Region, ...]:
-    """The fine region, then one per coarse level."""
+    """Return the fine region, then one per coarse level."""
     regions = [Region(w + 2 * e, w, e, 0, True)]
     for level in range(levels - 1):
         first = regions[-1].first + regions[-1].size ** 2
@@ -95,7 +95,7 @@ def _regions(w: int, e: int, f: int, levels: int) -> tuple[Region, ...]:
 
 
 def find_error(w: int, e: int, f: int, levels: int) -> tuple[str, str] | None:
-    """The first field of a :class:`FocalGeometry` that is out of range, and what is allowed."""
+    """Return the first invalid field of a :class:`FocalGeometry` and its allowed values."""
     checks = {
         'window_size': (w >= 1, f'must be at least 1, got {w}'),
         'expand_size': (0 <= e <= w, f'must lie between 0 and window_size = {w}, got {e}'),
@@ -115,15 +115,15 @@ class FocalGeometry:
 
     Args:
         window_size: Window side w, in tokens.
-        expand_size: By how many tokens the window looks beyond each side (e), from 0 to w.
-        focal_window: Side f of the coarse region of level 0, in windows; odd.
-        focal_level: Number of levels L, the fine one included; ``2^(L-2) <= w``.
+        expand_size: Number of tokens attended beyond each side of the window (e), 0 to w.
+        focal_window: Side f of the coarse region at level 0, in windows; odd.
+        focal_level: Number of levels L, including the fine one; ``2^(L-2) <= w``.
 
     Attributes:
-        moves: The neighbor groups in the order of their bias table; empty without expand.
-        square_sources: For each place of the fine region its first and second key, counted own
-            keys first; ``w * w + num_neighbors`` stands for "no such key".
-        regions: The fine region, then one per coarse level: the order of all keys.
+        moves: Groups of neighbor keys in the order of their bias table; empty if e = 0.
+        square_sources: First and second key of each place of the fine region, as indices of window
+            keys, then neighbor keys; ``w * w + num_neighbors`` means "no key".
+        regions: The fine region, then one per coarse level; this is the order of all keys.
 
     Raises:
         ValueError: If a value is out of range.
@@ -149,7 +149,7 @@ class FocalGeometry:
 
     @property
     def num_neighbors(self) -> int:
-        """Neighbor keys of one window, those attended twice counted twice (132 for 7 and 3)."""
+        """Number of neighbor keys, duplicates counted twice (132 for w = 7 and e = 3)."""
         w, e = self.window_size, self.expand_size
         return 4 * (w * w - (w - e) ** 2)
 
@@ -159,20 +159,20 @@ class FocalGeometry:
 
     @property
     def num_keys(self) -> int:
-        """Merged keys K of one window, of all regions."""
+        """Number of keys K of a window in all regions, duplicates counted once."""
         return self.regions[-1].first + self.regions[-1].size ** 2
 
     def cell_size(self, level: int) -> int:
-        """Side in tokens of what is pooled to one token of a coarse level."""
+        """Return the side, in tokens, of a cell that is pooled to one token of a coarse level."""
         return self.window_size // 2**level
 
     def map_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Rows and columns of the map, ``H, W``, and of each coarse map, ``2^k nH, 2^k nW``."""
+        """Return the size of the map, ``(H, W)``, and of each coarse map, ``(2^k nH, 2^k nW)``."""
         nh, nw = height // self.window_size, width // self.window_size
         return [(height, width), *((nh << k, nw << k) for k in self.coarse_levels)]
 
     def num_tokens(self, height: int, width: int) -> int:
-        """Tokens T of the map and all coarse maps."""
+        """Return the number of tokens T of the map and all coarse maps."""
         return sum(rows * cols for rows, cols in self.map_sizes(height, width))
 
 
@@ -186,7 +186,7 @@ def split_maps(tokens: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
 
 
 def _spans(count: int, region: Region, device: torch.device) -> Tensor:
-    """Positions that the regions of ``count`` windows cover along an axis: ``(count, R)``."""
+    """Return the positions of the regions of ``count`` windows along an axis: ``(count, R)``."""
     start = torch.arange(count, device=device) * region.step - region.margin
     return start[:, None] + torch.arange(region.size, device=device)
 
@@ -199,7 +199,7 @@ def _grid(rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
 def coarse_validity(
     geometry: FocalGeometry, level: int, nh: int, nw: int, device: torch.device
 ) -> Tensor:
-    """Which keys of a coarse region lie on the coarse map: bool ``(N, R*R)``."""
+    """Return which keys of a coarse region lie on the coarse map: bool ``(N, R*R)``."""
     region, cells = geometry.regions[1 + level], 2**level
     rows, cols = (_spans(n, region, device) for n in (nh, nw))
     rows, cols = _grid((rows >= 0) & (rows < nh * cells), (cols >= 0) & (cols < nw * cells))
@@ -209,10 +209,10 @@ def coarse_validity(
 def seam_mask(
     geometry: FocalGeometry, height: int, width: int, shift: int, device: torch.device
 ) -> Tensor:
-    """What shifted windows add to their own logits: ``(N, w*w, w*w)``, 0 or ``MASKED``.
+    """Return the mask of window keys in shifted windows: ``(N, w*w, w*w)``, 0 or ``MASKED``.
 
-    The seam cuts the rolled map into three bands along each axis; tokens of different bands do not
-    see each other, as in Swin.
+    The seam divides the rolled map into three bands along each axis. Tokens of different bands do
+    not attend each other, as in Swin.
     """
     w = geometry.window_size
 
@@ -228,7 +228,7 @@ def seam_mask(
 def key_mask(
     geometry: FocalGeometry, height: int, width: int, shift: int, device: torch.device
 ) -> Tensor | None:
-    """What depends on the window's place: ``(N, 1 or w*w, K)`` to add to the logits, or None."""
+    """Return the mask to add to the logits, ``(N, 1 or w*w, K)``, or None if none is needed."""
     w, e, size = geometry.window_size, geometry.expand_size, geometry.regions[0].size
     nh, nw = height // w, width // w
     if geometry.focal_level == 1 and shift == 0:
@@ -246,13 +246,14 @@ def key_mask(
 
 
 def key_index(geometry: FocalGeometry, height: int, width: int, device: torch.device) -> Tensor:
-    """Where the keys of each window lie among the T tokens; T for coarse cells outside their map.
+    """Return the token indices of the keys of each window.
 
     Returns:
-        Long ``(N, K)``.
+        Long ``(N, K)``, indices into the T tokens; T for coarse keys outside their map.
     """
     nh, nw = height // geometry.window_size, width // geometry.window_size
     parts, start, outside = [], 0, geometry.num_tokens(height, width)
+    # Level -1 is the fine map; coarse levels count from 0.
     for level, size in enumerate(geometry.map_sizes(height, width), -1):
         region = geometry.regions[1 + level]
         rows, cols = (_spans(n, region, device) for n in (nh, nw))
@@ -286,5 +287,5 @@ def window_reverse(windows: Tensor, window_size: int, height: int, width: int) -
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Bias and softmax are never computed in half precision."""
+    """Return the dtype of bias and softmax, which are never computed in half precision."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What focal attention takes, and the check that it fits together."""
+"""Inputs of focal attention and their validation."""
 
 from typing import NamedTuple
 
@@ -10,17 +10,17 @@ from .geometry import FocalGeometry
 
 
 class FocalInputs(NamedTuple):
-    """The inputs of one call of focal attention; see ``geometry`` for the shape legend.
+    """Inputs of one call of focal attention; see ``geometry`` for the shape legend.
 
     Attributes:
-        qkv: ``(B, T, 3C)``, queries, keys and values of all tokens: those of the map, row-major,
-            then those of each coarse map. Queries of coarse tokens are not used.
+        qkv: ``(B, T, 3C)``, queries, keys and values of all tokens: the map, row-major, then each
+            coarse map. Queries of coarse tokens are not used.
         map_size: ``(H, W)``, multiples of the window.
         bias: Relative position bias tables.
         geometry: The key set of a window.
         scale: Factor on the query-key products, usually ``d ** -0.5``.
-        shift: By how many tokens the map is rolled, 0 to ``w - 1``; own keys across the seam are
-            masked.
+        shift: Number of tokens that the map is rolled by, 0 to ``w - 1``; window keys across the
+            seam are masked.
         dropout_p: Dropout on the attention weights; 0 in evaluation.
     """
 
@@ -34,7 +34,7 @@ class FocalInputs(NamedTuple):
 
 
 def _expected_shapes(inputs: FocalInputs) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
-    """Every tensor with the shape that the geometry implies."""
+    """Return every tensor with its expected shape."""
     geometry, bias = inputs.geometry, inputs.bias
     w, num_heads = geometry.window_size, bias.own.shape[1]
     batch, _, channels = inputs.qkv.shape
@@ -53,10 +53,10 @@ def _expected_shapes(inputs: FocalInputs) -> dict[str, tuple[Tensor, tuple[int, 
 
 
 def check_inputs(inputs: FocalInputs) -> None:
-    """Compare every tensor with what the geometry implies.
+    """Check the shape of every tensor against the geometry.
 
     Raises:
-        ValueError: If one differs; names the first.
+        ValueError: If a shape differs; names the first such tensor.
     """
     geometry, bias, (height, width) = inputs.geometry, inputs.bias, inputs.map_size
     w, num_heads, channels = geometry.window_size, bias.own.shape[1], inputs.qkv.shape[-1]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Cell(NamedTuple):
-    """A cell: text, link, and whether it is shown as code."""
+    """A table cell: text, link, and whether it is formatted as code."""
 
     text: str
     href: str = ''
@@ -16,14 +16,14 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """A table to be shown.
+    """A table.
 
     Attributes:
         title: Heading.
-        source: Where its numbers stand.
+        source: Source of its numbers.
         header: Headings of the columns.
         rows: Cells, row by row.
-        notes: What the last column's numbers refer to, from 1.
+        notes: Notes, numbered from 1 in the last column.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Grid:
 
 
 def drop_empty_columns(grid: Grid, empty: Cell) -> Grid:
-    """Leave out the columns in which every cell is ``empty`` or has no text."""
+    """Remove columns in which every cell is ``empty`` or has no text."""
     kept = [
         index
         for index in range(len(grid.header))
@@ -55,7 +55,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def markdown_table(grid: Grid) -> str:
-    """Rows and notes of a table in Markdown, without its title."""
+    """Format rows and notes of a table as Markdown, without title."""
     lines = [list(grid.header), ['---'] * len(grid.header)]
     lines += [[_markdown_cell(cell) for cell in row] for row in grid.rows]
     text = ''.join(f'| {" | ".join(line)} |\n' for line in lines)
@@ -65,7 +65,7 @@ def markdown_table(grid: Grid) -> str:
 
 
 def markdown_page(title: str, introduction: Sequence[str], grids: Iterable[Grid]) -> str:
-    """A page of tables in Markdown.
+    """Format a page of tables as Markdown.
 
     Args:
         title: Heading.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's numbers beside this project's.
+"""Published numbers and those of this project.
 
-``paper.yml`` holds what was printed. This project's parameters and FLOPs are computed from the
-configs whenever a table is made, its scores are read from the logs of runs, and ``results.yml``
-holds those that were published before.
+``paper.yml`` contains the printed numbers. This project's parameters and FLOPs are computed from
+the configs for each table, its scores are read from the logs of runs, and ``results.yml`` contains
+scores that were published before.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ COMPUTED = ('params', 'flops')  # columns that this project computes
 
 
 class Score(NamedTuple):
-    """A kind of score: its heading, where logs have it, and what makes it a percentage."""
+    """A kind of score: heading, key in logs, and factor to percent."""
 
     label: str
     log_key: str | None = None
@@ -60,7 +60,7 @@ SCORES = {
 
 @dataclass(frozen=True)
 class Method:
-    """What a config trains.
+    """Method that a config trains.
 
     Attributes:
         name: Name in tables and metafiles.
@@ -83,7 +83,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Row:
-    """One printed row, or a config that no table has.
+    """One printed row, or a config without a printed row.
 
     Attributes:
         name: The row's name.
@@ -95,10 +95,10 @@ class Row:
         params: Printed parameters in millions.
         flops: Printed multiply-accumulates in units of 10^9.
         scores: Printed scores by key of :data:`SCORES`.
-        also: What another version of the source prints instead, by column or score.
+        also: Numbers in another version of the source, by column or score.
         measured: Keys of :data:`SCORES` that a run yields; by default the method's.
-        differs: Why parameters or FLOPs differ from the printed ones: notes by column.
-        notes: What else is to be known.
+        differs: Notes by column on differences from printed parameters or FLOPs.
+        notes: Further notes.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Row:
 
     @property
     def all_notes(self) -> tuple[str, ...]:
-        """Each note of the row once."""
+        """Notes of the row without duplicates."""
         notes = (*(note for column in self.differs.values() for note in column), *self.notes)
         return tuple(dict.fromkeys(notes))
 
@@ -134,7 +134,7 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Paper:
-    """All that ``paper.yml`` holds."""
+    """Content of ``paper.yml``."""
 
     paper: Mapping[str, str]
     methods: Mapping[str, Method]
@@ -142,7 +142,7 @@ class Paper:
 
     @property
     def rows(self) -> list[Row]:
-        """One row per config: the first that has it."""
+        """First row of each config."""
         first: dict[str, Row] = {}
         for table in self.tables:
             for row in table.rows:
@@ -192,7 +192,7 @@ def _make_row(settings: dict, methods: Mapping[str, Method], notes: Mapping[str,
 
 
 def _check_counting(paper: Paper, path: str | Path) -> None:
-    """Rows of one config share its computed columns."""
+    """Check that rows of one config share its computed columns."""
     first = {row.config: row for row in paper.rows}
     for row in (row for table in paper.tables for row in table.rows if row.config):
         other = first[row.config]
@@ -240,13 +240,13 @@ def read_paper(path: str | Path = PAPER_FILE) -> Paper:
 
 
 class Ours(NamedTuple):
-    """What a config amounts to.
+    """Computed columns of a config.
 
     Attributes:
         params: Trainable parameters.
         flops: Multiply-accumulates, counted as the row says.
         unit: ``Epochs`` or ``Iterations``.
-        length: How many of them a training has.
+        length: Number of epochs or iterations of a training.
         batch_size: Images per step, over all GPUs.
     """
 
@@ -266,11 +266,11 @@ def compute(rows: Iterable[Row], configs: Path) -> dict[str, Ours]:
     """Compute parameters and FLOPs; equal models are built once.
 
     Args:
-        rows: Any rows; those without a config, or whose file is not there, are passed over.
+        rows: Rows; those without an existing config are skipped.
         configs: The folder ``configs/``.
 
     Returns:
-        What each config amounts to, by its path below ``configs``.
+        Computed columns of each config, by its path below ``configs``.
     """
     ours: dict[str, Ours] = {}
     built: dict[tuple[str, tuple[int, int]], Complexity] = {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Length and learning rate of the trainings that configs describe, without their data."""
+"""Training length and learning rates of configs, without their data."""
 
 import math
 from collections.abc import Mapping
@@ -31,13 +31,13 @@ through every iteration. Insets show short warm-ups. An epoch of 2x has each ima
 
 @dataclass(frozen=True)
 class Schedule:
-    """What configs of the same data, length and learning rate share.
+    """Schedule shared by configs of the same data, length and learning rate.
 
     Attributes:
         title: Data set and length, such as ``COCO, 3x``.
-        methods: What the configs train, sorted.
+        methods: Methods of the configs, sorted.
         batch: Total batch.
-        steps: How the learning rate changes, in words.
+        steps: Description of the learning rate schedule.
         rates: Learning rate of every iteration.
     """
 
@@ -49,10 +49,10 @@ class Schedule:
 
 
 def epoch_length(cfg: Config) -> int:
-    """Count the iterations of an epoch at the total batch that the learning rate is meant for.
+    """Return the iterations of an epoch at the total batch of the learning rate.
 
     Args:
-        cfg: Config of one of ``TRAINING_SETS``, which may be repeated.
+        cfg: Config of one of ``TRAINING_SETS``, possibly repeated.
 
     Raises:
         ValueError: If the data set is another one, of unknown length.
@@ -111,7 +111,7 @@ def learning_rates(cfg: Config) -> list[float]:
 
 
 def group_schedules(configs: Mapping[str, Config], methods: Mapping[str, str]) -> list[Schedule]:
-    """Put configs of the same schedule together.
+    """Group configs by schedule.
 
     Args:
         configs: Configs by name, such as ``focal_t_atss_3x``.
@@ -157,10 +157,10 @@ def _describe(scheduler: dict) -> str:
 
 
 def schedules_page(schedules: list[Schedule]) -> str:
-    """Describe schedules in Markdown, beneath their picture.
+    """Describe schedules in Markdown, below their figure.
 
     Args:
-        schedules: What ``group_schedules`` found.
+        schedules: Result of ``group_schedules``.
     """
     lines = [PAGE_HEAD]
     for part in schedules:

@@ -43,13 +43,13 @@ def parse_args() -> argparse.Namespace:
 
 
 def be_quiet() -> None:
-    """Silence what building 80 models says, which would tear the progress bar."""
+    """Silence messages of building 80 models, which disturb the progress bar."""
     warnings.simplefilter('ignore')
     MMLogger.get_current_instance().setLevel(logging.WARNING)
 
 
 def find_outdated(files: dict[Path, str]) -> list[Path]:
-    """Files that are missing or have another text."""
+    """Return files that are missing or outdated."""
     return [
         path
         for path, text in files.items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All generated text about the configs: page of tables, tables in READMEs, metafiles, index."""
+"""Generated files of the configs: page of tables, tables in READMEs, metafiles, index."""
 
 import os
 import re
@@ -80,7 +80,7 @@ class _Writer:
         return Cell(f'{ours.length} {ours.unit.lower()}, batch {ours.batch_size}')
 
     def amount(self, row: Row, key: str, unit: float) -> tuple[Cell, Cell]:
-        """Printed and computed parameters or FLOPs."""
+        """Return printed and computed parameters or FLOPs."""
         left = _printed(row, key, getattr(row, key))
         if row.config not in self.ours:
             return left, NOTHING if row.config is None else NO_CONFIG
@@ -89,7 +89,7 @@ class _Writer:
         return left, Cell(f'{value:.1f}' if is_long else f'{value:.2f}')
 
     def score(self, row: Row, key: str) -> tuple[Cell, Cell]:
-        """Printed and measured score."""
+        """Return printed and measured score."""
         left = _printed(row, key, row.scores.get(key))
         if row.config is None or not (key in row.scores or key in row.measured):
             return left, NOTHING
@@ -100,13 +100,13 @@ class _Writer:
 
 
 def agrees(printed: float, value: float) -> bool:
-    """Whether a value, rounded as the printed number is, equals it."""
+    """Return whether a value, rounded like the printed number, equals it."""
     decimals = len(str(printed).partition('.')[2])
     return round(value, decimals) == printed
 
 
 def _printed(row: Row, key: str, value: float | None) -> Cell:
-    """A printed number, with the one that another version of the source prints."""
+    """Format a printed number, with that of another version of the source."""
     if value is None:
         return NOTHING
     return Cell(f'{value} or {row.also[key]}' if key in row.also else str(value))
@@ -134,7 +134,7 @@ def _amount_and_score_header(keys: Sequence[str]) -> list[str]:
 
 
 def paper_grid(table: PaperTable, writer: _Writer) -> Grid:
-    """A table of the paper with this project's columns."""
+    """Return a table of the paper with this project's columns."""
     numbers = _number_notes(table.rows)
     rows = []
     for row in table.rows:
@@ -148,7 +148,7 @@ def paper_grid(table: PaperTable, writer: _Writer) -> Grid:
 
 
 def zoo_grid(rows: Sequence[Row], writer: _Writer) -> Grid:
-    """A README's table: one row per config."""
+    """Return the table of a README: one row per config."""
     numbers = _number_notes(rows)
     keys = tuple(dict.fromkeys(key for row in rows for key in row.measured))
     lines = []
@@ -184,7 +184,7 @@ def paper_page(
         ours: Computed columns by config.
         scores: Measured scores by name of a config.
         configs: The folder ``configs/``, for links.
-        folder: Where the page is to lie.
+        folder: Folder of the page.
 
     Returns:
         The page.
@@ -196,16 +196,16 @@ def paper_page(
 
 
 def fill_readme(text: str, rows: Sequence[Row], writer: _Writer) -> str:
-    """Renew the tables of a README.
+    """Update the tables of a README.
 
     Args:
         text: It says ``<!-- table: GLOB ... -->``, paths below ``configs/``, where a table begins,
             and ``<!-- /table -->`` where it ends.
         rows: One row per config.
-        writer: Of the README's folder.
+        writer: Writer for the README's folder.
 
     Returns:
-        The text with its tables renewed.
+        The text with updated tables.
 
     Raises:
         ValueError: If no row matches.
@@ -244,7 +244,7 @@ def _model_entry(row: Row, ours: Ours, paper: Paper) -> dict:
 
 
 def metafile(folder: str, paper: Paper, ours: Mapping[str, Ours]) -> str:
-    """The metafile of one folder of configs.
+    """Return the metafile of one folder of configs.
 
     Args:
         folder: Relative to the project's root.
@@ -274,7 +274,7 @@ def metafile(folder: str, paper: Paper, ours: Mapping[str, Ours]) -> str:
 
 
 def find_configs(configs: Path) -> list[str]:
-    """Every config but the bases, as paths below ``configs``."""
+    """Return all configs except bases, as paths below ``configs``."""
     paths = (path.relative_to(configs) for path in configs.rglob('*.py'))
     return sorted(path.as_posix() for path in paths if '_base_' not in path.parts)
 
@@ -291,7 +291,7 @@ def check_complete(paper: Paper, configs: Path) -> None:
 def zoo_files(
     root: Path, paper: Paper, ours: Mapping[str, Ours], scores: Mapping[str, Mapping[str, str]]
 ) -> dict[Path, str]:
-    """Every generated file of the project.
+    """Return every generated file of the project.
 
     Args:
         root: The project's root, with ``configs/``.

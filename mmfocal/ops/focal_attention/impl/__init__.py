@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Back ends of focal attention. They share ``geometry`` and never import each other."""
+"""Backends of focal attention. They share ``geometry`` and never import each other."""

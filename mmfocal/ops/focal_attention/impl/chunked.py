@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal attention for CPUs: a few windows at a time, so that their logits stay in the cache.
+"""Focal attention for CPUs in chunks of windows, whose logits stay in the cache.
 
-Each region is cut from a padded map: the fine map is wrapped by ``e`` tokens, a coarse map has a
-margin of zeros. The maps are laid out head by head, so that the keys of a window are a few long
-runs of memory, copied when its turn comes. Autograd keeps the
-input maps only; the backward pass computes the attention weights again. Scratch memory is kept
-from call to call: on a CPU, fresh pages can cost more than the arithmetic on them.
+Each region is cut from a padded map: the fine map is wrapped by ``e`` tokens, and a coarse map has
+a margin of zeros. The maps are stored head by head, so that the keys of a window are a few long
+runs of memory, which are copied for each chunk. Autograd saves the input maps only; the backward
+pass recomputes the attention weights. Scratch memory is reused between calls, because fresh pages
+can cost more than the arithmetic on a CPU.
 
-See ``geometry`` for the shape legend; ``n`` counts the windows of a tile, each head's apart.
+See ``geometry`` for the shape legend; ``n`` is the number of windows of a tile times heads.
 """
 
 import math
@@ -23,24 +23,24 @@ from ..bias import bias_tables
 from ..geometry import FocalGeometry, Region, key_mask, seam_mask, split_maps
 from ..inputs import FocalInputs
 
-# Logits that are computed at a time: enough to hide the calls, few enough for a level 3 cache.
+# Bytes of logits per chunk: large enough to hide call overhead, small enough for a level 3 cache.
 TILE_BYTES = 4 * 2**20
 
 
 def unsupported_reasons(inputs: FocalInputs) -> list[str]:
-    """Reasons why this backend cannot take some inputs."""
+    """Return the reasons why inputs are unsupported."""
     reasons = memory.unsupported_reasons([inputs.qkv, *bias_tables(inputs.bias)])
     return [*reasons, 'attention dropout is not supported'] if inputs.dropout_p > 0 else reasons
 
 
 def _add_apart(target: Tensor, values: Tensor, apart: int) -> None:
-    """Add to windows, the dimension -4, of which those that are ``apart`` share nothing."""
+    """Add to overlapping windows of dimension -4; windows at distance ``apart`` are disjoint."""
     for start in range(min(apart, values.shape[-4])):
         target[..., start::apart, :, :, :].add_(values[..., start::apart, :, :, :])
 
 
 def _slide(x: Tensor, dim: int, region: Region) -> Tensor:
-    """View a dimension as ``(windows, R)``; the latter stands before the last dimension."""
+    """View a dimension as ``(windows, R)``; R becomes the second last dimension."""
     return x.unfold(dim, region.size, region.step).transpose(-1, -2)
 
 
@@ -50,9 +50,9 @@ def region_windows(padded: Tensor, region: Region) -> Tensor:
 
 
 def add_regions(padded: Tensor, values: Tensor, region: Region, rows: slice, cols: slice) -> None:
-    """Add ``(2, B, h, rows, cols, R, R, d)`` to regions of a padded map, which overlap.
+    """Add ``(2, B, h, rows, cols, R, R, d)`` to overlapping regions of a padded map.
 
-    First columns are added up, then rows, each time those windows at once that share nothing.
+    Columns are summed first, then rows; disjoint windows are added in one operation.
     """
     apart = math.ceil(region.size / region.step)
     *planes, num_rows, num_cols, _, _, d = values.shape
@@ -79,7 +79,7 @@ def select_region(keys: Tensor, region: Region) -> Tensor:
 
 
 def wrap(padded: Tensor, margin: int) -> None:
-    """Fill the margin of ``(2, B, h, H', W', d)`` with what lies on the map's far side."""
+    """Fill the margin of ``(2, B, h, H', W', d)`` with the opposite side of the map."""
     for dim in (4, 3):
         size = padded.shape[dim] - 2 * margin
         padded.narrow(dim, 0, margin).copy_(padded.narrow(dim, size, margin))
@@ -87,7 +87,7 @@ def wrap(padded: Tensor, margin: int) -> None:
 
 
 def unwrap(padded: Tensor, margin: int) -> None:
-    """Add the margin to the map's far side: the transpose of ``wrap``."""
+    """Add the margin to the opposite side of the map: the transpose of ``wrap``."""
     for dim in (3, 4):
         size = padded.shape[dim] - 2 * margin
         padded.narrow(dim, size, margin).add_(padded.narrow(dim, 0, margin))
@@ -127,7 +127,7 @@ def view_maps(
 
 
 class Tile(NamedTuple):
-    """The windows that are computed at a time."""
+    """Windows that are computed at a time."""
 
     images: slice
     heads: slice
@@ -136,15 +136,15 @@ class Tile(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many there are of each."""
+        """Length of each slice."""
         return tuple(part.stop - part.start for part in self)
 
 
 class ChunkedAttention:
-    """What the tiles of one call share: maps, bias and masks.
+    """Data that the tiles of one call share: maps, bias and masks.
 
     Args:
-        inputs: Of which the bias tables are not read.
+        inputs: Inputs of attention; the bias tables are not read.
         bias: Combined bias ``(h, w*w, K)``; everything is computed in its dtype.
     """
 
@@ -157,7 +157,7 @@ class ChunkedAttention:
         self.mask = self._validity_mask()
 
     def _validity_mask(self) -> Tensor | None:
-        """``MASKED`` for coarse keys outside their map, else 0: ``(nH, nW, 1, K)``."""
+        """Return ``MASKED`` for coarse keys outside their map, else 0: ``(nH, nW, 1, K)``."""
         # the seam of a shift is masked by _add_seam
         mask = key_mask(self.geometry, *self.map_size, 0, self.bias.device)
         if mask is None:
@@ -165,7 +165,7 @@ class ChunkedAttention:
         return mask.to(self.bias).view(*self.maps.q.shape[2:4], 1, self.num_keys)
 
     def planes_and_tiles(self) -> Iterator[tuple[slice, slice, list[Tile]]]:
-        """Images and heads whose maps are laid out together, and the tiles of these maps."""
+        """Yield slices of images and heads whose maps are stored together, and their tiles."""
         batch, heads, nh, nw = self.maps.q.shape[:4]
         tile_size = TILE_BYTES // (self.bias[0].numel() * self.bias.element_size())
         rows_and_cols = [
@@ -182,7 +182,7 @@ class ChunkedAttention:
         return memory.scratch(name, shape, self.bias)
 
     def padded_maps(self, name: str, images: slice, heads: slice) -> list[Tensor]:
-        """Uninitialized workspaces ``(2, B, h, H', W', d)``, one per region."""
+        """Return uninitialized workspaces ``(2, B, h, H', W', d)``, one per region."""
         maps = []
         for i, (region, kv) in enumerate(zip(self.regions, self.maps.kv)):
             *planes, rows, cols, d = kv[:, images, heads].shape
@@ -191,7 +191,7 @@ class ChunkedAttention:
         return maps
 
     def load_maps(self, images: slice, heads: slice) -> list[Tensor]:
-        """Padded maps of keys and values: the fine one wrapped, coarse ones with zeros around."""
+        """Return padded maps of keys and values: wrapped (fine) or padded with zeros (coarse)."""
         fine, *coarse = maps = self.padded_maps('maps', images, heads)
         for padded in coarse:
             padded.zero_()
@@ -201,7 +201,7 @@ class ChunkedAttention:
         return maps
 
     def load_windows(self, name: str, windows: Tensor, tile: Tile) -> Tensor:
-        """A tile of ``(B, h, nH, nW, w, w, d)``, copied: ``(n, w*w, d)``."""
+        """Copy a tile of ``(B, h, nH, nW, w, w, d)``: ``(n, w*w, d)``."""
         windows = windows[tile]
         copied = self._take(name, *windows.shape).copy_(windows)
         return copied.view(-1, self.area, windows.shape[-1])
@@ -211,22 +211,22 @@ class ChunkedAttention:
         return [region_windows(padded, region) for region, padded in zip(self.regions, maps)]
 
     def load_keys(self, windows: list[Tensor], tile: Tile) -> Tensor:
-        """Keys and values of a tile: ``(2, n, K, d)``."""
+        """Copy keys and values of a tile: ``(2, n, K, d)``."""
         keys = self._take('keys', 2, *tile.shape, self.num_keys, self.maps.q.shape[-1])
         for region, source in zip(self.regions, windows):
-            # Keys and values apart: each thread then copies the windows that it will multiply.
+            # Separate copies, so that each thread copies the windows that it multiplies.
             for target, part in zip(select_region(keys, region), source):
                 target.copy_(part[:, :, tile.rows, tile.cols])
         return keys.flatten(1, 4)
 
     def add_keys(self, maps: list[Tensor], keys: Tensor, tile: Tile) -> None:
-        """Add ``(2, n, K, d)`` to where ``load_keys`` found it: its transpose."""
+        """Add ``(2, n, K, d)`` to the padded maps: the transpose of ``load_keys``."""
         keys = keys.unflatten(1, tile.shape)
         for region, padded in zip(self.regions, maps):
             add_regions(padded, select_region(keys, region), region, tile.rows, tile.cols)
 
     def weights(self, q: Tensor, k: Tensor, tile: Tile) -> Tensor:
-        """Attention weights of a tile: ``(n, w*w, K)``."""
+        """Compute the attention weights of a tile: ``(n, w*w, K)``."""
         logits = self._take('logits', *tile.shape, self.area, self.num_keys)
         bias = self.bias[tile.heads, None, None].expand(*tile.shape, -1, -1)
         if self.mask is None:
@@ -239,7 +239,7 @@ class ChunkedAttention:
         return torch.softmax(logits, dim=-1, out=logits)
 
     def _add_seam(self, logits: Tensor, tile: Tile) -> None:
-        """Mask own keys across the seam, which runs through the last row and column only."""
+        """Mask window keys across the seam, which crosses the last windows only."""
         w, e = self.w, self.geometry.expand_size
         nh, nw = self.maps.q.shape[2:4]
         rows, cols = (
@@ -295,8 +295,8 @@ class ChunkedAttention:
 
         d_weights = self._take('gradient of logits', *weights.shape)
         torch.bmm(d_attended, v.mT, out=d_weights)
-        torch.bmm(weights.mT, d_attended, out=v)  # what is not needed any more makes room
-        d_logits = torch.ops.aten._softmax_backward_data.out(  # may write over its input
+        torch.bmm(weights.mT, d_attended, out=v)  # overwrites memory that is no longer needed
+        d_logits = torch.ops.aten._softmax_backward_data.out(  # works in place
             d_weights, weights, -1, weights.dtype, grad_input=d_weights
         )
         d_queries = d_attended.baddbmm_(d_logits, k, beta=0, alpha=self.scale)
@@ -305,7 +305,7 @@ class ChunkedAttention:
         target = d_q[tile]
         target.copy_(d_queries.view(target.shape))
         d_logits = d_logits.view(*tile.shape, *d_logits.shape[1:])
-        d_bias[tile.heads].add_(d_logits.flatten(2, 3).sum(2).sum(0))  # both at once is slow
+        d_bias[tile.heads].add_(d_logits.flatten(2, 3).sum(2).sum(0))  # a joint sum is slow
         return keys
 
 
@@ -320,7 +320,7 @@ class _ChunkedFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, bias: Tensor, inputs: FocalInputs) -> Tensor:
         ctx.save_for_backward(qkv, bias)
-        # without tensors, which autograd would not see here
+        # tensors are saved by autograd instead
         ctx.inputs = inputs._replace(qkv=None, bias=None)  # type: ignore[arg-type]
         return _attend(inputs._replace(qkv=qkv), bias)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal attention as the released checkpoints compute it, key group by key group.
+"""Focal attention as in the released code, one group of keys at a time.
 
-This is the specification: every other backend must give the same output and the same gradients.
-It gathers each group the obvious way, keeps keys that occur twice, and spells the softmax out.
+This is the specification: all other backends have the same outputs and gradients. It gathers each
+group of keys directly, keeps duplicate keys, and computes the softmax explicitly.
 See ``geometry`` for the shape legend.
 """
 
@@ -42,13 +42,13 @@ def coarse_keys(kv: Tensor, geometry: FocalGeometry, level: int) -> Tensor:
 
 
 def coarse_mask(kv: Tensor, geometry: FocalGeometry, level: int) -> Tensor:
-    """``MASKED`` for keys that ``coarse_keys`` took from its padding, else 0: ``(N, 1, R*R)``."""
+    """Return ``MASKED`` for keys in the padding of ``coarse_keys``, else 0: ``(N, 1, R*R)``."""
     on_map = coarse_keys(kv.new_ones(1, *kv.shape[1:3], 1), geometry, level)
     return MASKED * (1 - on_map[0].transpose(1, 2))
 
 
 def relative_bias(table: Tensor, window_size: int, size: int) -> Tensor:
-    """Entries of a table ``(h, (w+R-1)^2)`` for each query and key: ``(h, w*w, R*R)``."""
+    """Look up a table ``(h, (w+R-1)^2)`` for each query and key: ``(h, w*w, R*R)``."""
     return table[:, relative_index(window_size, size, table.device)]
 
 

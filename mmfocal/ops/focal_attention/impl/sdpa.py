@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Portable focal attention: one gather, then PyTorch's scaled dot-product attention.
 
-Keys that occur twice are merged, own and neighbor keys form one wrapped square, and all keys of
-all windows are gathered at once. It compiles, exports and runs wherever PyTorch does. See
-``geometry`` for the shape legend.
+Duplicate keys are combined, window and neighbor keys form one wrapped square, and the keys of all
+windows are gathered in one operation. This backend compiles, exports, and runs on every device of
+PyTorch. See ``geometry`` for the shape legend.
 """
 
 import torch
@@ -17,10 +17,10 @@ from ..inputs import FocalInputs
 
 
 def _gather_keys(kv: Tensor, num_heads: int, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values ``(B, T, 2C)`` of every window: two tensors ``(B, h * N, K, d)``."""
-    outside = kv.new_zeros(kv.shape[0], 1, kv.shape[-1])  # what key_index calls T
+    """Gather keys and values ``(B, T, 2C)`` of every window: two tensors ``(B, h * N, K, d)``."""
+    outside = kv.new_zeros(kv.shape[0], 1, kv.shape[-1])  # index T of key_index
     tokens = torch.cat([kv, outside], dim=1).unflatten(-1, (2, num_heads, -1))
-    tokens = tokens.permute(0, 3, 1, 2, 4).flatten(3)  # (B, h, T + 1, 2d): gathered together
+    tokens = tokens.permute(0, 3, 1, 2, 4).flatten(3)  # (B, h, T + 1, 2d): one gather
     keys = tokens.index_select(2, index.flatten()).unflatten(2, index.shape).flatten(1, 2)
     return keys.chunk(2, dim=-1)
 
@@ -32,9 +32,9 @@ def _split_queries(q: Tensor, num_heads: int, window_size: int) -> Tensor:
 
 
 def _rounded_bias(bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """The bias in half precision, relative to the largest one of each query.
+    """Round the bias to half precision, relative to the largest value of each query.
 
-    Softmax does not see a shift of all keys, so only keys of small weight are rounded coarsely.
+    Softmax is invariant to a shift of all keys, so only keys of small weight are rounded coarsely.
     """
     if dtype == bias.dtype:
         return bias
@@ -44,15 +44,15 @@ def _rounded_bias(bias: Tensor, dtype: torch.dtype) -> Tensor:
 def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
     """See :func:`mmfocal.ops.focal_attention.focal_attention`.
 
-    In half precision, products take half precision and sum in float32, and softmax is float32, as
-    in the attention of PyTorch. PyTorch's fused attention takes a bias in half precision only.
+    In half precision, products are accumulated in float32 and softmax is float32, as in PyTorch's
+    attention. PyTorch's fused attention requires the bias in half precision.
     """
     geometry, (height, width), qkv = inputs.geometry, inputs.map_size, inputs.qkv
-    if compat.VERSION < (2, 4):  # whose attention rounds logits to half precision on CPUs
+    if compat.VERSION < (2, 4):  # older attention rounds logits to half precision on CPUs
         qkv = qkv.to(bias.dtype)
     num_heads, w, channels = len(bias), geometry.window_size, qkv.shape[-1] // 3
 
-    # Heads and windows share one axis, so that the bias broadcasts over the batch without a copy.
+    # Heads and windows share a dimension, so that the bias broadcasts over the batch uncopied.
     q = qkv[:, : height * width, :channels].unflatten(1, (height, width))
     q = _split_queries(q, num_heads, w)
     index = key_index(geometry, height, width, qkv.device)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fused focal attention for GPUs, written in Triton.
 
-Keys are read where they lie, in the map and in the coarse maps; neither gathered keys nor
-attention weights ever exist in memory. Backward computes the weights again from the queries, the
-keys and one saved number per query, the log-sum-exp of its logits.
+Keys are read directly from the map and the coarse maps; neither gathered keys nor attention
+weights are stored in memory. The backward pass recomputes the weights from the queries, the keys
+and the saved log-sum-exp of the logits of each query.
 
-Triton need not be installed to import this. With the environment variable ``TRITON_INTERPRET=1``
-set beforehand, the kernels also run on CPU tensors, slowly, one operation at a time.
+This module can be imported without Triton. If the environment variable ``TRITON_INTERPRET=1`` is
+set before the import, the kernels also run on CPU tensors, slowly, in Triton's interpreter.
 """
 
 from contextlib import suppress
@@ -41,7 +41,7 @@ MIN_VERSION = '3.3'  # kernels use named tuples
 INSTALLED = False
 with suppress(ImportError):
     INSTALLED = find_spec('triton') is not None
-VERSION = MIN_VERSION  # unless a distribution tells
+VERSION = MIN_VERSION  # replaced by the installed version
 for _name in ('triton', 'pytorch-triton', 'triton-windows'):
     with suppress(PackageNotFoundError):
         VERSION = version(_name)
@@ -49,12 +49,12 @@ IS_TOO_OLD = [int(part) for part in VERSION.split('.')[:2]] < [3, 3]
 
 
 def _is_unregistered() -> bool:
-    """Whether an operator is needed, and missing."""
+    """Whether the call needs a registered operator that is missing."""
     return not (ARE_REGISTERED or compat.is_plain_eager())
 
 
 def _device_reasons(qkv: Tensor) -> list[str]:
-    """Reasons in the device, and in what it makes of the dtype."""
+    """Return reasons that concern the device and its support of the dtype."""
     if INTERPRETED:
         checks = {
             f"the device {qkv.device.type} is not supported by Triton's interpreter": (
@@ -73,7 +73,7 @@ def _device_reasons(qkv: Tensor) -> list[str]:
     reasons = []
     if qkv.dtype == torch.float64:
         reasons.append('torch.float64 is supported under TRITON_INTERPRET=1 only')
-    gpu = torch.cuda.get_device_properties(qkv.device)  # unlike the capability, compiles
+    gpu = torch.cuda.get_device_properties(qkv.device)  # get_device_capability does not compile
     needed = 8 if qkv.dtype == torch.bfloat16 else 7
     if gpu.major < needed:
         reasons.append(
@@ -84,7 +84,7 @@ def _device_reasons(qkv: Tensor) -> list[str]:
 
 
 def unavailable_reasons(x: Tensor) -> list[str]:
-    """Reasons in the installation, the device and the dtype why no kernel can take a tensor."""
+    """Return why kernels do not support a tensor: installation, device and dtype."""
     if not INSTALLED:
         return ['Triton is not installed']
     old = [f'Triton {MIN_VERSION} or newer is needed, got {VERSION}'] if IS_TOO_OLD else []
@@ -92,9 +92,9 @@ def unavailable_reasons(x: Tensor) -> list[str]:
 
 
 def _size_reasons(qkv: Tensor) -> list[str]:
-    """Reasons in the size of one image: offsets within it are 32-bit integers."""
+    """Return reasons that concern the size of an image: offsets are 32-bit integers."""
     _, tokens, channels = qkv.shape
-    extent = tokens * channels  # of the gradient, and of a copy without dense channels
+    extent = tokens * channels  # of the gradient, and of a copy if channels are not dense
     if qkv.stride(-1) == 1:
         extent = max(extent, (tokens - 1) * qkv.stride(1) + channels)
     if extent < MAX_EXTENT:
@@ -106,7 +106,7 @@ def _size_reasons(qkv: Tensor) -> list[str]:
 
 
 def unsupported_reasons(inputs: FocalInputs) -> list[str]:
-    """Reasons why this backend cannot take some inputs."""
+    """Return the reasons why inputs are unsupported."""
     qkv, w = inputs.qkv, inputs.geometry.window_size
     head_dim = qkv.shape[-1] // 3 // inputs.bias.own.shape[1]
     reasons = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention and its gradients as operators: what they read and write, and how kernels start.
+"""Attention and its gradients as operators: allocation of outputs and kernel launches.
 
-Triton is imported when an operator runs, not before. Operators take no objects, so ``sizes`` are
+Triton is imported when an operator runs, not before. Operators accept no objects, so ``sizes`` are
 integers here: window size, expand size, focal window and focal level of the geometry, and shift.
 """
 
@@ -20,24 +20,24 @@ from . import configs
 from .columns import num_columns, to_columns
 from .operators import Operator, ceil_div, start
 
-# How many programs share the gradients of a bias: several per multiprocessor of a large GPU. More
-# would take more memory, as each strip of windows has a sum of its own. The number does not depend
-# on the GPU, so neither does the order of summation.
+# Number of programs that share the gradients of a bias: several per multiprocessor of a large GPU.
+# More programs take more memory, because each strip of windows has its own sum. The number, and
+# with it the order of summation, does not depend on the GPU.
 BIAS_PROGRAMS = 2048
-# Blocks of the kernels that only copy and add.
+# Block sizes of the kernels that only copy and add.
 BLOCK_TOKENS, BLOCK_SIZE, BLOCK_BIAS, BLOCK_STRIPS = 64, 4096, 256, 16
 
 
 class Plan(NamedTuple):
-    """What a call's kernels get besides tensors.
+    """Arguments of a call's kernels other than tensors.
 
     Attributes:
         batch, nh, nw, num_heads: See the shape legend.
-        regions: Expand size and focal window, of which kernels make the regions.
-        sizes_of_regions: Keys along a side of each region.
-        constants: What kernels are compiled for.
-        dtype: Of the tokens.
-        capability: First number of the GPU's compute capability; 0 without a GPU.
+        regions: Expand size and focal window, from which kernels derive the regions.
+        sizes_of_regions: Side of each region, in keys.
+        constants: Compile-time constants of the kernels.
+        dtype: Dtype of the tokens.
+        capability: Major compute capability of the GPU; 0 without a GPU.
     """
 
     batch: int
@@ -57,17 +57,17 @@ class Plan(NamedTuple):
 
     @property
     def num_windows(self) -> int:
-        """Windows of all images."""
+        """Number of windows of all images."""
         return self.batch * self.nh * self.nw
 
     @property
     def query_blocks(self) -> int:
-        """Blocks of queries of all heads of a window."""
+        """Number of query blocks of a window, all heads."""
         area = self.constants['WINDOW'] ** 2
         return self.num_heads * ceil_div(area, self.constants['BLOCK_Q'])
 
     def key_blocks(self, block: int) -> int:
-        """Blocks of keys of a window."""
+        """Number of key blocks of a window."""
         return sum(ceil_div(size**2, block) for size in self.sizes_of_regions)
 
     @property
@@ -86,7 +86,7 @@ class Plan(NamedTuple):
 def _capability(device: torch.device) -> int:
     if device.type != 'cuda' or not torch.cuda.is_available():
         return 0
-    return torch.cuda.get_device_properties(device).major  # unlike the capability, compiles
+    return torch.cuda.get_device_properties(device).major  # get_device_capability does not compile
 
 
 def _make_plan(
@@ -130,7 +130,7 @@ _kept_plan = lru_cache(maxsize=1024)(_make_plan)
 def _plan_of(
     qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
 ) -> Plan:
-    """See ``attend`` for the arguments; kept unless a compiler reads it, for all sizes at once."""
+    """Make the plan of a call of ``attend``; cached unless it is being compiled."""
     make = _kept_plan if compat.is_plain_tensor(qkv) else _make_plan
     num_heads = bias.shape[0]
     return make(
@@ -146,14 +146,14 @@ def _plan_of(
 
 
 def _with_dense_channels(x: Tensor) -> Tensor:
-    """Kernels take the channels of a token one by one; all other strides are free."""
+    """Return a tensor with contiguous channels, as kernels require; other strides may vary."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _start_chosen(
     name: str, kernel: Any, plan: Plan, blocks: Callable[[int], int], *args: Any, **constants: Any
 ) -> None:
-    """Start a kernel in its configuration, or try all out; ``blocks`` counts programs."""
+    """Start a kernel with its configuration, or autotune; ``blocks`` is the number of programs."""
     constants |= plan.constants
     if configs.is_tuning() and compat.is_plain_eager():
         restored = 'sums_ptr' if name == 'gradient' else None
@@ -167,7 +167,7 @@ def _start_chosen(
 def _outputs(
     qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Uninitialized results of ``attend``."""
+    """Return uninitialized outputs of ``attend``."""
     batch, _, channels = qkv.shape
     out = qkv.new_empty(batch, height, width, channels // 3)
     return out, bias.new_empty(batch, bias.shape[0], height, width)
@@ -192,7 +192,7 @@ def _attend(
 
 
 def _prepare(plan: Plan, out: Tensor, d_out: Tensor, delta: Tensor, sums: Tensor) -> None:
-    """Fill ``delta``, and ``sums`` with zeros."""
+    """Compute ``delta`` and fill ``sums`` with zeros."""
     from .kernels.gradients import prepare_kernel
 
     area = delta.shape[2] * delta.shape[3]
@@ -208,7 +208,7 @@ def _prepare(plan: Plan, out: Tensor, d_out: Tensor, delta: Tensor, sums: Tensor
 
 
 def _add_gradients(plan: Plan, queries: tuple[Tensor, ...], sums: Tensor, strips: Tensor) -> None:
-    """Add to the sums of gradients of all tokens in any order; fill those of the bias."""
+    """Add the gradients of tokens in any order; write those of the bias."""
     from .kernels.gradients import gradient_kernel
 
     qkv = queries[0]
@@ -223,7 +223,7 @@ def _add_gradients(plan: Plan, queries: tuple[Tensor, ...], sums: Tensor, strips
 def _add_gradients_in_order(
     plan: Plan, queries: tuple[Tensor, ...], sums: Tensor, strips: Tensor
 ) -> None:
-    """The same in a fixed order, which takes more time and a kernel for each block of keys."""
+    """Do the same in a fixed order, which is slower and takes one kernel per block of keys."""
     from .kernels.gradients import gradient_kernel, key_gradient_kernel
 
     qkv, config = queries[0], plan.choose('gradient')
@@ -249,7 +249,7 @@ def _add_gradients_in_order(
 
 
 def _finish(sums: Tensor, d_qkv: Tensor, strips: Tensor, d_bias: Tensor) -> None:
-    """Round sums of gradients to the dtype of ``qkv`` unless they have it; add up the strips."""
+    """Round the sums of gradients to the dtype of ``qkv`` if it differs; sum over strips."""
     from .kernels.gradients import finish_kernel
 
     size, area = sums.numel(), d_bias.numel()
@@ -264,7 +264,7 @@ def _finish(sums: Tensor, d_qkv: Tensor, strips: Tensor, d_bias: Tensor) -> None
 def _gradients(
     d_out: Tensor, qkv: Tensor, bias: Tensor, out: Tensor, log_sum: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
-    """Uninitialized results of ``attend_backward``."""
+    """Return uninitialized outputs of ``attend_backward``."""
     d_qkv, d_bias = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (qkv, bias))
     return d_qkv, d_bias
 
@@ -309,7 +309,7 @@ attend_backward = Operator(
 
 
 class Attend(torch.autograd.Function):
-    """Output of all windows, ``(B, H, W, C)``, from the first two arguments of ``attend``."""
+    """Autograd function: output ``(B, H, W, C)`` of the first two arguments of ``attend``."""
 
     @staticmethod
     def forward(

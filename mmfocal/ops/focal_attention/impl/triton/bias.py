@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The combined bias by one kernel, and the gradients of its tables by another.
+"""Combined bias and gradients of its tables, each by one kernel.
 
-It equals ``focal_attention.bias.combined_bias``, with columns between the regions as ``columns``
-has them. Operators take no objects: ``sizes`` are the arguments of ``FocalGeometry``, and tables
-come in the order of ``bias_tables``.
+The result equals ``focal_attention.bias.combined_bias``, with padding columns between the regions
+as in ``columns``. Operators accept no objects: ``sizes`` are the arguments of ``FocalGeometry``,
+and tables are in the order of ``bias_tables``.
 """
 
 from functools import cache
@@ -25,13 +25,13 @@ MAX_COARSE_LEVELS = 3
 
 
 class Indices(NamedTuple):
-    """Which entries a place takes, and which places an entry goes to; all 32-bit integers.
+    """Indices between entries of the tables and places of the combined bias; 32-bit integers.
 
     Attributes:
-        first, second: ``(w*w*columns,)``; the number of entries stands for none.
-        starts: Where the places of each entry start in ``places``: ``(entries + 1,)``.
-        places: Those of all entries, ascending for each.
-        num_neighbors: Neighbor keys of one window.
+        first, second: Entries of each place, ``(w*w*columns,)``; the number of entries means none.
+        starts: Start of the places of each entry in ``places``: ``(entries + 1,)``.
+        places: Places of all entries, ascending per entry.
+        num_neighbors: Number of neighbor keys of a window.
     """
 
     first: Tensor
@@ -70,7 +70,7 @@ _INDICES: dict[tuple, Indices] = {}
 
 
 def _indices(sizes: list[int], device: torch.device) -> Indices:
-    """Made once: a copy to a GPU waits for it."""
+    """Return the indices, cached because copies to a GPU synchronize."""
     key = (*sizes, device)
     if key not in _INDICES:
         with compat.without_dispatch_modes():
@@ -79,12 +79,12 @@ def _indices(sizes: list[int], device: torch.device) -> Indices:
 
 
 def _shape(tables: list[Tensor], sizes: list[int]) -> tuple[int, int, int]:
-    """``h, w*w, columns``."""
+    """Return ``(h, w*w, columns)``."""
     return tables[0].shape[1], sizes[0] ** 2, num_columns(_geometry(*sizes))
 
 
 def _five(tables: list[Tensor], sizes: list[int]) -> list[Tensor]:
-    """Own, neighbors and three coarse tables: the first one where there is none."""
+    """Return window, neighbor and three coarse tables; the first one replaces missing ones."""
     neighbors = tables[1] if sizes[1] else tables[0]
     coarse = tables[2 if sizes[1] else 1 :]
     return [tables[0], neighbors, *coarse, *[tables[0]] * (MAX_COARSE_LEVELS - len(coarse))]
@@ -163,10 +163,10 @@ class _Combine(torch.autograd.Function):
 
 
 def combined_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
-    """Combine all tables over the keys of all regions.
+    """Compute the combined bias over the keys of all regions.
 
     Returns:
-        ``(h, w*w, columns)``, ``NO_KEY`` between the regions; or ``(h, w*w, K)`` from
+        ``(h, w*w, columns)`` with ``NO_KEY`` between the regions; ``(h, w*w, K)`` from
         :func:`mmfocal.ops.focal_attention.bias.combined_bias` for more than three coarse levels.
     """
     if len(bias.coarse) > MAX_COARSE_LEVELS:

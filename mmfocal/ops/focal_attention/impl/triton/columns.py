@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layout of the combined bias that the kernels read: rows that they load without masks.
+"""Layout of the combined bias for the kernels, which load its rows without masks.
 
-The keys of each region begin at a multiple of ``ALIGNMENT`` columns; columns in between belong to
-no key.
+The keys of each region begin at a multiple of ``ALIGNMENT`` columns. The columns in between are
+padding.
 """
 
 import torch
@@ -19,9 +19,9 @@ def num_columns(geometry: FocalGeometry) -> int:
 
 
 def to_columns(x: Tensor, geometry: FocalGeometry, value: float) -> Tensor:
-    """Insert columns between the regions of ``(..., K)``, filled with ``value``.
+    """Insert padding columns between the regions of ``(..., K)``, filled with ``value``.
 
-    Serves the combined bias and an index of where it comes from.
+    This is used for the combined bias and for its index.
     """
     parts = []
     for region in geometry.regions:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large the blocks of kernels are, and by how many warps and in how many stages they run."""
+"""Launch configurations of kernels: block sizes, number of warps and stages."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -13,15 +13,15 @@ from .operators import INTERPRETED
 
 
 class Config(NamedTuple):
-    """Keys of a block, and how a program runs."""
+    """Keys per block, number of warps and of pipeline stages."""
 
     BLOCK_K: int
     num_warps: int
     num_stages: int
 
 
-# Blocks of keys divide ``ALIGNMENT``. The first configuration is the smallest one. What a program
-# keeps on the chip grows with BLOCK_K and num_stages.
+# Blocks of keys divide ``ALIGNMENT``. The first configuration is the smallest. On-chip memory of a
+# program grows with BLOCK_K and num_stages.
 CONFIGS = (
     Config(32, 4, 1),
     Config(32, 4, 2),
@@ -32,21 +32,21 @@ CONFIGS = (
 
 
 def block(size: int) -> int:
-    """Powers of two, as all blocks must be; dot products need at least 16."""
+    """Round up to a block size: a power of two, at least 16 for dot products."""
     return max(16, 1 << (size - 1).bit_length())
 
 
 def largest_block(dtype: torch.dtype, head_dim: int) -> int:
-    """How many queries or keys fit the registers of a program.
+    """Return how many queries or keys fit the registers of a program.
 
-    Half as many if heads are wide, and in float32, whose exact products no tensor core computes.
+    Wide heads and float32, whose exact products use no tensor cores, halve the number.
     """
     return 64 >> (block(head_dim) > 64) >> (dtype == torch.float32)
 
 
-# By kernel, bytes of the dtype, channels of a head (as a block) and capability. Chosen by what the
-# compiler says, not by measurement: fewest spills, most programs per multiprocessor, fewest
-# instructions. On Hopper eight warps would compute the products of 64 rows twice.
+# By kernel, bytes of the dtype, channels of a head (as a block) and capability. The choice is
+# based on compiler output, not on measurements: fewest spills, most programs per multiprocessor,
+# fewest instructions. On Hopper, eight warps would compute the products of 64 rows twice.
 _CHOSEN = {
     ('forward', 2, 16, 8): Config(64, 4, 1),
     ('forward', 2, 32, 8): Config(64, 4, 1),
@@ -61,19 +61,19 @@ _CHOSEN = {
 
 
 def fitting(dtype: torch.dtype, head_dim: int) -> list[Config]:
-    """Configurations whose blocks fit the registers."""
+    """Return the configurations whose blocks fit the registers."""
     return [config for config in CONFIGS if largest_block(dtype, head_dim) >= config.BLOCK_K]
 
 
 @cache
 def choose(kernel: str, dtype: torch.dtype, head_dim: int, capability: int) -> Config:
-    """Configuration of a kernel, ``'forward'`` or ``'gradient'``.
+    """Return the configuration of a kernel, ``'forward'`` or ``'gradient'``.
 
     Args:
-        kernel: Its name.
+        kernel: Name of the kernel.
         dtype: Of the tokens.
         head_dim: Channels of a head.
-        capability: Compute capability, its first number.
+        capability: Major compute capability.
     """
     if INTERPRETED:
         return Config(ALIGNMENT, 4, 1)
@@ -82,19 +82,19 @@ def choose(kernel: str, dtype: torch.dtype, head_dim: int, capability: int) -> C
 
 
 def is_tuning() -> bool:
-    """Whether configurations are tried out, on the first call of each kernel, dtype and head."""
+    """Return whether kernels are autotuned on the first call per kernel, dtype and head size."""
     return settings.is_on(settings.TRITON_TUNE) and not INTERPRETED
 
 
 @cache
 def tuned(kernel: Any, dtype: torch.dtype, head_dim: int, restored: str | None = None) -> Any:
-    """A kernel that tries its configurations out.
+    """Return an autotuned kernel.
 
     Args:
-        kernel: A kernel of Triton.
+        kernel: Triton kernel.
         dtype: Of the tokens.
         head_dim: Channels of a head.
-        restored: Argument that the kernel adds to, to be put back after a trial.
+        restored: Argument that the kernel adds to; it is restored after each trial.
     """
     import triton
 
@@ -102,7 +102,7 @@ def tuned(kernel: Any, dtype: torch.dtype, head_dim: int, restored: str | None =
         triton.Config({'BLOCK_K': size}, num_warps=warps, num_stages=stages)
         for size, warps, stages in fitting(dtype, head_dim)
     ]
-    # Autotuning distinguishes the dtypes of tensors by itself.
+    # Triton's autotuner already distinguishes the dtypes of tensors.
     restore_value = None if restored is None else [restored]
     return triton.autotune(configs, key=['HEAD_DIM', 'WINDOW'], restore_value=restore_value)(
         kernel

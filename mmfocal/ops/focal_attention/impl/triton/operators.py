@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How kernels start, and how launchers become operators of PyTorch.
+"""Kernel launches, and registration of launchers as PyTorch operators.
 
-A *launcher* takes tensors and numbers, makes its outputs and starts kernels. Eager code calls it
-as it is. What is compiled, watched by a dispatch mode or run on fake tensors calls the operator of
-the same name, which is the launcher with a schema and a description of its outputs. Compilers see
-the kernels of an operator where PyTorch can show them (``torch.library.triton_op``), and then
-start these themselves.
+A *launcher* takes tensors and numbers, allocates its outputs and starts kernels. Eager code calls
+it directly. Code that is compiled, runs under a dispatch mode or uses fake tensors calls the
+operator of the same name: the launcher with a schema and a fake implementation. If PyTorch
+supports it (``torch.library.triton_op``), compilers see the kernels of an operator and start them
+themselves.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,11 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmfocal import compat, settings
 
 INTERPRETED = settings.is_on(settings.TRITON_INTERPRET)
-# Since torch 2.4; before it, launchers run in eager mode only.
+# Available since torch 2.4; with older releases, launchers run in eager mode only.
 ARE_REGISTERED = hasattr(torch.library, 'register_fake')
-# Since torch 2.6. The interpreter runs no kernels that are wrapped for compilers.
+# Available since torch 2.6. The interpreter cannot run kernels that are wrapped for compilers.
 ARE_KERNELS_VISIBLE = hasattr(torch.library, 'triton_op') and not INTERPRETED
-# Operators that start nothing: they make views or allocate.
+# Operators that start no kernel: they create views or allocate.
 FREE = (
     'alias', 'as_strided', 'detach', 'empty', 'expand', 'flatten', 'lift_fresh', 'narrow',
     'new_empty', 'permute', 'reshape', 'select', 'slice', 'split', 'squeeze', 't', 'transpose',
@@ -39,11 +39,11 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def start(kernel: Any, grid: Any, like: Tensor, *args: Any, **constants: Any) -> None:
-    """Start a kernel on the device of ``like``; inside :func:`counted`, note its name instead."""
+    """Start a kernel on the device of ``like``, or record its name inside :func:`counted`."""
     if _counts:
         _counts[-1].append(kernel.__name__)
         return
-    if not compat.is_plain_tensor(like):  # what traces shall see the kernel
+    if not compat.is_plain_tensor(like):  # traces record the kernel
         torch.library.wrap_triton(kernel)[grid](*args, **constants)
         return
     is_elsewhere = like.is_cuda and like.device.index != torch.cuda.current_device()
@@ -52,7 +52,7 @@ def start(kernel: Any, grid: Any, like: Tensor, *args: Any, **constants: Any) ->
 
 
 class _Counter(TorchDispatchMode):
-    """Notes fills and copies."""
+    """Dispatch mode that records fills and copies."""
 
     def __torch_dispatch__(
         self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -64,7 +64,7 @@ class _Counter(TorchDispatchMode):
 
 @contextmanager
 def counted() -> Iterator[list[str]]:
-    """Count kernels instead of starting them: launchers then run on fake tensors.
+    """Count kernels instead of starting them, so that launchers run on fake tensors.
 
     Yields:
         The list of names, which grows with each kernel, fill and copy that would have started.
@@ -78,21 +78,21 @@ def counted() -> Iterator[list[str]]:
 
 
 def _is_plain(arg: Any) -> bool:
-    """Whether it holds no tensor of a subclass, such as a fake one."""
+    """Whether the value contains no tensor of a subclass, such as a fake tensor."""
     if isinstance(arg, (list, tuple)):
         return all(_is_plain(part) for part in arg)
     return not isinstance(arg, Tensor) or compat.is_plain_tensor(arg)
 
 
 class Operator:
-    """A launcher that is an operator of PyTorch too.
+    """A launcher that is also a PyTorch operator.
 
     Args:
-        schema: Name, arguments and results, as ``torch.library`` writes them.
-        launcher: Called with what the schema says, and annotated accordingly.
-        outputs: Same arguments; makes uninitialized results.
-        is_visible: Whether compilers may see the kernels: not if the launcher needs tensors that
-            are no arguments.
+        schema: Name, arguments and results, in the format of ``torch.library``.
+        launcher: Function with the arguments of the schema and matching annotations.
+        outputs: Function of the same arguments that returns uninitialized results.
+        is_visible: Whether compilers may see the kernels; false if the launcher uses tensors that
+            are not arguments.
     """
 
     def __init__(
@@ -120,13 +120,13 @@ _OPERATORS: dict[Any, Operator] = {}
 
 
 def launches(operator: Any, *args: Any) -> list[str]:
-    """Kernels, fills and copies that one of our operators starts for some arguments.
+    """List the kernels, fills and copies that an operator of this package starts.
 
-    The launcher runs, under :func:`counted`; the values of tensors are not read, so that fake
-    tensors and those of the device ``'meta'`` serve.
+    The launcher runs under :func:`counted`. Values of tensors are not read, so fake tensors and
+    meta tensors are supported.
 
     Raises:
-        KeyError: If it is none of our operators.
+        KeyError: If it is not an operator of this package.
     """
     with counted() as names:
         _OPERATORS[operator].launcher(*args)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A map's tokens and the coarse ones by one kernel: pad, roll, pool, join and cast.
+"""Tokens of a map and its coarse maps by one kernel: pad, roll, pool, concatenate and cast.
 
-Operators take no objects: ``sizes`` are the window size and the focal level.
+Operators accept no objects: ``sizes`` are the window size and the focal level.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from .operators import Operator, ceil_div, start
 
 MAX_COARSE_LEVELS = 3
 MAX_EXTENT = 2**31  # of an image, in elements: offsets within it are 32-bit integers
-# Programs of the backward kernel: several per multiprocessor of a large GPU. The number does not
-# depend on the GPU, so neither does the order of summation.
+# Number of programs of the backward kernel: several per multiprocessor of a large GPU. The number,
+# and with it the order of summation, does not depend on the GPU.
 STRIPS = 2048
 BLOCK_C = 32
 
 
 def _windows(x: Tensor, window: int) -> tuple[int, int]:
-    """Down and across, the last ones in part padding."""
+    """Return the number of windows vertically and horizontally; the last ones may be padded."""
     return ceil_div(x.shape[1], window), ceil_div(x.shape[2], window)
 
 
@@ -36,13 +36,13 @@ def _num_tokens(x: Tensor, sizes: list[int]) -> int:
 
 
 def _areas(sizes: list[int]) -> list[int]:
-    """Weights of each level."""
+    """Return the number of weights of each level."""
     window, levels = sizes
     return [(window >> level) ** 2 for level in range(levels - 1)]
 
 
 def _three(parameters: list[Tensor], other: Tensor) -> list[Tensor]:
-    """Of each level there may be, ``other`` where there is none."""
+    """Return one value per possible level, ``other`` for missing levels."""
     parameters = [parameter.contiguous() for parameter in parameters]
     return [*parameters, *[other] * (MAX_COARSE_LEVELS - len(parameters))]
 
@@ -163,7 +163,7 @@ class _Pool(torch.autograd.Function):
 
 
 def unsupported_reasons(x: Tensor, num_levels: int) -> list[str]:
-    """Reasons why a map with that many coarse levels is not supported."""
+    """Return the reasons why a map or its number of coarse levels is unsupported."""
     reasons = []
     if num_levels > MAX_COARSE_LEVELS:
         reasons.append(f'up to {MAX_COARSE_LEVELS} coarse levels are supported, got {num_levels}')
@@ -180,23 +180,23 @@ def pool_tokens(
     shift: int,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Tokens of a map as attention takes them, those of coarse maps pooled by a linear layer.
+    """Compute the tokens of a map for attention; coarse tokens are pooled by a linear layer.
 
     The map is padded with zeros on the bottom and right to whole windows and rolled by ``-shift``.
-    A coarse token is the weighted sum of a cell and a bias, summed in float32 at least; what does
-    not divide into cells is trimmed from the border, as evenly as possible.
+    A coarse token is the weighted sum of a cell plus a bias, accumulated in at least float32. A
+    map whose size is not a multiple of the cell is trimmed at its border, as evenly as possible.
 
     Args:
         x: ``(B, H, W, C)``.
-        weights: Per coarse level ``(1, p*p)``, ``p = geometry.cell_size(level)``.
-        biases: Per coarse level ``(1,)``.
+        weights: ``(1, p*p)`` per coarse level, ``p = geometry.cell_size(level)``.
+        biases: ``(1,)`` per coarse level.
         geometry: Window size and levels.
         shift: 0 to ``w - 1``.
-        dtype: Of the result; None for autocast's, or that of ``x`` without autocast.
+        dtype: Dtype of the result; None for that of autocast, or of ``x`` without autocast.
 
     Returns:
-        ``(B, T, C)``: the padded map's tokens, row-major, then those of each coarse level. The
-        gradient of ``x`` comes in its own dtype.
+        ``(B, T, C)``: the tokens of the padded map, row-major, then of each coarse level. The
+        gradient of ``x`` has the dtype of ``x``.
 
     Raises:
         ValueError: See :func:`unsupported_reasons`.

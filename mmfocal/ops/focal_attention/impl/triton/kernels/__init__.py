@@ -2,19 +2,19 @@
 """Triton kernels of focal attention, forward and backward.
 
 A program computes one head. All keys of a window are square regions, see ``geometry``; a block of
-keys belongs to one region, and all blocks of all regions are counted through. What differs between
-the stages of a model, such as heads and regions, is an argument, so that one compiled kernel
-serves them all; constants are the window, the head and what the hardware asks for.
+keys belongs to one region, and the blocks of all regions are numbered consecutively. Values that
+differ between the stages of a model, such as heads and regions, are arguments, so that all stages
+share one compiled kernel. Constants are the window, the head size and hardware parameters.
 
 Block values are ``(BLOCK_Q, BLOCK_D)`` for queries, ``(BLOCK_K, BLOCK_D)`` for keys and
-``(BLOCK_Q, BLOCK_K)`` for logits. All blocks are powers of two: queries beyond ``w*w`` repeat the
-last one and are never stored; keys beyond the region and channels beyond ``d`` are loaded as
-zeros; the weights of keys that do not exist are zero, because their bias is ``NO_KEY``. The
-gradient of such columns of the bias need not be written: nobody reads it.
+``(BLOCK_Q, BLOCK_K)`` for logits. All block sizes are powers of two. Queries beyond ``w*w`` repeat
+the last one and are never stored; keys beyond the region and channels beyond ``d`` are loaded as
+zeros. The weights of padding keys are zero, because their bias is ``NO_KEY``. The gradient of
+padding columns of the bias is neither written nor read.
 
-Dot products take their operands as they lie in memory and sum in the dtype of the bias. Logits and
-their log-sum count in powers of two, the exponential that the hardware has. Offsets within an
-image fit 32 bits, or the call is refused; offsets of an image need not.
+Dot products use the operands' dtype in memory and accumulate in the dtype of the bias. Logits and
+their log-sum-exp are in base 2, for which the hardware has an exponential. Offsets within an image
+are 32-bit integers (larger images are rejected); offsets of images are 64-bit integers.
 
-Importing this imports Triton. See ``geometry`` for the shape legend.
+Importing this module imports Triton. See ``geometry`` for the shape legend.
 """

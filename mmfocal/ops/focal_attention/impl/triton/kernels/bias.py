@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Combining the bias tables, and the gradients of the tables.
+"""Kernels of the combined bias and of the gradients of its tables.
 
-Entries are those of ``bias.BiasIndex``, counted through all tables of a head; *places* are those
-of a head's combined bias, ``w*w*columns``. A table that does not exist is passed as another one.
+*Entries* are those of ``bias.BiasIndex``, numbered through all tables of a head; *places* are the
+``w*w*columns`` elements of a head's combined bias. Another table is passed for a missing one.
 """
 
 import triton
@@ -12,18 +12,18 @@ from mmfocal.ops.focal_attention import bias
 
 from ..operators import INTERPRETED
 
-# Places and entries of a program, and places of an entry that it adds up at a time; the
-# interpreter takes as long for small blocks.
+# Places and entries per program, and places of an entry that are summed at a time. The interpreter
+# takes the same time for small blocks.
 BLOCK = 8192 if INTERPRETED else 512
 BLOCK_ENTRIES, BLOCK_PLACES = (8192, 64) if INTERPRETED else (64, 16)
 NO_KEY = tl.constexpr(bias.NO_KEY)
-# Sizes differ from stage to stage, and one kernel serves all of them.
+# Sizes differ between stages, which share one kernel.
 SIZES = ['num_heads', 'window', 'num_neighbors', 'focal_window', 'num_entries', 'num_places']
 
 
 @triton.jit
 def _with_coarse(pointers, entry, first, coarse_ptr, head, side):
-    """Pointers of the entries from ``first`` on in a coarse table with that side."""
+    """Replace the pointers of entries from ``first`` on by those into a coarse table."""
     return tl.where(entry >= first, coarse_ptr + head * side * side + (entry - first), pointers)
 
 
@@ -42,7 +42,7 @@ def _entry_pointers(
     focal_window,
     LEVELS: tl.constexpr,
 ):
-    """Where entries of a head lie; each table has its own layout, see ``FocalBias``."""
+    """Return pointers to entries of a head; each table has its own layout, see ``FocalBias``."""
     pointers = own_ptr + entry * num_heads + head
     first = (2 * window - 1) * (2 * window - 1)
     size = window * window * num_neighbors
@@ -82,7 +82,7 @@ def combine_kernel(
     LEVELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Programs: (blocks of places, h)."""
+    """Compute the combined bias. Programs: (blocks of places, h)."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     head = tl.program_id(1)
     exists = place < num_places
@@ -134,7 +134,7 @@ def combine_backward_kernel(
     BLOCK: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
-    """Programs: (blocks of entries, h). Nobody else writes to an entry; the order is fixed."""
+    """Compute the gradients of the tables in a fixed order. Programs: (blocks of entries, h)."""
     entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     head = tl.program_id(1)
     exists = entry < num_entries

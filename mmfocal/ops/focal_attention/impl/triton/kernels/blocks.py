@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernels share: regions, windows, and blocks of queries and keys."""
+"""Helpers that the kernels share: regions, windows, and blocks of queries and keys."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from ..columns import ALIGNMENT
 MASKED = tl.constexpr(geometry.MASKED)
 ALIGNMENT = tl.constexpr(ALIGNMENT)
 LOG2_E = tl.constexpr(1.4426950408889634)
-# No new kernel for sizes that happen to be 1 or multiples of 16.
+# Avoids recompilation for sizes that are 1 or multiples of 16.
 SIZES = [
     'nh', 'nw', 'num_heads', 'expand_size', 'focal_window', 'num_windows', 'windows_per_strip',
     'first_block', 'region', 'strips', 'size', 'area', 'programs', 'tokens',
@@ -21,11 +21,11 @@ SIZES = [
 
 
 class Region(NamedTuple):
-    """``geometry.Region``, and where its map lies.
+    """``geometry.Region`` with the position of its map.
 
     Attributes:
-        first: Its first column of the combined bias, see ``columns``.
-        first_token: Place of the map among all tokens of an image.
+        first: First column in the combined bias, see ``columns``.
+        first_token: Index of the map's first token among all tokens of an image.
         rows, cols: Size of the map.
     """
 
@@ -40,7 +40,7 @@ class Region(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A window: its image, as a 64-bit integer, its row and column, and if these are the last."""
+    """A window: image (64-bit integer), row and column, and whether these are the last."""
 
     image: tl.tensor
     row: tl.tensor
@@ -54,9 +54,9 @@ class KeyBlock(NamedTuple):
 
     Attributes:
         region: Its region.
-        column: Place in a row of the combined bias, ``(BLOCK_K,)``, as are the others.
-        row, col: Counted from the window's first own key.
-        exists: Whether there is such a key.
+        column: Column of the combined bias, ``(BLOCK_K,)`` like all following attributes.
+        row, col: Position relative to the window's first token.
+        exists: Whether the key exists; false for padding.
     """
 
     region: Region
@@ -68,7 +68,7 @@ class KeyBlock(NamedTuple):
 
 @triton.jit
 def count_columns(region):
-    """Columns of the combined bias up to the end of a region."""
+    """Return the number of columns of the combined bias up to the end of a region."""
     return region.first + tl.cdiv(region.size * region.size, ALIGNMENT) * ALIGNMENT
 
 
@@ -89,7 +89,7 @@ def fine_region(nh, nw, expand_size, WINDOW: tl.constexpr):
 
 @triton.jit
 def coarse_region(previous, condition, nh, nw, focal_window, LEVEL: tl.constexpr):
-    """The region of a coarse level, which follows another; that one unless ``condition``."""
+    """Return the region of the next coarse level if ``condition``, else the given region."""
     following, tokens = count_columns(previous), previous.rows * previous.cols
     return Region(
         size=tl.where(condition, focal_window + (1 << LEVEL) - 1, previous.size),
@@ -107,7 +107,7 @@ def coarse_region(previous, condition, nh, nw, focal_window, LEVEL: tl.constexpr
 def region_at(
     place, nh, nw, expand_size, focal_window, WINDOW: tl.constexpr, COARSE_LEVELS: tl.constexpr
 ):
-    """A region by its place in ``geometry.regions``."""
+    """Return a region by its index in ``geometry.regions``."""
     region = fine_region(nh, nw, expand_size, WINDOW)
     for level in tl.static_range(COARSE_LEVELS):
         region = coarse_region(region, place > level, nh, nw, focal_window, level)
@@ -122,7 +122,7 @@ def count_blocks(
     COARSE_LEVELS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Blocks of keys of all regions."""
+    """Return the number of key blocks of all regions."""
     size = WINDOW + 2 * expand_size
     blocks = tl.cdiv(size * size, BLOCK_K)
     for level in tl.static_range(COARSE_LEVELS):
@@ -142,7 +142,7 @@ def key_block(
     COARSE_LEVELS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """A block by its place among the blocks of all regions."""
+    """Return a block of keys by its index among the blocks of all regions."""
     region = fine_region(nh, nw, expand_size, WINDOW)
     first = block * 0
     for level in tl.static_range(COARSE_LEVELS):
@@ -162,12 +162,12 @@ def key_block(
 
 @triton.jit
 def find_keys(keys, window):
-    """Tokens of a block of keys of one window, and which of these lie on the map."""
+    """Return the tokens of a block of keys of a window, and which of them lie on the map."""
     region = keys.region
     row = window.row * region.step + keys.row
     col = window.col * region.step + keys.col
     inside = (row >= 0) & (row < region.rows) & (col >= 0) & (col < region.cols)
-    # once around is enough: expand_size <= window_size <= map
+    # one wrap suffices: expand_size <= window_size <= map
     row = tl.where(row < 0, row + region.rows, row)
     row = tl.where(row < region.rows, row, row - region.rows)
     col = tl.where(col < 0, col + region.cols, col)
@@ -178,7 +178,7 @@ def find_keys(keys, window):
 
 @triton.jit
 def locate(number, nh, nw):
-    """A window by its number, counted over all images."""
+    """Return a window by its index over all images."""
     row, col = number // nw % nh, number % nw
     image = (number // (nh * nw)).to(tl.int64)
     return Window(
@@ -188,20 +188,20 @@ def locate(number, nh, nw):
 
 @triton.jit
 def query_tokens(query, window, nw, WINDOW: tl.constexpr):
-    """Tokens of the queries of a window: ``(BLOCK_Q,)``."""
+    """Return the tokens of the queries of a window: ``(BLOCK_Q,)``."""
     row = window.row * WINDOW + query // WINDOW
     return row * (nw * WINDOW) + window.col * WINDOW + query % WINDOW
 
 
 @triton.jit
 def channels_of(ptr, tokens, stride, BLOCK_D: tl.constexpr):
-    """Pointers to the channels of a head: ``(tokens, BLOCK_D)``."""
+    """Return pointers to the channels of a head: ``(tokens, BLOCK_D)``."""
     return ptr + tokens[:, None] * stride + tl.arange(0, BLOCK_D)[None, :]
 
 
 @triton.jit
 def channel_mask(exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Which of ``(tokens, BLOCK_D)`` exist; only heads of odd dimensions need the second part."""
+    """Return the mask of ``(tokens, BLOCK_D)``; channels are masked only if d < BLOCK_D."""
     mask = exist[:, None]
     if HEAD_DIM < BLOCK_D:
         mask = mask & (tl.arange(0, BLOCK_D) < HEAD_DIM)[None, :]
@@ -210,14 +210,14 @@ def channel_mask(exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
 
 @triton.jit
 def load_rows(ptr, tokens, stride, exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Channels of a head of some tokens, zeros elsewhere: ``(tokens, BLOCK_D)``."""
+    """Load the channels of a head for some tokens, zeros elsewhere: ``(tokens, BLOCK_D)``."""
     mask = channel_mask(exist, HEAD_DIM, BLOCK_D)
     return tl.load(channels_of(ptr, tokens, stride, BLOCK_D), mask=mask, other=0.0)
 
 
 @triton.jit
 def store_rows(ptr, tokens, stride, values, exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The reverse of ``load_rows``, in the dtype that the pointer has."""
+    """Store rows as ``load_rows`` loads them, in the dtype of the pointer."""
     mask = channel_mask(exist, HEAD_DIM, BLOCK_D)
     values = values.to(ptr.dtype.element_ty)
     tl.store(channels_of(ptr, tokens, stride, BLOCK_D), values, mask=mask)
@@ -225,7 +225,7 @@ def store_rows(ptr, tokens, stride, values, exist, HEAD_DIM: tl.constexpr, BLOCK
 
 @triton.jit
 def add_rows(ptr, tokens, stride, values, exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Add to memory that other programs add to at the same time."""
+    """Add rows atomically."""
     mask = channel_mask(exist, HEAD_DIM, BLOCK_D)
     values = values.to(ptr.dtype.element_ty)
     tl.atomic_add(channels_of(ptr, tokens, stride, BLOCK_D), values, mask=mask, sem='relaxed')
@@ -233,30 +233,30 @@ def add_rows(ptr, tokens, stride, values, exist, HEAD_DIM: tl.constexpr, BLOCK_D
 
 @triton.jit
 def bias_pointers(ptr, query, keys, num_columns):
-    """Pointers to the combined bias of a head, or its gradient: ``(BLOCK_Q, BLOCK_K)``."""
+    """Return pointers to a head's combined bias, or its gradient: ``(BLOCK_Q, BLOCK_K)``."""
     return ptr + query[:, None] * num_columns + keys.column[None, :]
 
 
 @triton.jit
 def load_bias(bias_ptr, query, keys, num_columns):
-    """Bias of a head in powers of two, very low for keys that do not exist.
+    """Load the bias of a head in base 2; it is ``NO_KEY`` for padding keys.
 
-    No mask is needed, as blocks of keys divide ``ALIGNMENT``.
+    No mask is needed, because blocks of keys divide ``ALIGNMENT``.
     """
     return tl.load(bias_pointers(bias_ptr, query, keys, num_columns)) * LOG2_E
 
 
 @triton.jit
 def key_mask(on_map):
-    """What is added to logits for keys outside the map, in powers of two: ``(BLOCK_K,)``."""
+    """Return the mask to add to logits for keys outside the map, in base 2: ``(BLOCK_K,)``."""
     return tl.where(on_map, 0.0, MASKED * LOG2_E)
 
 
 @triton.jit
 def seam_mask(query, keys, window, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """The same for own keys beyond the seam: ``(BLOCK_Q, BLOCK_K)``.
+    """Return the mask for window keys across the seam, in base 2: ``(BLOCK_Q, BLOCK_K)``.
 
-    The seam cuts the last windows only; see ``geometry.seam_mask``.
+    The seam crosses the last windows only; see ``geometry.seam_mask``.
     """
     is_own = (keys.row >= 0) & (keys.row < WINDOW) & (keys.col >= 0) & (keys.col < WINDOW)
     is_own = is_own & keys.region.is_wrapped
@@ -269,5 +269,5 @@ def seam_mask(query, keys, window, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
 
 @triton.jit
 def add_dot(acc, a, b):
-    """``acc + a @ b``, with ``a`` rounded to the dtype of ``b``."""
+    """Return ``acc + a @ b``, with ``a`` rounded to the dtype of ``b``."""
     return tl.dot(a.to(b.dtype), b, acc, input_precision='ieee', out_dtype=acc.dtype)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output and log-sum-exp."""
+"""Forward kernel: output and log-sum-exp."""
 
 import triton
 import triton.language as tl
@@ -48,7 +48,7 @@ def forward_kernel(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Output and log-sum-exp of a block of queries; programs: (B, h, N, blocks of queries)."""
+    """Compute output and log-sum-exp. Programs: (B, h, N, blocks of queries)."""
     AREA: tl.constexpr = WINDOW * WINDOW
     Q_BLOCKS: tl.constexpr = (AREA + BLOCK_Q - 1) // BLOCK_Q
     program, channels = tl.program_id(0), num_heads * HEAD_DIM

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients: of everything in one pass over queries and keys, and of keys in a fixed order."""
+"""Backward kernels: all gradients in one pass, or those of keys in a fixed order."""
 
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from .blocks import (
 
 
 class Queries(NamedTuple):
-    """What gradients need of a block of queries of a window."""
+    """Data of a block of queries that the gradients need."""
 
     q: tl.tensor
     d_out: tl.tensor
@@ -56,7 +56,7 @@ def load_queries(
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """See ``Queries``; the weights of queries beyond the window are zero."""
+    """Load a block of queries; the weights of queries beyond the window are zero."""
     is_query, channels = query < AREA, num_heads * HEAD_DIM
     q_ptr = qkv_ptr + window.image * stride_image + head * HEAD_DIM
     d_out_ptr += window.image * image_tokens * channels + head * HEAD_DIM
@@ -83,7 +83,7 @@ def compute_logit_gradients(
     WINDOW: tl.constexpr,
     SHIFT: tl.constexpr,
 ):
-    """Weights and gradients of the logits: twice ``(BLOCK_K, BLOCK_Q)``, as is the bias."""
+    """Return weights and gradients of the logits, transposed: both ``(BLOCK_K, BLOCK_Q)``."""
     logits = tl.dot(k, tl.trans(queries.q), input_precision='ieee') * (SCALE * LOG2_E) + bias
     logits += key_mask(on_map)[:, None]
     if SHIFT > 0:
@@ -106,7 +106,7 @@ def compute_delta(
     BLOCK_D: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Sums of output times its gradient of a block of tokens; see ``prepare_kernel``."""
+    """Sum output times its gradient for a block of tokens; see ``prepare_kernel``."""
     head, channels = program % num_heads, num_heads * HEAD_DIM
     token = (program // num_heads).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exists, offset = token < tokens, head * HEAD_DIM
@@ -120,14 +120,14 @@ def compute_delta(
 
 @triton.jit
 def fill_zeros(ptr, program, size, BLOCK: tl.constexpr):
-    """A block of ``size`` elements."""
+    """Fill a block of ``size`` elements with zeros."""
     place = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     tl.store(ptr + place, tl.zeros((BLOCK,), ptr.dtype.element_ty), mask=place < size)
 
 
 @triton.jit
 def convert(source_ptr, target_ptr, program, size, BLOCK: tl.constexpr):
-    """A block of ``size`` elements to the dtype of the target."""
+    """Convert a block of ``size`` elements to the dtype of the target."""
     place = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     values = tl.load(source_ptr + place, mask=place < size)
     tl.store(target_ptr + place, values.to(target_ptr.dtype.element_ty), mask=place < size)
@@ -137,7 +137,7 @@ def convert(source_ptr, target_ptr, program, size, BLOCK: tl.constexpr):
 def add_strips(
     strips_ptr, sum_ptr, program, strips, area, BLOCK: tl.constexpr, BLOCK_STRIPS: tl.constexpr
 ):
-    """A block of the sum over the first dimension of ``(strips, area)``, in a fixed order."""
+    """Sum ``(strips, area)`` over the first dimension for a block, in a fixed order."""
     place = program * BLOCK + tl.arange(0, BLOCK)
     acc = tl.zeros((BLOCK_STRIPS, BLOCK), sum_ptr.dtype.element_ty)
     for first in range(0, strips, BLOCK_STRIPS):
@@ -166,10 +166,10 @@ def prepare_kernel(
     BLOCK: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
 ):
-    """Sums of output times its gradient, which the gradients of all logits of a query share.
+    """Sum output times its gradient, a term of the gradients of all logits of a query.
 
-    Programs: first (blocks of the tokens of all images, h), ``programs`` in number, ``area``
-    tokens an image; then those that fill the sums of gradients with zeros.
+    Programs: first ``programs`` ones, (blocks of the tokens of all images, h), with ``area``
+    tokens per image; then those that fill the sums of gradients with zeros.
     """
     program = tl.program_id(0)
     if program < programs:
@@ -213,14 +213,14 @@ def gradient_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    IS_ORDERED: tl.constexpr,  # leave keys to the kernel that adds in a fixed order
+    IS_ORDERED: tl.constexpr,  # keys are handled by the kernel with a fixed order
 ):
-    """All gradients; programs: (strips, h, blocks of queries, blocks of keys).
+    """Compute all gradients. Programs: (strips, h, blocks of queries, blocks of keys).
 
-    A strip is a run of windows, counted over all images. A program keeps its block of the bias and
-    of its gradient while it walks along its strip; nobody else writes to its place in ``d_bias``.
-    Tokens are shared between programs, so their gradients are added atomically. In a fixed order
-    one block of keys runs at a time, ``first_block``, and gradients of queries are shared no more.
+    A strip is a run of consecutive windows over all images. A program keeps its block of the bias
+    and of its gradient while it iterates over its strip; no other program writes to this part of
+    ``d_bias``. Programs share tokens, so gradients of tokens are added atomically. In a fixed
+    order, a launch computes one block of keys, ``first_block``, and programs share no queries.
     """
     AREA: tl.constexpr = WINDOW * WINDOW
     Q_BLOCKS: tl.constexpr = (AREA + BLOCK_Q - 1) // BLOCK_Q
@@ -293,7 +293,7 @@ def finish_kernel(
     BLOCK: tl.constexpr,
     BLOCK_STRIPS: tl.constexpr,
 ):
-    """Round the sums of gradients, ``programs`` programs; add up the strips, the other ones."""
+    """Round the sums of gradients (first ``programs`` programs); sum over strips (others)."""
     program = tl.program_id(0)
     if program < programs:
         convert(sums_ptr, d_qkv_ptr, program, size, BLOCK_SIZE)
@@ -303,13 +303,13 @@ def finish_kernel(
 
 @triton.jit
 def viewers(first, last, windows, region):
-    """First and last window, along one axis, whose regions meet positions ``first`` to ``last``.
+    """Return first and last window along an axis whose regions contain any of the positions.
 
-    On a wrapped map windows are counted beyond both ends, -1 being the last one: the same window
-    may see a position at several places.
+    The positions are ``first`` to ``last``. On a wrapped map, windows are counted beyond both ends
+    (-1 is the last one), because a window may have a position as a key several times.
     """
-    # Window n sees position p at place p + margin - n * step of 0 .. size - 1. The division is
-    # kept from negative numbers, which it would round upwards.
+    # Position p is at p + margin - n * step, 0 .. size - 1, of the region of window n. An offset
+    # avoids divisions of negative numbers, which would round up.
     size, step = region.size, region.step
     begin = (first + region.margin - size + step + size * step) // step - size
     end = (last + region.margin) // step
@@ -319,14 +319,14 @@ def viewers(first, last, windows, region):
 
 @triton.jit
 def wrap(number, windows):
-    """The window that one counted beyond an end stands for."""
+    """Return the window for an index beyond an end of the map."""
     number = tl.where(number < 0, number + windows, number)
     return tl.where(number < windows, number, number - windows)
 
 
 @triton.jit
 def seen_keys(region, row, col, exist, unwrapped_row, unwrapped_col):
-    """Positions of a map as keys of one window; those that it does not see do not exist."""
+    """Return positions of a map as keys of a window; other positions are marked as padding."""
     row = row - unwrapped_row * region.step
     col = col - unwrapped_col * region.step
     place_row, place_col, size = row + region.margin, col + region.margin, region.size
@@ -353,7 +353,7 @@ def key_gradient_kernel(
     expand_size,
     focal_window,
     tokens,
-    region,  # its place in geometry.regions
+    region,  # its index in geometry.regions
     # constants
     WINDOW: tl.constexpr,
     COARSE_LEVELS: tl.constexpr,
@@ -364,10 +364,10 @@ def key_gradient_kernel(
     BLOCK_Q: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Gradients of keys and values in a fixed order; programs: (B, tiles of the map, h).
+    """Compute gradients of keys and values in a fixed order. Programs: (B, tiles, h).
 
-    A program takes ``TILE * TILE`` keys of the map and visits every window that sees any of them,
-    so that nothing is added by two programs.
+    A program computes ``TILE * TILE`` keys of the map and iterates over all windows that attend
+    any of them, so that no two programs add to the same element.
     """
     AREA: tl.constexpr = WINDOW * WINDOW
     program, channels = tl.program_id(0), num_heads * HEAD_DIM

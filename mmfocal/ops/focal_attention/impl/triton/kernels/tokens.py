@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of a map and of its coarse maps, and their gradients.
+"""Kernels that compute the tokens of a map and of its coarse maps, and their gradients.
 
 The map is padded with zeros on the bottom and right to whole windows, and rolled by ``-shift``;
 *positions* are those of the padded and rolled map. Blocks are ``(BLOCK_P, BLOCK_C)``: positions of
@@ -9,13 +9,13 @@ a window or of a cell, and channels.
 import triton
 import triton.language as tl
 
-# They differ from stage to stage and from image to image, and one kernel serves all of them.
+# These differ between stages and images, which share one kernel.
 SIZES = ['height', 'width', 'nh', 'nw', 'shift', 'num_items', 'items_per_strip']
 
 
 @triton.jit
 def _source(row, col, exists, height, width, nh, nw, shift, WINDOW: tl.constexpr):
-    """Where a position lies on the map as it came, and whether it is no padding."""
+    """Return the offset of a position on the unpadded map, and whether it is not padding."""
     row += shift
     col += shift
     row = tl.where(row < nh * WINDOW, row, row - nh * WINDOW)
@@ -25,13 +25,13 @@ def _source(row, col, exists, height, width, nh, nw, shift, WINDOW: tl.constexpr
 
 @triton.jit
 def _rows(ptr, offsets, channel, channels):
-    """Pointers to channels of tokens: ``(BLOCK_P, BLOCK_C)``."""
+    """Return pointers to channels of tokens: ``(BLOCK_P, BLOCK_C)``."""
     return ptr + offsets[:, None] * channels + channel[None, :]
 
 
 @triton.jit
 def _locate(item, nh, nw, channels, BLOCK_C: tl.constexpr):
-    """Image (64 bits), row and column of a window, and channels: what item counts."""
+    """Return image (64 bits), row and column of a window, and channels, for an item index."""
     blocks = (channels + BLOCK_C - 1) // BLOCK_C
     window = item // blocks
     channel = item % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -41,7 +41,7 @@ def _locate(item, nh, nw, channels, BLOCK_C: tl.constexpr):
 
 @triton.jit
 def _trimmed(windows, WINDOW: tl.constexpr, LEVEL: tl.constexpr):
-    """First position, along one axis, of the first cell: what does not divide is trimmed."""
+    """Return the first position of the first cell along an axis, after trimming."""
     CELL: tl.constexpr = WINDOW >> LEVEL
     return (windows * WINDOW - (windows << LEVEL) * CELL) // 2
 
@@ -51,7 +51,7 @@ def _cell(
     x_ptr, cell_row, cell_col, channel, height, width, nh, nw, shift, channels,
     WINDOW: tl.constexpr, LEVEL: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """The tokens of a cell of a coarse level, zeros elsewhere: ``(BLOCK_P, BLOCK_C)``."""
+    """Return the tokens of a cell of a coarse level, zeros elsewhere: ``(BLOCK_P, BLOCK_C)``."""
     CELL: tl.constexpr = WINDOW >> LEVEL
     position = tl.arange(0, BLOCK_P)
     row = _trimmed(nh, WINDOW, LEVEL) + cell_row * CELL + position // CELL
@@ -113,12 +113,12 @@ def pool_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Programs: (B, N, blocks of channels)."""
+    """Write the tokens of a map and its coarse maps. Programs: (B, N, blocks of channels)."""
     ACCUMULATOR: tl.constexpr = tl.float64 if IS_DOUBLE else tl.float32
     image, win_row, win_col, channel = _locate(tl.program_id(0), nh, nw, channels, BLOCK_C)
     x_ptr += image * height * width * channels
     tokens_ptr += image * num_tokens * channels
-    # the window is level 0's cell, whether that level exists or not
+    # the window is the cell of level 0, even if that level does not exist
     x = _cell(
         x_ptr, win_row, win_col, channel, height, width, nh, nw, shift, channels,
         WINDOW, 0, BLOCK_P,
@@ -153,7 +153,7 @@ def _cell_share(
     d_tokens_ptr, weight_ptr, first, row, col, mask, channel, nh, nw, channels,
     ACCUMULATOR: tl.constexpr, WINDOW: tl.constexpr, LEVEL: tl.constexpr,
 ):  # fmt: skip
-    """What positions get from the coarse tokens they were pooled to: ``(BLOCK_P, BLOCK_C)``."""
+    """Return the gradient of positions through their coarse token: ``(BLOCK_P, BLOCK_C)``."""
     CELL: tl.constexpr = WINDOW >> LEVEL
     row -= _trimmed(nh, WINDOW, LEVEL)
     col -= _trimmed(nw, WINDOW, LEVEL)
@@ -173,7 +173,7 @@ def _map_gradient(
     win_row, win_col, channel, height, width, nh, nw, shift, channels,
     ACCUMULATOR: tl.constexpr, WINDOW: tl.constexpr, LEVELS: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradient of a window of the map, in so far as it is no padding."""
+    """Write the gradient of a window of the map, except for padding."""
     position = tl.arange(0, BLOCK_P)
     row = win_row * WINDOW + position // WINDOW
     col = win_col * WINDOW + position % WINDOW
@@ -210,7 +210,7 @@ def _level_gradient(
     ACCUMULATOR: tl.constexpr, WINDOW: tl.constexpr, LEVEL: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Write a strip's share of the gradients of a level's weights, and of its bias after them."""
+    """Write a strip's gradients of a level's weights, followed by that of its bias."""
     CELLS: tl.constexpr = 1 << LEVEL
     d_weight = tl.zeros((BLOCK_P,), ACCUMULATOR)
     d_bias = tl.zeros((BLOCK_C,), ACCUMULATOR)
@@ -264,7 +264,7 @@ def pool_backward_kernel(
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Programs: strips, runs of (B, N, blocks of channels)."""
+    """Write all gradients. Programs: strips of (B, N, blocks of channels)."""
     ACCUMULATOR: tl.constexpr = tl.float64 if IS_DOUBLE else tl.float32
     strip = tl.program_id(0)
     begin = strip * items_per_strip
