@@ -10,6 +10,7 @@ from types import ModuleType
 import mmengine.config.utils
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 pytest.register_assert_rewrite('tests.helpers')  # their asserts show values too
 os.environ.setdefault('MPLBACKEND', 'Agg')  # before anything imports matplotlib
@@ -33,6 +34,15 @@ def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('MMFOCAL_ATTN_IMPL', raising=False)
     monkeypatch.delenv('MMFOCAL_CPU_LINEAR', raising=False)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _scope_of_its_own() -> Iterator[None]:
+    """Forget the default scope of a run that a test has made."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture

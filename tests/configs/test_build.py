@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mmengine.config import Config
+from mmengine.utils import get_installed_path
 
 import mmfocal
 from mmfocal.engine import read_config
@@ -168,8 +169,8 @@ def test_swin_windows(name):
 
 
 @pytest.mark.skipif(
-    not (Path(mmfocal.__file__).parent / '.mim').exists(),
-    reason='mmfocal is not installed: pip install --no-deps -e .',
+    not (Path(get_installed_path('mmfocal')) / '.mim').exists(),
+    reason='MMEngine finds no installed mmfocal: pip install --no-deps -e .',
 )
 @pytest.mark.parametrize(
     'name',
