@@ -26,6 +26,6 @@ else
         "randomness.seed=$seed" "val_evaluator.outfile_prefix=$predictions"
 fi
 "$PYTHON" tools/analysis/report_run.py "$work_dir" --predictions "$predictions.segm.json"
-scene=$(ls data/digit_scenes/val/*.jpg data/digit_scenes/val/*.png 2>/dev/null | head -n 1)
-"$PYTHON" tools/predict.py "$work_dir" "$scene" --out "$work_dir/predicted"
+scenes=(data/digit_scenes/val/*)
+"$PYTHON" tools/predict.py "$work_dir" "${scenes[0]}" --out "$work_dir/predicted"
 echo "predicted one scene: $work_dir/predicted/vis"
