@@ -71,6 +71,7 @@ def test_options(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_rehearsal(repo_root: Path, tmp_path: Path) -> None:
     script = ['bash', str(repo_root / 'benchmarks' / 'gpu.sh'), '--quick', '--rehearse']
     done = subprocess.run(

@@ -122,7 +122,7 @@ def test_segmentation(shell, repo_root):
     printed = follow(repo_root / 'docs/own_data_segmentation.md', shell)
     assert 'it passes the checks before training' in printed and '|  ground ' in printed
     assert Path('work_dirs/my_segmentor/iter_4.pth').exists()
-    for picture in ('confusion/confusion_matrix.png', 'found.png', 'found/vis/000003.png'):
+    for picture in ('found.png', 'found/vis/000003.png'):
         assert is_picture(Path(picture)), picture
     labels = cv2.imread('found/preds/000000.png', cv2.IMREAD_UNCHANGED)
     result = json.loads(Path('found/preds/000000.json').read_text())

@@ -145,9 +145,13 @@ def combined_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
         ``(h, w*w, K)``, contiguous, differentiable in every table.
     """
     flat, index = flat_tables(bias), bias_index(geometry, bias.own.device)
-    combined = F.embedding(index.first, flat)  # (w*w, K, h); with a fast backward pass
-    if index.doubled is not None and index.second is not None:
-        twice = combined.index_select(1, index.doubled)
-        twice = torch.logaddexp(twice, F.embedding(index.second, flat))
-        combined = combined.index_copy(1, index.doubled, twice)
-    return combined.permute(2, 0, 1).contiguous()
+    combined = F.embedding(index.first.t(), flat)  # (K, w*w, h); its backward adds rows up quickly
+    if index.doubled is not None:
+        twice = combined.index_select(0, index.doubled)
+        twice = torch.logaddexp(twice, F.embedding(index.second.t(), flat))
+        # Inductor cannot compile index_copy here, so rows are selected instead.
+        key = torch.arange(len(combined), device=flat.device)
+        row = len(combined) + (key[:, None] > index.doubled).sum(1)
+        row = torch.where((key[:, None] == index.doubled).any(1), row, key)
+        combined = torch.cat([combined, twice]).index_select(0, row)
+    return combined.permute(2, 1, 0).contiguous()
