@@ -59,50 +59,75 @@ def relative_index(window_size: int, size: int, device: torch.device) -> Tensor:
     return index.reshape(window_size**2, size**2)
 
 
+class DoubledKeys(NamedTuple):
+    """Keys of the fine region that are attended twice.
+
+    Attributes:
+        key: Long ``(m,)``, ascending.
+        entry: Second entry of each query and doubled key: long ``(w*w, m)``.
+        row: Row of each key if rows of the doubled keys follow those of all keys: long ``(K,)``.
+    """
+
+    key: Tensor
+    entry: Tensor
+    row: Tensor
+
+
 class BiasIndex(NamedTuple):
     """Indices of the bias of each query and key into a head's flat entries.
 
     Flat entries are those of the window keys, neighbor keys and each coarse level, and ``NO_KEY``.
 
     Attributes:
-        first: Long ``(w*w, K)``.
-        doubled: Keys that are attended twice: long ``(m,)``, or None.
-        second: Second entry of these keys: long ``(w*w, m)``, or None.
+        entry: Long ``(w*w, K)``.
+        doubled: Keys with a second entry, or None.
     """
 
-    first: Tensor
-    doubled: Tensor | None = None
-    second: Tensor | None = None
+    entry: Tensor
+    doubled: DoubledKeys | None = None
 
 
-def _fine_index(geometry: FocalGeometry, none: int, device: torch.device) -> BiasIndex:
-    """Return the indices for window and neighbor keys."""
+def _fine_entries(
+    geometry: FocalGeometry, none: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return both entries of the keys of the fine region, ``(w*w, R*R)`` each."""
     w = geometry.window_size
     keys = relative_index(w, w, device)
     if not geometry.expand_size:
-        return BiasIndex(keys)
+        return keys, torch.full_like(keys, none)
     shape = (w * w, geometry.num_neighbors)
     neighbors = torch.arange(shape[0] * shape[1], device=device).view(shape) + (2 * w - 1) ** 2
     keys = torch.cat([keys, neighbors, neighbors.new_full((w * w, 1), none)], dim=1)
-    sources = [torch.tensor(source, device=device) for source in geometry.square_sources]
-    last = keys.shape[1] - 1
-    places = [place for place, key in enumerate(geometry.square_sources[1]) if key != last]
-    first = keys.index_select(1, sources[0])
-    if not places:
-        return BiasIndex(first)
-    doubled = torch.tensor(places, device=device)
-    return BiasIndex(first, doubled, keys.index_select(1, sources[1][doubled]))
+    first, second = (torch.tensor(source, device=device) for source in geometry.square_sources)
+    return keys.index_select(1, first), keys.index_select(1, second)
+
+
+def _doubled_keys(geometry: FocalGeometry, second: Tensor, num_keys: int) -> DoubledKeys | None:
+    if not geometry.expand_size:
+        return None
+    no_key = geometry.window_size**2 + geometry.num_neighbors
+    doubled = [key for key, source in enumerate(geometry.square_sources[1]) if source != no_key]
+    if not doubled:
+        return None
+    row = list(range(num_keys))
+    for i, key in enumerate(doubled):
+        row[key] = num_keys + i
+    keys = torch.tensor(doubled, device=second.device)
+    return DoubledKeys(keys, second.index_select(1, keys), torch.tensor(row, device=second.device))
 
 
 def _compute_index(geometry: FocalGeometry, device: torch.device) -> BiasIndex:
     w = geometry.window_size
     counts = [(2 * w - 1) ** 2, w * w * geometry.num_neighbors]
     counts += [(w + region.size - 1) ** 2 for region in geometry.regions[1:]]
-    fine, start, parts = _fine_index(geometry, sum(counts), device), sum(counts[:2]), []
+    none = sum(counts)
+    first, second = _fine_entries(geometry, none, device)
+    parts, start = [first], sum(counts[:2])
     for region, count in zip(geometry.regions[1:], counts[2:]):
         parts.append(start + relative_index(w, region.size, device))
         start += count
-    return fine._replace(first=torch.cat([fine.first, *parts], dim=1))
+    entry = torch.cat(parts, dim=1)
+    return BiasIndex(entry, _doubled_keys(geometry, second, entry.shape[1]))
 
 
 _INDICES: dict[tuple[FocalGeometry, torch.device], BiasIndex] = {}
@@ -145,13 +170,10 @@ def combined_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
         ``(h, w*w, K)``, contiguous, differentiable in every table.
     """
     flat, index = flat_tables(bias), bias_index(geometry, bias.own.device)
-    combined = F.embedding(index.first.t(), flat)  # (K, w*w, h); its backward adds rows up quickly
+    combined = F.embedding(index.entry.t(), flat)  # (K, w*w, h); its backward adds rows up quickly
     if index.doubled is not None:
-        twice = combined.index_select(0, index.doubled)
-        twice = torch.logaddexp(twice, F.embedding(index.second.t(), flat))
+        key, entry, row = index.doubled
+        twice = torch.logaddexp(combined.index_select(0, key), F.embedding(entry.t(), flat))
         # Inductor cannot compile index_copy here, so rows are selected instead.
-        key = torch.arange(len(combined), device=flat.device)
-        row = len(combined) + (key[:, None] > index.doubled).sum(1)
-        row = torch.where((key[:, None] == index.doubled).any(1), row, key)
         combined = torch.cat([combined, twice]).index_select(0, row)
     return combined.permute(2, 1, 0).contiguous()

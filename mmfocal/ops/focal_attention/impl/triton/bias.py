@@ -51,10 +51,10 @@ def _make_indices(geometry: FocalGeometry, device: torch.device) -> Indices:
     tables += [side**2 * geometry.num_neighbors]
     tables += [(side + region.size - 1) ** 2 for region in geometry.regions[1:]]
     none = sum(tables)
-    second = torch.full_like(index.first, none)
-    if index.doubled is not None and index.second is not None:
-        second[:, index.doubled] = index.second
-    first, second = (to_columns(x, geometry, none).flatten() for x in (index.first, second))
+    second = torch.full_like(index.entry, none)
+    if index.doubled is not None:
+        second[:, index.doubled.key] = index.doubled.entry
+    first, second = (to_columns(x, geometry, none).flatten() for x in (index.entry, second))
     flat = torch.cat([first, second])
     counts = torch.bincount(flat, minlength=none + 1)[:none]
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
