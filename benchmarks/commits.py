@@ -20,7 +20,6 @@ import measure
 from measure import MIB, Row, Size
 
 ROOT = Path(__file__).resolve().parents[1]
-MEMORY_ROUNDS = 5
 OLD, NEW, BASELINE = 'old', 'new', 'baseline'
 # Answers each line on its input with one number; logs go to standard error.
 WORKER = """
@@ -116,7 +115,7 @@ def measure_case(trees: dict[str, Path], size: Size, mode: str, args: argparse.N
     models = {name: (tree, args.model, args.impl) for name, tree in trees.items()}
     models[BASELINE] = (trees[NEW], args.model.replace('focal', 'swin'), '')
     how = (mode, size, args.threads)
-    memory = _median_memory(models, how)
+    memory = _median_memory(models, how, args.rounds)
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(*m, *how)) for name, m in models.items()}
         repeats = {
@@ -130,10 +129,10 @@ def measure_case(trees: dict[str, Path], size: Size, mode: str, args: argparse.N
     return make_row(args, size, mode, times, memory, why)
 
 
-def _median_memory(models: dict[str, tuple], how: tuple) -> dict[str, float]:
+def _median_memory(models: dict[str, tuple], how: tuple, rounds: int) -> dict[str, float]:
     """Return bytes; resident memory differs between processes, so these take turns."""
     peaks = {name: [] for name in models}
-    for _ in range(MEMORY_ROUNDS):
+    for _ in range(rounds):
         for name, model in models.items():
             with Worker(*model, *how) as worker:
                 peaks[name].append(worker.ask('memory'))

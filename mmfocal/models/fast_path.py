@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choice between the standard forward pass of a block and the fast path of its device.
 
-A fast path reads the parameters of the layers and does not call the layers. It therefore accepts
-stock blocks only: subclassed, wrapped, hooked, pruned, parametrized and quantized layers take the
-standard forward pass.
+A fast path reads the parameters of the layers and calls none of them but stochastic depth. It
+therefore accepts stock blocks only: subclassed, wrapped, hooked, masked, parametrized and
+quantized layers take the standard forward pass.
 """
 
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
@@ -40,9 +40,19 @@ def _methods(cls: type) -> dict[str, object]:
     }
 
 
+def _library(x: object) -> str:
+    return getattr(x, '__module__', '').partition('.')[0]
+
+
 def register_stock(*types: type) -> None:
-    """Register types as stock layers of a block, with their present methods."""
-    _STOCK.update((cls, _methods(cls)) for cls in types)
+    """Register types as stock layers of a block, with their present methods.
+
+    Types with a method from another library have been patched and are not registered.
+    """
+    for cls in types:
+        methods = _methods(cls)
+        if all(_library(method) == _library(cls) for method in methods.values()):
+            _STOCK[cls] = methods
 
 
 register_stock(DropPath, FcPool, Mlp, *_LAYERS, *_CONTAINERS)
@@ -51,9 +61,9 @@ _MODULE_METHODS = {name: vars(nn.Module)[name] for name in _CALLS if name in var
 
 
 def _is_patched(cls: type, methods: dict[str, object]) -> bool:
-    """Whether a method of a type has been replaced."""
+    """Whether a method of a type has been replaced, or one that calls it has been added."""
     now = vars(cls)
-    return any(now.get(name) is not value for name, value in methods.items())
+    return any(now.get(name) is not methods.get(name) for name in {*methods, *_CALLS})
 
 
 def _has_stock_methods(module: nn.Module) -> bool:
@@ -110,7 +120,7 @@ def _drops(block: 'FocalBlock') -> bool:
     return bool(drops_weights) or _is_active(attn.proj_drop) or _is_active(block.mlp.drop)
 
 
-def _affine(layer: nn.Linear | nn.LayerNorm) -> Affine:
+def _affine(layer: nn.Linear | nn.LayerNorm | FcPool) -> Affine:
     return Affine(layer.weight, layer.bias)
 
 

@@ -67,15 +67,16 @@ def test_tiles_cover_every_window_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize('lowered', [0, 30, 90, 150])
-def test_masked_keys_count_unless_negligible(lowered: float) -> None:
+@pytest.mark.parametrize('case', ['detection', 'shift'])
+def test_masked_keys_count_unless_negligible(case: str, lowered: float) -> None:
     """Keys outside the map have logits of about -100, which may exceed those on the map."""
-    geometry, windows, _ = CASES['detection']
+    geometry, windows, shift = CASES[case]
     inputs = make_inputs(geometry, windows)
     query = (lowered / (0.4 * 5)) ** 0.5
     inputs['qkv'][..., :10] = query  # logits are bias - lowered
     inputs['qkv'][..., 10:20] = inputs['coarse_kv.0'][..., :10] = -query
-    truth = run(inputs, geometry, 'reference', torch.float64)
-    ours = run(inputs, geometry, 'chunked', torch.float64)
+    truth = run(inputs, geometry, 'reference', torch.float64, shift=shift)
+    ours = run(inputs, geometry, 'chunked', torch.float64, shift=shift)
     check_equal(ours, truth, inputs['qkv'][..., 0].numel() * geometry.window_size**2)
 
 
