@@ -42,7 +42,7 @@ class Heads(NamedTuple):
     number: tl.tensor
     DIM: tl.constexpr
     BLOCK: tl.constexpr
-    SCALE: tl.constexpr = 1.0
+    SCALE: tl.constexpr
 
 
 @bundle

@@ -210,7 +210,7 @@ def prepare_kernel(
     program = tl.program_id(0)
     if program < programs:
         outputs = Outputs(out_ptr, d_out_ptr, delta_ptr, area, tokens)
-        compute_delta(outputs, program, Heads(num_heads, HEAD_DIM, BLOCK_D), BLOCK)
+        compute_delta(outputs, program, Heads(num_heads, HEAD_DIM, BLOCK_D, 1.0), BLOCK)
     else:
         fill_zeros(sums_ptr, program - programs, size, BLOCK_SIZE)
 

@@ -192,6 +192,7 @@ def pool_kernel(
     BLOCK_C: tl.constexpr,
 ):
     """Write the tokens of a map and its coarse maps. Programs: (B, N, blocks of channels)."""
+    ACCUMULATOR: tl.constexpr = tl.float64 if IS_DOUBLE else tl.float32
     weights = (weight_0_ptr, weight_1_ptr, weight_2_ptr)
     biases = (bias_0_ptr, bias_1_ptr, bias_2_ptr)
     _pool(
@@ -200,7 +201,7 @@ def pool_kernel(
         Pooling(weights, biases),
         Layout(
             height, width, nh, nw, shift, num_tokens, channels,
-            WINDOW, LEVELS, BLOCK_P, BLOCK_C, tl.float64 if IS_DOUBLE else tl.float32,
+            WINDOW, LEVELS, BLOCK_P, BLOCK_C, ACCUMULATOR,
         ),
     )  # fmt: skip
 
@@ -328,6 +329,7 @@ def pool_backward_kernel(
     BLOCK_C: tl.constexpr,
 ):
     """Write all gradients. Programs: strips of (B, N, blocks of channels)."""
+    ACCUMULATOR: tl.constexpr = tl.float64 if IS_DOUBLE else tl.float32
     weights = (weight_0_ptr, weight_1_ptr, weight_2_ptr)
     _pool_backward(
         Gradients(d_tokens_ptr, x_ptr, d_x_ptr, weights, sums_ptr),
@@ -335,7 +337,7 @@ def pool_backward_kernel(
         items_per_strip,
         Layout(
             height, width, nh, nw, shift, num_tokens, channels,
-            WINDOW, LEVELS, BLOCK_P, BLOCK_C, tl.float64 if IS_DOUBLE else tl.float32,
+            WINDOW, LEVELS, BLOCK_P, BLOCK_C, ACCUMULATOR,
         ),
         NUM_SUMS,
     )  # fmt: skip
