@@ -28,8 +28,8 @@ class _Imported:
 class bundle(tl.constexpr):
     """Class decorator that turns a named tuple into a constant of Triton.
 
-    Inductor copies kernels and the functions that they call, but no classes; constants are written
-    by the ``repr`` of their values. Identity is what Triton compares at each launch, cheaply.
+    Inductor copies kernels and the functions that they call, but no classes. It writes constants
+    by the ``repr`` of their values. Triton compares constants at each launch; identity is cheap.
     """
 
     __eq__ = object.__eq__
