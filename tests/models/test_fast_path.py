@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from mmfocal import FocalTransformer
+from mmfocal.models import fast_path
 from mmfocal.models.fast_path import call_block, is_stock, register_stock
 from mmfocal.models.focal_transformer import FocalAttention, FocalBlock, FocalStage
 from mmfocal.models.layers import Mlp
@@ -220,6 +221,18 @@ def test_blocks_of_other_kinds(fast_calls: list) -> None:
     stage.blocks[0] = nn.Identity()
     stage(torch.randn(1, 6, 6, DIM))
     assert len(fast_calls) == 1
+
+
+@torch.no_grad()
+def test_layers_are_visited_if_the_backend_has_a_fast_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    visited, block, x = [], make_block(), torch.randn(1, 6, 6, DIM)
+    monkeypatch.setattr(fast_path, 'is_stock', lambda block: visited.append(block))
+    call_block(block, x)
+    block.attn.impl = 'sdpa'
+    call_block(block, x)
+    assert visited == [block]
 
 
 @torch.no_grad()
