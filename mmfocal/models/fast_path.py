@@ -46,8 +46,7 @@ def register_stock(*types: type) -> None:
 
 
 register_stock(DropPath, FcPool, Mlp, *_LAYERS, *_CONTAINERS)
-_CALLS = ('__call__', '_wrapped_call_impl', '_call_impl', 'forward')
-_MODULE_METHODS = {name: vars(nn.Module)[name] for name in _CALLS if name in vars(nn.Module)}
+_MODULE_METHODS = compat.call_methods()
 
 
 def _is_patched(cls: type, methods: dict[str, object]) -> bool:
