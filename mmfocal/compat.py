@@ -5,6 +5,7 @@ It imports torch only. Each function documents its result if the name is missing
 """
 
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,6 +23,10 @@ def numbers(version: str) -> tuple[int, ...]:
 VERSION = numbers(torch.__version__)
 COMPILES_SINCE = (2, 6)
 DispatchMode = _python_dispatch.TorchDispatchMode
+# Batch norm in evaluation mode, which has no public name; older releases run `native_batch_norm`.
+EVAL_BATCH_NORM = getattr(
+    torch.ops.aten, '_native_batch_norm_legit_no_training', torch.ops.aten.native_batch_norm
+)
 
 
 def has_global_hooks() -> bool:
@@ -37,6 +42,12 @@ def has_hooks(module: nn.Module) -> bool:
     return any(state.get(name) for name in (*names, '_compiled_call_impl'))
 
 
+def call_methods() -> dict[str, object]:
+    """Return the methods that run if a module is called; those that are missing do not count."""
+    names = ('__call__', '_wrapped_call_impl', '_call_impl', 'forward')
+    return {name: vars(nn.Module)[name] for name in names if name in vars(nn.Module)}
+
+
 # since torch 2.3; older releases have the other name only, which Dynamo supports
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
 
@@ -50,7 +61,8 @@ def check_compiler() -> None:
         RuntimeError: If PyTorch is too old.
     """
     if is_compiling() and VERSION < COMPILES_SINCE:
-        raise RuntimeError('torch.compile and torch.export need PyTorch 2.6 or newer here')
+        needed = '.'.join(map(str, COMPILES_SINCE))
+        raise RuntimeError(f'torch.compile and torch.export need PyTorch {needed} or newer here')
 
 
 def is_traced_for_export() -> bool:
@@ -122,6 +134,68 @@ def autocast_dtype(device_type: str) -> torch.dtype:
     return torch.get_autocast_cpu_dtype() if is_cpu else torch.get_autocast_gpu_dtype()
 
 
+def softmax_backward_(gradient: Tensor, weights: Tensor) -> Tensor:
+    """Replace the gradient of ``weights = logits.softmax(-1)`` by the gradient of the logits.
+
+    All supported releases have this operator; it has no public name.
+
+    Args:
+        gradient: Overwritten.
+        weights: Of the same shape and dtype.
+
+    Returns:
+        ``gradient``.
+    """
+    return torch.ops.aten._softmax_backward_data.out(
+        gradient, weights, -1, weights.dtype, grad_input=gradient
+    )
+
+
+def has_init_info(module: nn.Module) -> bool:
+    """Return whether MMEngine records how parameters are initialized."""
+    return hasattr(module, '_params_init_info')
+
+
+def _method(owner: Any, name: str, known: str) -> Callable:
+    """Return a private method of a host.
+
+    Raises:
+        AttributeError: If the installed release lacks it.
+    """
+    if not hasattr(owner, name):
+        title = getattr(owner, '__name__', type(owner).__name__)
+        raise AttributeError(f'{title} of this release has no {name}; mmfocal knows {known}')
+    return getattr(owner, name)
+
+
+def replace_model_lookup(inferencer: type, lookup: Callable[[Any, str, Callable], tuple]) -> None:
+    """Replace the method by which MMEngine's inferencers find a model's config and weights.
+
+    MMEngine has no public way to register names.
+
+    Args:
+        inferencer: The class.
+        lookup: Function of the inferencer, the name of the model and the original method.
+
+    Raises:
+        AttributeError: If this MMEngine lacks the method.
+    """
+    name = '_load_model_from_metafile'
+    original = _method(inferencer, name, 'MMEngine 0.10')
+    setattr(inferencer, name, lambda self, model: lookup(self, model, original))
+
+
+def propose(rpn_head: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Return the proposals of one image on one level before NMS.
+
+    The public ``predict_by_feat`` does not return the levels of proposals.
+
+    Raises:
+        AttributeError: If this mmdet lacks the method.
+    """
+    return _method(rpn_head, '_predict_by_feat_single', 'mmdet 3.0 to 3.5')(*args, **kwargs)
+
+
 def run_branch(head: nn.Module, branch: str, *args: Any, **kwargs: Any) -> dict:
     """Run the ``'bbox'`` or ``'mask'`` branch of a RoI head, without loss or decoding.
 
@@ -130,9 +204,4 @@ def run_branch(head: nn.Module, branch: str, *args: Any, **kwargs: Any) -> dict:
     Raises:
         AttributeError: If the head lacks the method of this name.
     """
-    name = f'_{branch}_forward'
-    if not hasattr(head, name):
-        raise AttributeError(
-            f'{type(head).__name__} of this mmdet has no {name}; mmfocal knows mmdet 3.0 to 3.5'
-        )
-    return getattr(head, name)(*args, **kwargs)
+    return _method(head, f'_{branch}_forward', 'mmdet 3.0 to 3.5')(*args, **kwargs)

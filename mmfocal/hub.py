@@ -6,22 +6,24 @@ and mmpretrain's ``get_model('focal_t_in1k')``, ``list_models`` and
 ``ImageClassificationInferencer`` work. Names do not include weights: also pass a checkpoint.
 """
 
+from collections.abc import Callable
 from importlib.util import find_spec
 
 from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 
+from . import compat
 from .zoo import config, data_root
 
-_load_of_host = BaseInferencer._load_model_from_metafile
 
-
-def _load_model(self: BaseInferencer, model: str) -> tuple[Config, str | None]:
+def _load_model(
+    self: BaseInferencer, model: str, load_of_host: Callable
+) -> tuple[Config, str | None]:
     """Look up a name among the shipped configs, then as MMEngine does."""
     try:
         path = config(model)
     except FileNotFoundError:
-        return _load_of_host(self, model)
+        return load_of_host(self, model)
     cfg = Config.fromfile(path)
     if cfg.default_scope != self.scope:
         raise ValueError(
@@ -41,6 +43,6 @@ def _register_classifiers() -> None:
 
 
 # mmdet and mmseg read their own metafiles only, and MMEngine cannot register others.
-BaseInferencer._load_model_from_metafile = _load_model
+compat.replace_model_lookup(BaseInferencer, _load_model)
 if find_spec('mmpretrain'):
     _register_classifiers()

@@ -42,6 +42,7 @@ def test_absent_and_broken_libraries_are_reported() -> None:
     rows = dict(line.split(':', 1) for line in result.stdout.splitlines() if ':' in line)
     assert 'import fails: ModuleNotFoundError' in rows['mmdet']
     assert 'not usable' in rows['mmcv ops']
+    assert 'pip install opencv-python-headless' in result.stdout
 
 
 def test_library_of_no_distribution_is_not_installed() -> None:

@@ -2,8 +2,10 @@
 """What does not fit is named, with a command, by ``collect_env`` and by the import that fails."""
 
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,12 @@ from mmfocal.environment import require
 MODULE = Path(__file__).parents[1] / 'mmfocal/environment.py'
 SHOW = f"""
 import runpy
-print(*runpy.run_path({str(MODULE)!r})['problems'](), sep='\\n')
+module = runpy.run_path({str(MODULE)!r})
+print(*module['problems'](), sep='\\n')
+try:
+    module['require']('mmcv.ops')  # which none of these interpreters has
+except ImportError as error:
+    print('import:', *str(error).splitlines())
 """
 ORIGINAL = {'mmengine': '0.10.7', 'torch': '2.4.1', 'numpy': '1.26.4'}
 ONEDL = {'onedl-mmengine': '0.10.12', 'torch': '2.11.0', 'numpy': '2.2.6'}
@@ -25,8 +32,10 @@ def run(code: str, *options: str, path: Path | None = None) -> subprocess.Comple
     return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
-def show_problems(folder: Path, versions: dict[str, str], modules: tuple[str, ...]) -> list[str]:
-    """Problems of an interpreter that has nothing but these distributions and modules."""
+def show_problems(
+    folder: Path, versions: dict[str, str], modules: tuple[str, ...]
+) -> tuple[list[str], str]:
+    """Problems, and the error of an import, where nothing else is installed."""
     for name, version in versions.items():
         info = folder / f'{name.replace("-", "_")}-{version}.dist-info'
         info.mkdir()
@@ -39,7 +48,8 @@ def show_problems(folder: Path, versions: dict[str, str], modules: tuple[str, ..
         file.touch()
     result = run(SHOW, '-S', path=folder)
     assert result.returncode == 0, result.stderr
-    return result.stdout.split('\n')[:-1]
+    *problems, failure = result.stdout.splitlines()
+    return problems, failure.removeprefix('import: ')
 
 
 COMMON = ('cv2.py', 'pkg_resources.py')
@@ -50,7 +60,8 @@ OPERATORS = ('mmcv/__init__.py', 'mmcv/_ext.cpython-311.so')
 def test_what_fits_is_not_complained_about(tmp_path: Path, family: dict[str, str]) -> None:
     prefix = 'onedl-' if family is ONEDL else ''
     versions = family | {f'{prefix}mmcv': '2.1.0', f'{prefix}mmsegmentation': '1.2.2'}
-    assert show_problems(tmp_path, versions, COMMON + OPERATORS) == ['']
+    problems, failure = show_problems(tmp_path, versions, COMMON + OPERATORS)
+    assert problems == [''] and failure == "No module named 'mmcv.ops'"
 
 
 @pytest.mark.parametrize(
@@ -89,15 +100,27 @@ def test_what_fits_is_not_complained_about(tmp_path: Path, family: dict[str, str
 def test_wrong_combination_and_its_mend(
     tmp_path: Path, versions: dict[str, str], modules: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
-    (problem,) = show_problems(tmp_path, versions, modules)
+    (problem,), failure = show_problems(tmp_path, versions, modules)
     for part in parts:
         assert part in problem
+    assert failure.startswith('ModuleNotFoundError: ') and failure.endswith(problem)
 
 
 def test_failing_import_says_what_is_missing() -> None:
     result = run("import sys; sys.modules['cv2'] = None; import mmfocal.engine")
     assert result.returncode != 0
     assert 'pip install opencv-python-headless' in result.stderr
+
+
+def test_failing_import_says_that_operators_are_missing(tmp_path: Path) -> None:
+    pytest.importorskip('mmdet')
+    package = Path(find_spec('mmcv').origin).parent
+    without = shutil.ignore_patterns('_ext*', 'ops', '__pycache__')  # as mmcv-lite is
+    shutil.copytree(package, tmp_path / 'mmcv', ignore=without)
+    result = run('import mmfocal.detection', path=tmp_path)
+    assert result.returncode != 0
+    assert 'need mmcv with compiled operators' in result.stderr
+    assert 'MMCV_WITH_OPS=1 pip install' in result.stderr
 
 
 def test_import_that_fails_for_its_own_reason_is_left_alone() -> None:

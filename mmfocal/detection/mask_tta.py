@@ -30,7 +30,7 @@ from mmengine.model import BaseTTAModel
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmfocal.compat import run_branch
+from mmfocal.compat import propose, run_branch
 
 from .htc_roi_head import AveragedHTCRoIHead
 
@@ -172,10 +172,9 @@ class MaskTTAModel(BaseTTAModel):
         priors = head.prior_generator.grid_priors(
             [level.shape[-2:] for level in logits], logits[0].dtype, logits[0].device
         )
-        # the public predict_by_feat does not return the levels of proposals
         found = [
-            head._predict_by_feat_single(
-                [cls[0]], [reg[0]], [None], [prior], img_meta=view.meta, cfg=head.test_cfg
+            propose(
+                head, [cls[0]], [reg[0]], [None], [prior], img_meta=view.meta, cfg=head.test_cfg
             )
             for cls, reg, prior in zip(logits, deltas, priors)
         ]

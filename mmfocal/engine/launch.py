@@ -68,7 +68,7 @@ def read_config(path: str | Path) -> Config:
         The config.
     """
     cfg = Config.fromfile(path)
-    for node in dicts_in(cfg._cfg_dict):
+    for node in dicts_in(dict(cfg)):
         if node.get('_scope_') == 'mmfocal':
             del node['_scope_']
     return cfg
@@ -114,7 +114,7 @@ def _keep_tuples(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
 
 def _value_at(cfg: Config, key: str) -> Any:
     """Look up a dotted key; None if there is none."""
-    node = cfg._cfg_dict
+    node: Any = dict(cfg)
     for name in key.split('.'):
         if isinstance(node, dict) and name in node:
             node = node[name]
@@ -139,7 +139,7 @@ def warn_of_unknown_keys(cfg: Config, options: dict[str, Any]) -> None:
         if nearest and nearest not in cfg:
             tell(cfg, f'WARNING: {name} in {cfg.filename} is not a known key; is {nearest} meant?')
     for key in options:
-        node, path = cfg._cfg_dict, key.split('.')
+        node, path = dict(cfg), key.split('.')
         for depth, name in enumerate(path):
             if not isinstance(node, dict) or 'type' in node:
                 break

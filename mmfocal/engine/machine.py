@@ -98,7 +98,7 @@ def _replace_amp(cfg: Config) -> bool:
 
 
 def _replace_sync_bn(cfg: Config) -> bool:
-    found = [node for node in dicts_in(cfg._cfg_dict) if node.get('type') == 'SyncBN']
+    found = [node for node in dicts_in(dict(cfg)) if node.get('type') == 'SyncBN']
     for node in found:
         node['type'] = 'BN'
     return bool(found) | bool(cfg.pop('sync_bn', None))

@@ -107,7 +107,9 @@ def first_non_finite(runner: Runner, batch: Any) -> str:
         with torch.no_grad(), runner.optim_wrapper.optim_context(model):
             data = model.data_preprocessor(batch, True)
             bad = [f'input {name}' for name, each in _tensors('', data) if _is_bad(each)]
-            losses = model._run_forward(data, mode='loss')
+            losses = (
+                model(**data, mode='loss') if isinstance(data, dict) else model(*data, mode='loss')
+            )
             found = bad + found
             found += [f'loss {name}' for name, each in _tensors('', losses) if _is_bad(each)]
     except Exception as error:  # the non-finite loss is more important

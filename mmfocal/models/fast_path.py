@@ -56,14 +56,13 @@ def register_stock(*types: type) -> None:
 
 
 register_stock(DropPath, FcPool, Mlp, *_LAYERS, *_CONTAINERS)
-_CALLS = ('__call__', '_wrapped_call_impl', '_call_impl', 'forward')
-_MODULE_METHODS = {name: vars(nn.Module)[name] for name in _CALLS if name in vars(nn.Module)}
+_MODULE_METHODS = compat.call_methods()
 
 
 def _is_patched(cls: type, methods: dict[str, object]) -> bool:
     """Whether a method of a type has been replaced, or one that calls it has been added."""
     now = vars(cls)
-    return any(now.get(name) is not methods.get(name) for name in {*methods, *_CALLS})
+    return any(now.get(name) is not methods.get(name) for name in {*methods, *_MODULE_METHODS})
 
 
 def _has_stock_methods(module: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from mmengine.model import update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
+from mmfocal import compat
 from mmfocal.ops.focal_attention import FocalGeometry
 
 from . import swin
@@ -277,7 +278,7 @@ def _load(module: nn.Module, checkpoint: str, allow_pickle: bool, is_swin: bool)
         f'ignored {len(state) - len(copied) - len(resized)}',
         logger='current',
     )
-    if hasattr(module, '_params_init_info'):
+    if compat.has_init_info(module):
         name = 'SwinPretrained' if is_swin else 'FocalPretrained'
         update_init_info(module, init_info=f'{name}: {checkpoint}')
 

@@ -63,6 +63,9 @@ set_up() {
       install_mmcv "$leg" requirements/mmcv.txt
       ;;
   esac
+  if [[ -f requirements/matrix/$leg-hosts.txt ]]; then
+    "${install[@]}" --no-deps -r "requirements/matrix/$leg-hosts.txt"
+  fi
   "${install[@]}" --no-build-isolation -c "requirements/matrix/$leg.txt" -e .
   touch "$folder/$leg/.ready"
 }

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmfocal import compat
 from mmfocal.ops.focal_attention import FocalGeometry
 
 aten = torch.ops.aten
@@ -24,7 +25,7 @@ NORMS = (
     aten.native_layer_norm,
     aten.native_group_norm,
     aten.native_batch_norm,
-    aten._native_batch_norm_legit_no_training,
+    compat.EVAL_BATCH_NORM,
 )
 
 OutputAndMacs = tuple[Tensor, dict[str, int]]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmfocal import compat
 from mmfocal.ops.cpu import memory
 
 from ..bias import NO_KEY, bias_tables
@@ -336,9 +337,7 @@ class ChunkedAttention:
         d_weights = self._take('gradient of logits', *weights.shape)
         torch.bmm(d_attended, v.mT, out=d_weights)
         torch.bmm(weights.mT, d_attended, out=v)  # overwrites memory that is no longer needed
-        d_logits = torch.ops.aten._softmax_backward_data.out(  # works in place
-            d_weights, weights, -1, weights.dtype, grad_input=d_weights
-        )
+        d_logits = compat.softmax_backward_(d_weights, weights)
         d_queries = d_attended.baddbmm_(d_logits, k, beta=0, alpha=self.scale)
         k.baddbmm_(d_logits.mT, q, beta=0, alpha=self.scale)
 
