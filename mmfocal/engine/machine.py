@@ -117,3 +117,12 @@ def dicts_in(node: Any) -> Iterator[dict]:
         return
     for child in node:
         yield from dicts_in(child)
+
+
+def kind_of(part: dict) -> str:
+    """Return the type of a part of a config without its scope, such as ``CocoDataset``.
+
+    Args:
+        part: The part.
+    """
+    return str(part.get('type')).split('.')[-1]

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmfocal.engine import InputError, check_inputs
-from mmfocal.engine.checks.annotations import mask_problem
+from mmfocal.engine.checks.masks import mask_problem
 
 HEIGHT, WIDTH = 20, 30
 POLYGON = [[2, 3, 12, 3, 12, 8, 2, 8]]
