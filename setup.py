@@ -84,6 +84,7 @@ EXTRAS['track'] = ['mlflow>=2', 'tensorboard>=2', 'wandb>=0.16']
 EXTRAS['labels'] = ['datumaro>=1.6']  # annotations of CVAT
 EXTRAS['dev'] = [
     *(
+        'hypothesis>=6.100',
         'mypy==2.4.1',
         'pre-commit>=3',
         'pytest>=7.2',
