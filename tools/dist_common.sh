@@ -35,5 +35,6 @@ launch() { # launch PROCESSES SCRIPT [ARGUMENTS]
         if [[ $nodes == 1 ]]; then PORT=$(free_port); else PORT=29500; fi
     fi
     exec "$PYTHON" -m torch.distributed.run --nnodes="$nodes" --node_rank="${NODE_RANK:-0}" \
-        --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$PORT" --nproc_per_node="$processes" "$@"
+        --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$PORT" --nproc_per_node="$processes" \
+        --max_restarts="${MAX_RESTARTS:-0}" "$@"
 }

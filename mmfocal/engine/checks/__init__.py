@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from ..findings import Findings, first_few
 from ..machine import dicts_in, is_first_process, kind_of
+from ..sharding import is_sharded
 from .annotations import check_coco, check_scored_file
 from .class_folders import check_class_folders, check_image_list, check_scores
 from .coco_file import CocoFile
@@ -56,12 +57,13 @@ def check_checkpoint(path: str) -> None:
     """Check that a checkpoint given on the command line exists.
 
     Args:
-        path: Local path, or an address such as ``https://...``, which is not checked.
+        path: Local file, folder of a sharded one, or an address such as ``https://...``, which is
+            not checked.
 
     Raises:
         FileNotFoundError: If there is no such file.
     """
-    if not is_remote(path) and not Path(path).expanduser().is_file():
+    if not (is_remote(path) or Path(path).expanduser().is_file() or is_sharded(path)):
         raise FileNotFoundError(f'checkpoint {path} does not exist')
 
 
