@@ -15,7 +15,7 @@ from ..machine import dicts_in, is_first_process, kind_of
 from ..sharding import is_sharded
 from .annotations import check_coco, check_scored_file
 from .class_folders import check_class_folders, check_image_list, check_scores
-from .coco_file import CocoFile
+from .coco_file import CocoFile, without_garbage_collection
 from .label_maps import check_label_maps
 from .model import check_num_classes, check_widths
 from .pictures import has_file, has_files, is_remote
@@ -89,8 +89,8 @@ def check_run(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
 def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
     """Check the data of a config: folders, annotation files and their content.
 
-    Only the first process of a launcher checks. Annotations are read completely; of images and
-    label maps, up to 50 per data set are opened.
+    Only the first process of a launcher checks. Annotations are read completely, but of polygons
+    up to 100,000 per file are checked; of images and label maps, up to 50 per data set are opened.
 
     Args:
         cfg: Config with ``{split}_dataloader`` and ``{split}_evaluator``; None skips it.
@@ -106,8 +106,12 @@ def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
 
 
 def _check_data(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
-    if not is_first_process(cfg.get('launcher', 'none')):
-        return
+    if is_first_process(cfg.get('launcher', 'none')):
+        with without_garbage_collection():
+            _check_splits(cfg, splits, findings)
+
+
+def _check_splits(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
     classes: dict[str, list[str]] = {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')

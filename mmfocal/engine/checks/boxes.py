@@ -25,8 +25,7 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
     areas = _numbers(file, 'area', 0, 'a finite number')
     if boxes is None or areas is None:
         return None
-    by_id = {image['id']: (image['width'], image['height']) for image in file.content['images']}
-    sizes = np.array([by_id[each['image_id']] for each in annotations])
+    sizes = _image_sizes(file)
     ends = boxes[:, :2] + boxes[:, 2:]
     # the conditions of mmdet's CocoDataset.parse_data_info
     outside = (boxes[:, :2] >= sizes).any(1) | (ends <= 0).any(1)
@@ -92,14 +91,20 @@ def _are_finite(numbers: Any, length: int) -> bool:
     )
 
 
+def _image_sizes(file: CocoFile) -> np.ndarray:
+    """Return width and height of each annotation's image: (N, 2)."""
+    images = file.content['images']
+    sizes = np.array([(image['width'], image['height']) for image in images])
+    rows = {image['id']: row for row, image in enumerate(images)}
+    return sizes[[rows[each['image_id']] for each in file.content['annotations']]]
+
+
 def _is_class(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray:
-    names = {each['id']: each['name'] for each in file.content['categories']}
-    return np.array(
-        [
-            classes is None or names[each['category_id']] in classes
-            for each in file.content['annotations']
-        ]
-    )
+    used = {
+        each['id']: classes is None or each['name'] in classes
+        for each in file.content['categories']
+    }
+    return np.array([used[each['category_id']] for each in file.content['annotations']])
 
 
 def check_filter(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) -> None:
