@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mmfocal.engine.sharding import read_sharded
+from mmfocal.models.checkpoint_files import read_checkpoint, tensors_of
 from tests.helpers.processes import run_in_processes
 
 HOOK = """
@@ -122,8 +123,8 @@ def test_ddp_and_fsdp2_train_as_one_process(project: Path, run) -> None:
                 assert found['losses'] == pytest.approx(one, rel=1e-5), (kind, ranks)
     assert max(one) - min(one) > 0.01  # the steps change the loss by far more than that
 
-    whole = read_sharded(project / 'fsdp4' / 'iter_4.pth')['state_dict']
-    plain = torch.load(project / 'ddp4' / 'iter_4.pth', weights_only=False)['state_dict']
+    whole = tensors_of(read_sharded(project / 'fsdp4' / 'iter_4.pth'), 'fsdp4')
+    plain = tensors_of(read_checkpoint(str(project / 'ddp4' / 'iter_4.pth')), 'ddp4')
     assert whole.keys() == plain.keys()
     for name, value in plain.items():
         torch.testing.assert_close(whole[name], value, rtol=1e-4, atol=1e-6)
