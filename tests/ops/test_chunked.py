@@ -330,8 +330,9 @@ def test_constants_of_modes_are_not_shared(
     monkeypatch.setattr(bias_module, '_INDICES', {})
     geometry, windows, _shift = CASES['detection']
     inputs = make_inputs(geometry, windows)
-    for run_once in order:
-        run_once(inputs, geometry, 'sdpa')
+    truth = call(inputs, geometry, 'reference')
+    results = {run_once: run_once(inputs, geometry, 'sdpa') for run_once in order}
+    torch.testing.assert_close(results[call], truth)
 
 
 def test_default_device() -> None:
