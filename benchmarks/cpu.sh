@@ -7,15 +7,19 @@
 #   bash benchmarks/cpu.sh --force --threads 16
 #
 #   RESULTS   where the files go (default: benchmarks/results)
+#   OLDER     commit that is measured beside this tree
 #   PYTHON    interpreter (default: that of .venv, which is made if needed)
 set -euo pipefail
 DEVICE=cpu
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 options=(--max-spread 0.1 "${options[@]}") # on a busy machine ratios say nothing
 
+older=${OLDER:-ce20759} # the last commit before version 0.2.0
+
 make_data
 sizes=(--sizes 224x224x8 784x1344x1 --memory)
 measure cpu_backbone backbone.py "${sizes[@]}" --impls chunked
+measure cpu_commits commits.py "$older"
 # the linear layers of both by the same library
 MMFOCAL_CPU_LINEAR=mkl measure cpu_backbone_mkl backbone.py "${sizes[@]}" --impls chunked
 GLIBC_TUNABLES=glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=8589934592 \
