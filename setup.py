@@ -74,7 +74,7 @@ COMMON = [
     'supervision>=0.31',  # draws predictions and reads videos; asks for no OpenCV of its own
 ]
 EXTRAS = {
-    'det': [*COMMON, 'onedl-mmdetection>=3.5,<3.6'],
+    'det': [*COMMON, 'onedl-mmdetection>=3.5,<3.6', 'orjson>=3.9'],  # reads annotations quickly
     'seg': [*COMMON, 'onedl-mmsegmentation>=1.4,<1.5'],
     'cls': [*COMMON, 'onedl-mmpretrain>=1.3,<1.4'],
 }
@@ -84,6 +84,7 @@ EXTRAS['track'] = ['mlflow>=2', 'tensorboard>=2', 'wandb>=0.16']
 EXTRAS['labels'] = ['datumaro>=1.6']  # annotations of CVAT
 EXTRAS['dev'] = [
     *(
+        'hypothesis>=6.100',
         'mypy==2.4.1',
         'pre-commit>=3',
         'pytest>=7.2',

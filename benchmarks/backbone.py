@@ -70,7 +70,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         '--growth', action='store_true', help=f'one square image of {GROWTH} pixels, in turn'
     )
     add('--archs', nargs='+', choices=ARCHS, default=['tiny'], help='of Focal (default: tiny)')
-    add('--impls', nargs='+', choices=IMPLS, default=['auto'], help='back ends (default: auto)')
+    add('--impls', nargs='+', choices=IMPLS, default=['auto'], help='backends (default: auto)')
     add('--baselines', nargs='*', choices=BASELINES, default=['swin_tiny'])
     add('--dtypes', nargs='+', choices=DTYPES, default=['fp32'], help='half types by autocast')
     add('--modes', nargs='+', choices=['infer', 'train'], default=['infer', 'train'])

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
+from statistics import median
 
 import backbone
 import measure
@@ -114,10 +115,7 @@ def measure_case(trees: dict[str, Path], size: Size, mode: str, args: argparse.N
     models = {name: (tree, args.model, args.impl) for name, tree in trees.items()}
     models[BASELINE] = (trees[NEW], args.model.replace('focal', 'swin'), '')
     how = (mode, size, args.threads)
-    memory = {}
-    for name, model in models.items():
-        with Worker(*model, *how) as worker:
-            memory[name] = worker.ask('memory')
+    memory = _median_memory(models, how, args.rounds)
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(*m, *how)) for name, m in models.items()}
         repeats = {
@@ -129,6 +127,16 @@ def measure_case(trees: dict[str, Path], size: Size, mode: str, args: argparse.N
             lambda: _alternate(steps, args.rounds), [BASELINE], args.max_spread
         )
     return make_row(args, size, mode, times, memory, why)
+
+
+def _median_memory(models: dict[str, tuple], how: tuple, rounds: int) -> dict[str, float]:
+    """Return bytes; resident memory differs between processes, so these take turns."""
+    peaks = {name: [] for name in models}
+    for _ in range(rounds):
+        for name, model in models.items():
+            with Worker(*model, *how) as worker:
+                peaks[name].append(worker.ask('memory'))
+    return {name: median(values) for name, values in peaks.items()}
 
 
 def _alternate(steps: dict, rounds: int) -> dict[str, list[float]]:

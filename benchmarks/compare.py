@@ -90,8 +90,8 @@ def find_changes(old_path: Path, new_path: Path) -> list[Change]:
     changes = [change for name in ran for change in _changes_of(name, old[name], new[name])]
     if all(change.runs and change.growth is None for change in changes):
         raise ValueError(
-            'nothing to compare: both files need a candidate, not a baseline, with the same back '
-            'end, size, dtype and mode, and with a ratio to the same baseline\n'
+            'nothing to compare: both files need a candidate, not a baseline, with the same '
+            'backend, size, dtype and mode, and with a ratio to the same baseline\n'
             f'{old_path} has:\n{_listed(old)}\n{new_path} has:\n{_listed(new)}'
         )
     return changes

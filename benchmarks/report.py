@@ -122,6 +122,22 @@ BUSY: dict[str, Value] = {
     'ms per step (least to greatest)': _time,
     'time / default': _number('ratio'),
 }
+COMMITS: dict[str, Value] = {
+    'mode': _text('mode'),
+    'image, batch': _image,
+    'ms per step: older, this, Swin': lambda row: (
+        ', '.join(_number(f'{name}_ms')(row) for name in ('old', 'new', 'baseline'))
+        if row['new_ms']
+        else row['note']
+    ),
+    'time: this / older': _number('time_new_to_old'),
+    'this / Swin': _number('time_new_to_baseline'),
+    'MiB: older, this, Swin': lambda row: ', '.join(
+        _number(f'{name}_mib')(row) for name in ('old', 'new', 'baseline')
+    ),
+    'memory: this / older': _number('memory_new_to_old'),
+    'memory: this / Swin': _number('memory_new_to_baseline'),
+}
 KERNELS: dict[str, Value] = {
     'model': _text('model'),
     'mode': _text('mode'),
@@ -145,6 +161,7 @@ KINDS = {
     'optimizer_ms': DETECTOR,
     'images_per_s_per_worker': LOADER,
     'spincount': BUSY,
+    'time_new_to_old': COMMITS,
     'kernel_ms': KERNELS,
     'verdict': GOALS,
 }

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
+from torch.utils import _python_dispatch
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -21,6 +22,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 VERSION = numbers(torch.__version__)
 COMPILES_SINCE = (2, 6)
+DispatchMode = _python_dispatch.TorchDispatchMode
 # Batch norm in evaluation mode, which has no public name; older releases run `native_batch_norm`.
 EVAL_BATCH_NORM = getattr(
     torch.ops.aten, '_native_batch_norm_legit_no_training', torch.ops.aten.native_batch_norm
@@ -88,16 +90,12 @@ def are_transforms_active() -> bool:
 
 def is_dispatch_mode_active() -> bool:
     """Return whether a dispatch mode, such as a FLOP counter or fake tensors, is active."""
-    from torch.utils import _python_dispatch
-
     mode = getattr(_python_dispatch, '_get_current_dispatch_mode', lambda: None)
     return mode() is not None
 
 
 def without_dispatch_modes() -> AbstractContextManager:
     """Return a context manager that disables dispatch modes."""
-    from torch.utils import _python_dispatch
-
     return getattr(_python_dispatch, '_disable_current_modes', nullcontext)()
 
 

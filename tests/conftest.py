@@ -37,12 +37,9 @@ def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _scope_of_its_own() -> Iterator[None]:
-    """Forget the default scope of a run that a test has made."""
-    before = dict(DefaultScope._instance_dict)
-    yield
+def _no_default_scope() -> None:
+    """Forget the default scopes of runs that earlier tests, and fixtures of modules, have made."""
     DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture

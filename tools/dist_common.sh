@@ -34,6 +34,11 @@ launch() { # launch PROCESSES SCRIPT [ARGUMENTS]
         # all machines of a job must use the same port
         if [[ $nodes == 1 ]]; then PORT=$(free_port); else PORT=29500; fi
     fi
-    exec "$PYTHON" -m torch.distributed.run --nnodes="$nodes" --node_rank="${NODE_RANK:-0}" \
-        --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="$PORT" --nproc_per_node="$processes" "$@"
+    local address=${MASTER_ADDR:-127.0.0.1} meeting
+    if [[ "${MAX_RESTARTS:-0}" == 0 ]]; then
+        meeting=(--node_rank="${NODE_RANK:-0}" --master_addr="$address" --master_port="$PORT")
+    else # a fixed master keeps the addresses of processes that died
+        meeting=(--rdzv_backend=c10d --rdzv_endpoint="$address:$PORT" --rdzv_id="$PORT" --max_restarts="$MAX_RESTARTS")
+    fi
+    exec "$PYTHON" -m torch.distributed.run --nnodes="$nodes" "${meeting[@]}" --nproc_per_node="$processes" "$@"
 }

@@ -17,7 +17,7 @@ env_cfg = dict(
 )
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
-# Further log back ends, one line each:
+# Further log backends, one line each:
 # visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='TensorboardVisBackend')])
 # visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='WandbVisBackend')])
 # choice: runs repeat; seed=None draws one. Ranks draw different numbers (drop path, Mixup), as in

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The yardstick: Swin of the same width, depth and schedule as ``focal_nano_cls.py``.
+"""The baseline: Swin of the same width, depth and schedule as ``focal_nano_cls.py``.
 
 Also what a Focal Transformer can start from: ``type='SwinPretrained'``.
 """

@@ -12,9 +12,11 @@ from .launch import add_common_arguments, build_runner, load_config, read_config
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .machine import adapt_to_machine
 from .resume import ValidateFinished, latest_checkpoint
+from .sharding import FullyShardStrategy
 from .skeleton import build_skeleton
 
 __all__ = [
+    'FullyShardStrategy',
     'InputError',
     'LayerDecayOptimWrapperConstructor',
     'ValidateFinished',

@@ -22,6 +22,8 @@ class SafeCheckpointHook(CheckpointHook):
     ``last_checkpoint`` names a deleted file.
     """
 
+    place: dict[str, int] | None = None  # of an additional checkpoint while it is saved
+
     def before_train(self, runner: Runner) -> None:
         """Remove incomplete files of an earlier, killed run.
 
@@ -32,6 +34,15 @@ class SafeCheckpointHook(CheckpointHook):
         if is_main_process() and os.path.isdir(self.out_dir):
             for path in Path(self.out_dir).glob('.*.pth.*.tmp'):
                 path.unlink(missing_ok=True)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Restore the place of an additional checkpoint, which FlexibleRunner overwrites.
+
+        Args:
+            runner: The runner.
+            checkpoint: Content to be saved.
+        """
+        checkpoint['meta'].update(self.place or {})
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         outdated = self._register(runner, step)
@@ -87,14 +98,16 @@ class SafeCheckpointHook(CheckpointHook):
         path = self.file_backend.join_path(self.out_dir, name)
         if self.last_ckpt == path and not self.by_epoch:
             return path  # it was just written
+        self.place = dict(epoch=epoch, iter=iteration)
         runner.save_checkpoint(
             self.out_dir,
             name,
             self.file_client_args,
-            meta=dict(epoch=epoch, iter=iteration),
+            meta=dict(self.place),
             by_epoch=False,
             backend_args=self.backend_args,
         )
+        self.place = None
         if is_main_process():
             point_to(runner.work_dir, path)
         return path

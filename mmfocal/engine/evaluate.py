@@ -11,7 +11,7 @@ from mmengine.fileio import load
 
 from .checks import leaf_datasets
 from .findings import InputError
-from .machine import tell
+from .machine import kind_of, tell
 from .outputs import DrawPredictions, tell_replacement
 
 _TTA_MODELS = (
@@ -127,7 +127,7 @@ def nothing_to_score(cfg: Config) -> str | None:
     for metric in metrics:
         if metric.get('format_only'):
             continue
-        kind, root = _kind(metric), dataset.get('data_root') or ''
+        kind, root = kind_of(metric), dataset.get('data_root') or ''
         if kind == 'CocoMetric':
             path = metric.get('ann_file') or os.path.join(root, dataset.get('ann_file', ''))
             if os.path.isfile(path) and not load(path, file_format='json').get('annotations'):
@@ -202,7 +202,7 @@ def write_submission(cfg: Config, target: str) -> None:
     """
     metrics = cfg.test_evaluator
     for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
-        kind = _kind(metric)
+        kind = kind_of(metric)
         if kind not in _SUBMISSION_KEYS:
             known = ' and '.join(_SUBMISSION_KEYS)
             raise ValueError(f'--format-only: {kind} writes no files, only {known} do')
@@ -237,12 +237,8 @@ def without_annotations(steps: Sequence) -> list:
             step = without_annotations(step)
         elif 'transforms' in step:
             step = dict(step, transforms=without_annotations(step['transforms']))
-        elif _kind(step) == 'LoadAnnotations':
+        elif kind_of(step) == 'LoadAnnotations':
             continue
         if step:
             kept.append(step)
     return kept
-
-
-def _kind(part: dict) -> str:
-    return part['type'].split('.')[-1]

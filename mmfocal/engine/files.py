@@ -2,22 +2,20 @@
 """Files of a run: written atomically and read without running code from them."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
-import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 
+from mmfocal.models.checkpoint_files import download, split_checksum
 from mmfocal.models.pretrained import read_checkpoint
 
 from .checkpoints import SafeCheckpointHook
 from .findings import InputError
-
-_NAMED_HASH = re.compile(r'-([0-9a-f]{8,64})\.\w+$')  # as in model-0123abcd.pth
+from .sharding import read_sharded
 
 
 class AtomicBackend(LocalBackend):
@@ -62,6 +60,21 @@ def write_atomically(content: bytes, path: Path) -> None:
         ) from error
 
 
+def read_run_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of a run: a file, or the folder of a sharded training.
+
+    Args:
+        path: Local path.
+        allow_pickle: Unpickle objects of any class: trusted files only.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged, incomplete, or needs unpickling.
+    """
+    read = read_sharded if Path(path).is_dir() else read_checkpoint
+    return read(str(path), allow_pickle)
+
+
 def protect_files(allow_pickle: bool = False) -> None:
     """Make MMEngine's runs in this process write and read files safely.
 
@@ -70,7 +83,7 @@ def protect_files(allow_pickle: bool = False) -> None:
     """
 
     def load_from_local(path: str, map_location: Any = None) -> dict:
-        return read_checkpoint(path, allow_pickle)  # the runner moves tensors to its device
+        return read_run_checkpoint(path, allow_pickle)  # the runner moves tensors to its device
 
     def load_from_http(path: str, map_location: Any = None, **_: Any) -> dict:
         return read_checkpoint(local_copy(path), allow_pickle)
@@ -96,20 +109,13 @@ def local_copy(address: str) -> str:
     Raises:
         InputError: If the address has no checksum, or if the file does not match it.
     """
-    url, _, checksum = address.partition('#sha256=')
-    name = os.path.basename(url)
-    named = _NAMED_HASH.search(name)
-    checksum = checksum or (named[1] if named else '')
+    _, checksum = split_checksum(address)
     if not checksum:
         raise InputError(
             f'{address}: downloads need a checksum; expected a name like model-0123abcd.pth, or '
             '#sha256=... behind the address'
         )
-    path = Path(torch.hub.get_dir(), 'checkpoints', name)
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(path), checksum)
-        except RuntimeError as error:
-            raise InputError(f'{address}: {error}') from error
-    return str(path)
+    try:
+        return str(download(address))
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from error

@@ -8,11 +8,10 @@ from mmengine.runner import Runner
 from mmfocal.models.pretrained import (
     convert_upstream,
     load_whole_model,
-    read_checkpoint,
     tensors_of,
 )
 
-from .files import local_copy
+from .files import local_copy, read_run_checkpoint
 
 
 class LoadWholeModel(Hook):
@@ -44,7 +43,7 @@ class LoadWholeModel(Hook):
         """
         remote = self.checkpoint.startswith(('http://', 'https://'))
         path = local_copy(self.checkpoint) if remote else self.checkpoint
-        checkpoint = read_checkpoint(path, self.allow_pickle)
+        checkpoint = read_run_checkpoint(path, self.allow_pickle)
         state = convert_upstream(tensors_of(checkpoint, self.checkpoint))
         runner.call_hook('after_load_checkpoint', checkpoint={**checkpoint, 'state_dict': state})
         model = runner.model

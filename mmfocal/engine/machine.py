@@ -38,10 +38,22 @@ def adapt_to_machine(cfg: Config) -> None:
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
         cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+        _replace_device_of_strategy(cfg)
     if _replace_amp(cfg):
         _say('No GPU: mixed precision (AMP) is replaced by fp32.')
     if _replace_sync_bn(cfg):
         _say('No GPU: SyncBN is replaced by BN.')
+
+
+def _replace_device_of_strategy(cfg: Config) -> None:
+    """Give the wrapper of a FlexibleRunner's DDP no device."""
+    if cfg.get('runner_type') != 'FlexibleRunner':
+        return
+    strategy = cfg.get('strategy') or dict(type='DDPStrategy')  # MMEngine's default
+    if kind_of(strategy) == 'DDPStrategy':
+        wrapper = strategy.get('model_wrapper') or cfg.model_wrapper_cfg
+        strategy = dict(strategy, model_wrapper=dict(wrapper, device_ids=None))
+    cfg.strategy = strategy
 
 
 def _say(line: str) -> None:
@@ -117,3 +129,12 @@ def dicts_in(node: Any) -> Iterator[dict]:
         return
     for child in node:
         yield from dicts_in(child)
+
+
+def kind_of(part: dict) -> str:
+    """Return the type of a part of a config without its scope, such as ``CocoDataset``.
+
+    Args:
+        part: The part.
+    """
+    return str(part.get('type')).split('.')[-1]

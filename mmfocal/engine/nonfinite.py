@@ -129,6 +129,8 @@ def _recorder(name: str, module: nn.Module, found: list[str]) -> Any:
 
 
 def _is_bad(tensor: Tensor) -> bool:
+    if hasattr(tensor, 'to_local'):  # sharded; each rank checks its part
+        tensor = tensor.to_local()
     return tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
 
 

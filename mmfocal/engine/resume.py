@@ -12,10 +12,10 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 
-from mmfocal.models.pretrained import read_checkpoint
-
+from .files import read_run_checkpoint
 from .findings import InputError
 from .machine import tell
+from .sharding import is_sharded
 
 _PATTERNS = ('iter_*.pth', 'epoch_*.pth')
 _PARTS = ('meta', 'state_dict', 'message_hub')  # what MMEngine resumes from
@@ -57,7 +57,7 @@ def latest_checkpoint(
         found.add(Path(named))
     unique = {path.resolve(): path for path in found}
     for path in sorted(unique.values(), key=lambda path: path.stat().st_mtime, reverse=True):
-        problem = None if path.is_dir() else _problem(path, allow_pickle)
+        problem = _problem(path, allow_pickle)
         if problem is None:
             return str(path)
         print_log(f'WARNING: {problem}. Looking for the one before.')
@@ -73,16 +73,20 @@ def _problem(path: Path, allow_pickle: bool) -> str | None:
     """Return why a file cannot be resumed from.
 
     PyTorch writes zip archives. Their directory is at the end, so truncated files have none, and
-    their checksums, which PyTorch does not verify, reveal damaged files.
+    their checksums, which PyTorch does not verify, reveal damaged files. A folder is one of a
+    sharded training; those of other strategies, such as DeepSpeed's, are not checked.
     """
+    if path.is_dir() and not is_sharded(path):
+        return None
+    for file in sorted(path.glob('*.pth')) if path.is_dir() else [path]:
+        try:
+            with ZipFile(file) as archive:
+                if broken := archive.testzip():
+                    return f'{file} is damaged: {broken} in it does not fit its checksum'
+        except (BadZipFile, OSError, EOFError):
+            return f'{file} is incomplete (interrupted while it was written?)'
     try:
-        with ZipFile(path) as archive:
-            if broken := archive.testzip():
-                return f'{path} is damaged: {broken} in it does not fit its checksum'
-    except (BadZipFile, OSError, EOFError):
-        return f'{path} is incomplete (interrupted while it was written?)'
-    try:
-        checkpoint = read_checkpoint(str(path), allow_pickle)
+        checkpoint = read_run_checkpoint(path, allow_pickle)
     except (ValueError, OSError) as error:
         return str(error)
     absent = [part for part in _PARTS if part not in checkpoint]
@@ -105,7 +109,7 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
         found = latest_checkpoint(
             cfg.work_dir, hook.get('out_dir'), hook.get('filename_tmpl'), allow_pickle
         )
-    elif '://' in checkpoint or Path(checkpoint).is_dir():
+    elif '://' in checkpoint:
         found = checkpoint
     else:
         problem = _problem(Path(checkpoint), allow_pickle)
@@ -118,9 +122,10 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
         tell(cfg, f'--resume: there is no checkpoint in {cfg.work_dir}, the training starts anew')
         return
     tell(cfg, f'--resume: going on from {found}')
-    if Path(found).is_file() and (cfg.get('randomness') or {}).get('seed') is None:
+    is_local = Path(found).is_file() or is_sharded(found)
+    if is_local and (cfg.get('randomness') or {}).get('seed') is None:
         # before data loaders are built, so that the order of random numbers is the same
-        seed = read_checkpoint(found, allow_pickle)['meta'].get('seed')
+        seed = read_run_checkpoint(found, allow_pickle)['meta'].get('seed')
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
 
 
@@ -167,9 +172,13 @@ class ResumeSchedule(Hook):
         for group, initial in zip(runner.optim_wrapper.param_groups, self.initial, strict=True):
             for name, value in initial.items():
                 group[name] = group[name.removeprefix('initial_')] = value
-        runner.param_schedulers = runner.build_param_scheduler(
-            copy.deepcopy(runner.cfg.param_scheduler)
-        )
+        schedule = copy.deepcopy(runner.cfg.param_scheduler)
+        if strategy := getattr(runner, 'strategy', None):  # FlexibleRunner's
+            strategy.param_schedulers = runner.param_schedulers = strategy.build_param_scheduler(
+                schedule, runner.optim_wrapper
+            )
+        else:
+            runner.param_schedulers = runner.build_param_scheduler(schedule)
         _replay(runner)
         rate = runner.optim_wrapper.param_groups[0]['lr']
         runner.logger.info(

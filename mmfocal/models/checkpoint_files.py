@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoint files: reading them without running code from them, and finding their tensors."""
 
+import hashlib
 import json
 import re
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +28,7 @@ NO_WEIGHTS = """{path} does not exist. The released weights are no longer public
   4. start from scratch: --cfg-options model.backbone.init_cfg=None"""
 SUFFIXES = ('.pth', '.safetensors')
 HUB = 'hf-hub:'  # timm's prefix
+_NAMED_HASH = re.compile(r'-([0-9a-f]{8,64})\.\w+$')  # as in model-0123abcd.pth
 
 
 def _history_method(owner: type, name: str) -> Any:
@@ -66,26 +68,56 @@ def _hub_address(name: str) -> str:
     return f'{endpoint}/{repository}/resolve/{revision or "main"}/model.safetensors'
 
 
-def _download(address: str) -> Path:
-    """Download once, into the folder of ``torch.hub``."""
-    scheme, place = address.split('://', 1)
-    name = place.split('?')[0].replace('/', '_')  # 'model.safetensors' alone is not unique
+def split_checksum(address: str) -> tuple[str, str]:
+    """Split the SHA-256 off an address.
+
+    Args:
+        address: ``https://...#sha256=...``, or one whose name has the first digits
+            (``model-0123abcd.pth``, as in OpenMMLab's model zoos and ``torch.hub``).
+
+    Returns:
+        The address alone, and the digits; empty if there are none.
+    """
+    url, _, checksum = address.partition('#sha256=')
+    named = _NAMED_HASH.search(url.split('?')[0])
+    return url, checksum.lower() or (named[1] if named else '')
+
+
+def download(address: str) -> Path:
+    """Download once, into the folder of ``torch.hub``, and verify the checksum if there is one.
+
+    Args:
+        address: See ``split_checksum``.
+
+    Raises:
+        FileNotFoundError: If it cannot be downloaded.
+        ValueError: If it has another checksum.
+    """
+    url, checksum = split_checksum(address)
+    name = url.split('://', 1)[1].split('?')[0].replace('/', '_')  # the last part is not unique
     path = Path(torch.hub.get_dir(), 'checkpoints', name)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(f'{scheme}://{place}', str(path))
+            torch.hub.download_url_to_file(url, str(path), checksum or None)
         except OSError as error:
             raise FileNotFoundError(f'{address} cannot be downloaded: {error}') from error
+        except RuntimeError as error:
+            raise ValueError(f'{address} is another file than expected: {error}') from error
+    elif checksum:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if not found.startswith(checksum):
+            raise ValueError(f'{path} has the SHA-256 {found}, but {address} asks for {checksum}')
     return path
 
 
 def _local_path(name: str) -> Path:
     """Return the local path of the file; a remote file is downloaded first."""
     if name.startswith(HUB):
-        return _download(_hub_address(name.removeprefix(HUB)))
+        repository, mark, checksum = name.removeprefix(HUB).partition('#')
+        return download(f'{_hub_address(repository)}{mark}{checksum}')
     if '://' in name:
-        return _download(name)
+        return download(name)
     path = Path(name).expanduser()
     if not path.is_file():
         raise FileNotFoundError(NO_WEIGHTS.format(path=path))
@@ -109,7 +141,8 @@ def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
 
     Args:
         path: Local path, ``.pth`` or ``.safetensors``, or an address (``https://...``, or
-            ``hf-hub:OWNER/NAME`` of the Hugging Face Hub), which is downloaded once.
+            ``hf-hub:OWNER/NAME`` of the Hugging Face Hub), which is downloaded once. With a
+            checksum (``model-0123abcd.pth`` or ``...#sha256=...``), the file is verified.
         allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
 
     Returns:

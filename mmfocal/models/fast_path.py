@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choice between the standard forward pass of a block and the fast path of its device.
 
-A fast path reads the parameters of the layers and does not call the layers. It therefore accepts
-stock blocks only: subclassed, wrapped, hooked, pruned, parametrized and quantized layers take the
-standard forward pass.
+A fast path reads the parameters of the layers and calls none of them but stochastic depth. It
+therefore accepts stock blocks only: subclassed, wrapped, hooked, masked, parametrized and
+quantized layers take the standard forward pass.
 """
 
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
@@ -16,7 +16,7 @@ from mmfocal.ops.block import Affine, BlockParameters, Projection, Steps, run_bl
 from mmfocal.ops.cpu import memory
 from mmfocal.ops.cpu.bias_cache import kept_bias
 from mmfocal.ops.cpu.block import infer_block, train_block
-from mmfocal.ops.focal_attention.api import log_choice, resolve_impl
+from mmfocal.ops.focal_attention.api import IMPLS, log_choice, resolve_impl
 from mmfocal.ops.focal_attention.bias import bias_tables
 from mmfocal.ops.focal_attention.impl import triton
 
@@ -40,9 +40,19 @@ def _methods(cls: type) -> dict[str, object]:
     }
 
 
+def _library(x: object) -> str:
+    return getattr(x, '__module__', '').partition('.')[0]
+
+
 def register_stock(*types: type) -> None:
-    """Register types as stock layers of a block, with their present methods."""
-    _STOCK.update((cls, _methods(cls)) for cls in types)
+    """Register types as stock layers of a block, with their present methods.
+
+    Types with a method from another library have been patched and are not registered.
+    """
+    for cls in types:
+        methods = _methods(cls)
+        if all(_library(method) == _library(cls) for method in methods.values()):
+            _STOCK[cls] = methods
 
 
 register_stock(DropPath, FcPool, Mlp, *_LAYERS, *_CONTAINERS)
@@ -50,9 +60,9 @@ _MODULE_METHODS = compat.call_methods()
 
 
 def _is_patched(cls: type, methods: dict[str, object]) -> bool:
-    """Whether a method of a type has been replaced."""
+    """Whether a method of a type has been replaced, or one that calls it has been added."""
     now = vars(cls)
-    return any(now.get(name) is not value for name, value in methods.items())
+    return any(now.get(name) is not methods.get(name) for name in {*methods, *_MODULE_METHODS})
 
 
 def _has_stock_methods(module: nn.Module) -> bool:
@@ -109,7 +119,7 @@ def _drops(block: 'FocalBlock') -> bool:
     return bool(drops_weights) or _is_active(attn.proj_drop) or _is_active(block.mlp.drop)
 
 
-def _affine(layer: nn.Linear | nn.LayerNorm) -> Affine:
+def _affine(layer: nn.Linear | nn.LayerNorm | FcPool) -> Affine:
     return Affine(layer.weight, layer.bias)
 
 
@@ -155,25 +165,33 @@ def _run_on_cpu(block: 'FocalBlock', x: Tensor, shift: int) -> Tensor:
         return infer_block(x, p, shift, kept_bias(block.attn, p.bias, p.geometry))
 
 
-def _path_of(block: 'FocalBlock', x: Tensor) -> str | None:
-    """Return the fast path that device and backend support for a stock block, or None."""
-    impl, device = resolve_impl(block.attn.impl), x.device.type
+def _path_of(block: nn.Module, x: Tensor) -> str | None:
+    """Return the fast path of the backend on this device, or None; cheap, for any module."""
+    impl, device = getattr(getattr(block, 'attn', None), 'impl', None), x.device.type
+    if not isinstance(impl, str) or impl not in IMPLS:
+        return None
+    impl = resolve_impl(impl)
     if device == 'cpu' and impl in ('auto', 'chunked'):
-        return None if memory.unsupported_reasons([x, *block.parameters()]) else 'cpu'
+        return 'cpu'
     if impl == 'triton' or (impl == 'auto' and device == 'cuda'):
-        levels = len(block.pool_layers)
-        reasons = triton.unavailable_reasons(x) or triton.tokens.unsupported_reasons(x, levels)
-        return None if reasons else 'triton'
+        return None if triton.unavailable_reasons(x) else 'triton'
     return None
+
+
+def _supports(path: str, block: 'FocalBlock', x: Tensor) -> bool:
+    """Return whether a fast path supports a stock block and its input."""
+    if _drops(block):
+        return False
+    if path == 'cpu':
+        return not memory.unsupported_reasons([x, *block.parameters()])
+    return not triton.tokens.unsupported_reasons(x, len(block.pool_layers))
 
 
 def call_block(block: nn.Module, x: Tensor) -> Tensor:
     """Return ``block(x)``, by a fast path if one applies: ``(B, H, W, C)`` -> same shape."""
     is_plain = compat.is_recorded() or compat.are_transforms_active() or x.numel() == 0
-    if is_plain or not is_stock(block) or _drops(block):
-        return block(x)
-    path = _path_of(block, x)
-    if path is None:
+    path = None if is_plain else _path_of(block, x)  # asked first, as it visits no layers
+    if path is None or not is_stock(block) or not _supports(path, block, x):
         return block(x)
     shift = block.effective_shift(*x.shape[1:3])
     if path == 'cpu':

@@ -17,9 +17,9 @@ Differences from the released classification code (https://github.com/microsoft/
 Shapes: ``B`` batch, ``H, W`` token map of a stage, ``C`` channels, ``h`` heads, ``T`` all tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -195,6 +195,7 @@ class FocalBlock(nn.Module):
         super().__init__()
         self.geometry = geometry
         self.shift_size = shift_size
+        self.pool_method = pool_method
         self.pool_layers = nn.ModuleList(
             make_pool_layer(pool_method, dim, geometry.cell_size(level))
             for level in geometry.coarse_levels
@@ -218,7 +219,7 @@ class FocalBlock(nn.Module):
         maps, sizes = [x], self.geometry.map_sizes(*x.shape[1:3])
         for level, pool in enumerate(self.pool_layers):
             cell = self.geometry.cell_size(level)
-            maps.append(pool_cells(x, pool, cell, sizes[1 + level]))
+            maps.append(pool_cells(x, pool, self.pool_method, cell, sizes[1 + level]))
         return torch.cat([level.flatten(1, 2) for level in maps], dim=1)
 
     def _attend(self, x: Tensor) -> Tensor:
@@ -259,7 +260,6 @@ class FocalStage(nn.Module):
         expand_layer: Blocks that look beyond their window: ``'all'``, or all but those of
             ``'even'`` or ``'odd'`` index.
         use_shift: Shift the windows of odd blocks by half a window.
-        downsample: Downsampling to the next stage; None in the last stage.
         with_cp: Recompute blocks in the backward pass to save memory.
         **block_cfg: Further arguments of :class:`FocalBlock`.
     """
@@ -272,7 +272,6 @@ class FocalStage(nn.Module):
         drop_paths: Sequence[float],
         expand_layer: str = 'all',
         use_shift: bool = False,
-        downsample: PatchEmbed | None = None,
         with_cp: bool = False,
         **block_cfg: Any,
     ) -> None:
@@ -287,19 +286,17 @@ class FocalStage(nn.Module):
                 dim, num_heads, block_geometry, shift_size, drop_path=rate, **block_cfg
             )
             self.blocks.append(block)
-        self.downsample = downsample
+        self.downsample: PatchEmbed | None = None  # set by the backbone, except in the last stage
         self.with_cp = with_cp
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(B, H, W, C)`` -> map of this stage and input of the next stage."""
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C)`` -> ``(B, H, W, C)``, before downsampling."""
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(call_block, block, x, use_reentrant=False)
             else:
                 x = call_block(block, x)
-        if self.downsample is None:
-            return x, x
-        return x, self.downsample(x.permute(0, 3, 1, 2))
+        return x
 
 
 @MODELS.register_module()
@@ -491,10 +488,12 @@ class FocalTransformer(BaseModule):
         """
         compat.check_compiler()
         x = self.pos_drop(self._add_pos_embed(self.patch_embed(x)))
-        outs = []
-        for stage, layer in enumerate(self.layers[: self.out_indices[-1] + 1]):
-            out, x = layer(x)
+        outs, last = [], self.out_indices[-1]
+        for stage, layer in enumerate(cast(Iterable[FocalStage], self.layers[: last + 1])):
+            x = layer(x)
             if stage in self.out_indices:
-                out = getattr(self, f'norm{stage}')(out)
+                out = getattr(self, f'norm{stage}')(x)
                 outs.append(out.permute(0, 3, 1, 2).contiguous())
+            if stage < last and layer.downsample is not None:
+                x = layer.downsample(x.permute(0, 3, 1, 2))
         return tuple(outs)

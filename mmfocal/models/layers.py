@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers of the backbone around the attention; shapes as in ``focal_transformer``."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -55,12 +56,25 @@ class Mlp(nn.Module):
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
-class FcPool(nn.Linear):
-    """One weight per position of a cell, shared by all channels (section 3.2.1)."""
+class FcPool(nn.Module):
+    """One weight per position of a cell, shared by all channels (section 3.2.1).
+
+    Weight ``(1, cell * cell)`` and bias ``(1)`` are those of a linear layer. It is no subclass of
+    ``nn.Linear``, because libraries replace linear layers by others with another input layout.
+    """
 
     def __init__(self, cell: int) -> None:
-        super().__init__(cell * cell, 1)
+        super().__init__()
         self.cell = cell
+        self.weight = nn.Parameter(torch.empty(1, cell * cell))
+        self.bias = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialize as ``nn.Linear``."""
+        bound = 1 / self.cell
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, cells: Tensor) -> Tensor:
         """``(B, rows, cell, cols, cell, C)`` -> ``(B, rows, cols, C)``.
@@ -84,7 +98,9 @@ def make_pool_layer(method: str, dim: int, cell: int) -> nn.Module:
     return layers[method]()
 
 
-def pool_cells(x: Tensor, pool: nn.Module, cell: int, grid: tuple[int, int]) -> Tensor:
+def pool_cells(
+    x: Tensor, pool: nn.Module, method: str, cell: int, grid: tuple[int, int]
+) -> Tensor:
     """Pool a token map to a grid of coarse tokens.
 
     A map whose size is not a multiple of the cell (``w = 7``, cells of 2x2) is trimmed at its
@@ -92,7 +108,8 @@ def pool_cells(x: Tensor, pool: nn.Module, cell: int, grid: tuple[int, int]) -> 
 
     Args:
         x: ``(B, H, W, C)``.
-        pool: A layer of :func:`make_pool_layer`.
+        pool: A layer of :func:`make_pool_layer`, or its replacement.
+        method: Method of the layer, which determines the layout of its input.
         cell: Side of a cell, in tokens.
         grid: Number of cells, vertically and horizontally.
 
@@ -102,14 +119,14 @@ def pool_cells(x: Tensor, pool: nn.Module, cell: int, grid: tuple[int, int]) -> 
     rows, cols = grid
     top, left = (x.shape[1] - rows * cell) // 2, (x.shape[2] - cols * cell) // 2
     x = x[:, top : top + rows * cell, left : left + cols * cell]
-    if isinstance(pool, FcPool):
+    if method == 'fc':
         return pool(x.unflatten(2, (cols, cell)).unflatten(1, (rows, cell)))
     return pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def init_linear(module: nn.Module) -> None:
     """Initialize linear layers, including pooling, as in the released code."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, (nn.Linear, FcPool)):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

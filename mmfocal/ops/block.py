@@ -3,7 +3,7 @@
 
 The standard forward pass calls the layers (:mod:`mmfocal.models.focal_transformer`).
 :func:`run_block` computes the same from their parameters; devices replace steps by faster
-operators.
+operators. Inference on CPUs has its own function, :func:`mmfocal.ops.cpu.block.infer_block`.
 """
 
 from collections.abc import Callable
@@ -107,12 +107,12 @@ def run_block(x: Tensor, p: BlockParameters, shift: int, steps: Steps) -> Tensor
     weights, biases = [pool.weight for pool in p.pool], [pool.bias for pool in p.pool]
     tokens = steps.pool_tokens(normed, weights, biases, p.geometry, shift)
     inputs = FocalInputs(
-        steps.linear(tokens, *p.qkv),
-        padded_size(x, p.geometry.window_size),
-        p.bias,
-        p.geometry,
-        p.scale,
-        shift,
+        qkv=steps.linear(tokens, *p.qkv),
+        map_size=padded_size(x, p.geometry.window_size),
+        bias=p.bias,
+        geometry=p.geometry,
+        scale=p.scale,
+        shift=shift,
     )
     attended = steps.linear(focal_attention(inputs, p.impl), *p.proj)
     if shift:

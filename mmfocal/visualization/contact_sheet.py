@@ -29,19 +29,19 @@ def draw_panel(axes: Axes, coco: COCO, image_id: int, image_dir: Path) -> None:
     axes.imshow(
         imread(image_dir / image['file_name']), extent=(0, image['width'], image['height'], 0)
     )
-    colours = matplotlib.colormaps['tab10'].colors
+    colors = matplotlib.colormaps['tab10'].colors
     columns, rows = np.arange(image['width']) + 0.5, np.arange(image['height']) + 0.5
     for annotation in coco.imgToAnns[image_id]:
-        colour = colours[annotation['category_id'] % len(colours)]
+        color = colors[annotation['category_id'] % len(colors)]
         x, y, width, height = annotation['bbox']
         axes.contour(
             columns, rows, coco.annToMask(annotation), [0.5], colors='white', linewidths=0.7
         )
         axes.add_patch(
-            Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=1.2)
+            Rectangle((x, y), width, height, fill=False, edgecolor=color, linewidth=1.2)
         )
         name = coco.cats[annotation['category_id']]['name']
-        label = dict(facecolor=colour, edgecolor='none', pad=0.8, alpha=0.85)
+        label = dict(facecolor=color, edgecolor='none', pad=0.8, alpha=0.85)
         axes.text(
             x, max(y, 8), name, fontsize=5.5, color='white', va='bottom', clip_on=True, bbox=label
         )

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmfocal.analysis.complexity import CONVENTIONS, complexity
+from mmfocal.analysis.complexity import CONVENTIONS, complexity, image_size
 from mmfocal.analysis.complexity.counter import MacCounter
 from mmfocal.engine import read_config
 from mmfocal.models.focal_transformer import FocalAttention
@@ -274,13 +274,48 @@ def test_frozen_parameters_do_not_count():
 def test_shape():
     cfg = load('quickstart/focal_nano_atss')
     model = complexity(cfg)
-    assert model.shape == model.shape_of('linear') == (800, 1280)
+    assert model.shape == model.shape_of('linear') == (160, 160)
     assert model.shape_of('reppointsv2') == (1280, 1280)
     given = complexity(cfg, [1280, 1280])
     assert given.shape == given.shape_of('reppointsv2') == (1280, 1280)
     assert given.flops('reppointsv2') == model.flops('reppointsv2')
     assert given.flops() > 1.5 * model.flops()
     assert complexity(cfg, (320, 320)).shape_of('reppointsv2') == (320, 320)
+
+
+SHAPES = {
+    'quickstart/focal_nano_maskrcnn': (160, 160),
+    'quickstart/focal_nano_upernet': (160, 160),
+    'quickstart/focal_nano_cls': (56, 56),
+    'detection/focal_t_maskrcnn_3x': (800, 1280),
+    'detection/focal_l_htcpp_3x': (1400, 1600),
+    'segmentation/focal_t_upernet_160k': (512, 2048),
+    'segmentation/focal_l_upernet_640_160k': (640, 2560),
+    'classification/focal_t_in1k': (224, 224),
+}
+
+
+@pytest.mark.parametrize('name', SHAPES)
+def test_size_of_the_test_pipeline(name):
+    assert image_size.test_shape(load(name)) == SHAPES[name]
+
+
+def test_sizes_of_pipelines():
+    def shape(*pipeline: dict, wrap: bool = False) -> tuple[int, int] | None:
+        dataset = dict(pipeline=list(pipeline))
+        dataset = dict(datasets=[dict(dataset=dataset)]) if wrap else dataset
+        return image_size.test_shape(Config(dict(test_dataloader=dict(dataset=dataset))))
+
+    assert shape(dict(type='mmdet.Resize', scale=(480, 640), keep_ratio=True)) == (480, 640)
+    assert shape(dict(type='Resize', scale=(480, 640)), wrap=True) == (640, 480)
+    assert shape(dict(type='FixShapeResize', width=320, height=96)) == (96, 320)
+    edge = dict(type='ResizeEdge', scale=256, edge='short')
+    assert shape(edge, dict(type='CenterCrop', crop_size=224), dict(type='Pack')) == (224, 224)
+    for step in (dict(type='Resize', scale_factor=0.5), dict(type='PackInputs')):
+        assert shape(step) is None
+    without = load('quickstart/focal_nano_cls')
+    without.test_dataloader = without.val_dataloader = None
+    assert complexity(without).shape == (224, 224)
 
 
 def test_a_model_is_left_as_it_was():
@@ -311,6 +346,6 @@ def test_what_cannot_be_fed_is_named():
         complexity(cfg).flops()
     cfg = load('quickstart/focal_nano_atss')
     cfg.model.backbone.out_indices = (0, 1, 2)
-    message = r'ATSS cannot be run without data on an image of \(800, 1280\): \w+Error: '
+    message = r'ATSS cannot be run without data on an image of \(160, 160\): \w+Error: '
     with pytest.raises(ValueError, match=message):
         complexity(cfg).flops()

@@ -79,7 +79,7 @@ def test_baselines_alone_are_no_success(old, tmp_path):
     with pytest.raises(ValueError) as caught:
         compare.main([str(old), str(new)])
     message = str(caught.value)
-    assert 'nothing to compare' in message and 'same back end, size, dtype and mode' in message
+    assert 'nothing to compare' in message and 'same backend, size, dtype and mode' in message
     assert f'{old} has:\n  focal_tiny sdpa infer 224 swin_tiny\n' in message
     assert f'{new} has:\n  focal_tiny auto infer 224 swin_tiny' in message
     assert '  swin_tiny' not in message

@@ -80,7 +80,7 @@ def check_command(command: list[str], repo_root: Path) -> None:
 def test_shell_scripts(name, repo_root, tmp_path, monkeypatch, request):
     if name == 'gpu.sh':
         if 'triton' not in import_module('backbone').IMPLS:
-            pytest.skip('there is no back end for GPUs')
+            pytest.skip('there is no backend for GPUs')
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     commands = dry_run(repo_root, name, tmp_path)
     written = []

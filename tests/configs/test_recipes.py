@@ -25,7 +25,7 @@ from tests.helpers.config_suite import (
     skeleton,
     words,
 )
-from tests.helpers.processes import run_in_two_processes
+from tests.helpers.processes import run_in_processes
 
 
 class Recipe(NamedTuple):
@@ -211,7 +211,7 @@ def _draw(rank: int, folder: Path) -> None:
 
 
 def test_ranks_draw_different_numbers_and_repeat(tmp_path):
-    run_in_two_processes(_draw, tmp_path, tmp_path)
+    run_in_processes(_draw, tmp_path, tmp_path)
     first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1))
     for once, again in (first, second):
         assert once['order'] == again['order']

@@ -20,7 +20,7 @@ from torch import nn
 from mmfocal.engine import adapt_to_machine, machine
 from mmfocal.engine.machine import dicts_in
 from tests.helpers.config_suite import CONFIGS, SMALL, build, has_masks, load
-from tests.helpers.processes import run_in_two_processes
+from tests.helpers.processes import run_in_processes
 
 SIZE = (128, 160)
 CLASSIFIER_SIZE = (224, 224)  # which Swin's windows need
@@ -195,4 +195,4 @@ def _train_together(rank: int, names: list[str]) -> None:
 @pytest.mark.slow
 def test_two_processes_use_every_parameter(tmp_path: Path):
     """Without ``find_unused_parameters``."""
-    run_in_two_processes(_train_together, tmp_path, METHODS)
+    run_in_processes(_train_together, tmp_path, METHODS)

@@ -6,8 +6,9 @@ import torch
 from mmdet.models.test_time_augs import DetTTAModel
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
-from torch import nn
+from torch import Tensor
 
 from mmfocal.detection import SizeFilteredDetTTAModel
 from tests.helpers import small_detectors
@@ -16,10 +17,10 @@ TTA_CFG = ConfigDict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=100)
 RANGES = [(400, 96, 10000), (800, 0, 192)]
 
 
-class Detector(nn.Module):
+class Detector(BaseModel):
     """Stands for any; views are predicted before they are merged."""
 
-    def test_step(self, data: dict) -> list[DetDataSample]:
+    def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'):
         raise NotImplementedError
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmfocal.analysis.complexity import complexity
 from mmfocal.detection import RepPointsV2Detector
-from tests.helpers.processes import run_in_two_processes
+from tests.helpers.processes import run_in_processes
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 NANO = 'quickstart/focal_nano_reppointsv2.py'
@@ -131,7 +131,7 @@ def train_in_one_process(rank: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
-    run_in_two_processes(train_in_one_process, tmp_path, tmp_path)
+    run_in_processes(train_in_one_process, tmp_path, tmp_path)
     first, second = (torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1))
     assert all(gradient.any() for gradient in first.values())
     assert [name for name in first if not first[name].equal(second[name])] == []

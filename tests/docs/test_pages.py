@@ -111,6 +111,8 @@ def test_detection(shell, repo_root):
     assert len(list(Path('looked_at').rglob('*.png'))) == 8
     for picture in ('confusion/confusion_matrix.png', 'found.png', 'found/vis/000003.png'):
         assert is_picture(Path(picture)), picture
+    ranked = list(Path('best_and_worst').glob('*/*.png'))  # of good and bad
+    assert len(ranked) == 4 and all(map(is_picture, ranked))
     assert is_picture(Path('work_dirs/my_detector/curves.png'))
     found = [json.loads(path.read_text()) for path in Path('found/preds').glob('*.json')]
     assert len(found) == 4
@@ -120,10 +122,12 @@ def test_detection(shell, repo_root):
 @pytest.mark.slow
 def test_segmentation(shell, repo_root):
     printed = follow(repo_root / 'docs/own_data_segmentation.md', shell)
-    assert 'it passes the checks before training' in printed and '|  ground ' in printed
+    assert 'it passes the checks before training' in printed
+    assert re.search(r'\| +ground +\|', printed) and ' three ' not in printed  # IoU of each class
     assert Path('work_dirs/my_segmentor/iter_4.pth').exists()
-    for picture in ('found.png', 'found/vis/000003.png'):
+    for picture in ('confusion.png', 'found.png', 'found/vis/000003.png'):
         assert is_picture(Path(picture)), picture
+    assert len(list(Path('label_maps').glob('*.png'))) == 4
     labels = cv2.imread('found/preds/000000.png', cv2.IMREAD_UNCHANGED)
     result = json.loads(Path('found/preds/000000.json').read_text())
     assert labels.shape == (160, 160) and np.unique(labels).tolist() == result['labels']

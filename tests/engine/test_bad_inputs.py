@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input of every kind is refused at the start, or told, or read as intended."""
 
+import gc
 import json
 import re
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmfocal.engine import InputError, check_inputs
-from mmfocal.engine.checks.annotations import mask_problem
+from mmfocal.engine.checks import coco_file, masks
+from mmfocal.engine.checks.masks import mask_problem
 
 HEIGHT, WIDTH = 20, 30
 POLYGON = [[2, 3, 12, 3, 12, 8, 2, 8]]
@@ -502,3 +504,42 @@ def test_own_data_are_told_in_one_go_with_the_lines_to_write(tmp_path):
     cfg = Config.fromfile(path.with_name('mended.py'))
     check_inputs(cfg, ('train', 'val', 'test'))
     assert cfg.model.roi_head.bbox_head.num_classes == 3
+
+
+# ---- large files -------------------------------------------------------------------------------
+
+
+def test_large_files_are_read_alike_with_and_without_orjson(tmp_path, monkeypatch):
+    """NaN, which orjson refuses, is found by both; the collector runs again afterwards."""
+    content = annotated(tmp_path)
+    for value, expected in ((50, None), (float('nan'), 'area=nan')):
+        content['annotations'][0]['area'] = value
+        told = []
+        for reader in (coco_file.orjson, None):
+            monkeypatch.setattr(coco_file, 'orjson', reader)
+            try:
+                check_inputs(detection(tmp_path, content))
+                told.append(None)
+            except InputError as error:
+                told.append(str(error))
+            assert gc.isenabled()
+        assert told[0] == told[1] and (expected is None) == (told[0] is None)
+        assert expected is None or expected in told[0]
+
+
+@pytest.mark.parametrize('scored', [False, True])
+def test_many_polygons_are_sampled_unless_they_are_scored(tmp_path, monkeypatch, scored):
+    monkeypatch.setattr(masks, 'SAMPLE', 2)
+    content = annotated(tmp_path)
+    content['annotations'][1]['segmentation'] = [[1, 2, 3, 4, 5, 'x']]  # of six, not in the sample
+    cfg = detection(tmp_path, content)
+    if scored:
+        with pytest.raises(InputError, match=r'annotation id=2 .*something else than numbers'):
+            check_inputs(cfg, ['val'])
+        return
+    cfg.val_evaluator = None
+    check_inputs(cfg, ['train'])
+    rle = dict(counts=[9, 999], size=[HEIGHT, WIDTH])  # pycocotools would write out of bounds
+    content['annotations'][2]['segmentation'] = rle
+    with pytest.raises(InputError, match=r'annotation id=3 .*counts add up to 1008 pixels'):
+        check_inputs(detection(tmp_path, content), ['train'])

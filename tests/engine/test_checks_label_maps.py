@@ -74,7 +74,7 @@ def test_labels_beyond_the_classes_are_named(root, dtype):
     )
 
 
-def test_colours_are_no_labels(root):
+def test_color_images_are_no_labels(root):
     path = save(root, 0, [[[20, 120, 5]]])  # as in the full ADE20K
     with pytest.raises(ValueError, match=f'{path} has 3 channels; expected one label per pixel'):
         check_inputs(segmentation(root))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from tests.helpers.processes import run_in_two_processes
+from tests.helpers.processes import run_in_processes
 from tests.helpers.toy_training import differing, train
 
 
@@ -55,7 +55,7 @@ def body(rank: int, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_stop_together_and_go_on(tmp_path):
-    run_in_two_processes(body, tmp_path, tmp_path)
+    run_in_processes(body, tmp_path, tmp_path)
     first, second = (torch.load(tmp_path / f'drawn{rank}.pt') for rank in (0, 1))
     assert len(first) == 12
     for (one, batch), (two, other) in zip(first, second, strict=True):

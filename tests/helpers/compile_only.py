@@ -5,12 +5,19 @@ Run as ``python -m tests.helpers.compile_only bias``, ``tokens`` or ``attention 
 CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. What is compiled already is not compiled again.
 """
 
+import builtins
+import dis
+import importlib.util
 import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
+from torch._inductor.codegen import wrapper
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
@@ -36,6 +43,30 @@ def specialize(kernel: Any, values: dict[str, Any], constants: dict[str, Any]) -
     }
 
 
+def import_copy(kernel: Any) -> ModuleType:
+    """Import the source of a kernel as Inductor copies it into the code that it writes."""
+    source = wrapper.user_defined_triton_kernel_transitive_closure_source_code(kernel)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'copy_of_kernel.py')
+        path.write_text('import triton\nimport triton.language as tl\n@triton.jit\n' + source)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+def check_copy(kernel: Any) -> None:
+    """Check that the copy defines every name that it uses."""
+    module = import_copy(kernel)
+    defined = vars(module).keys() | vars(builtins).keys()
+    functions = [x for x in vars(module).values() if isinstance(x, triton.JITFunction)]
+    assert kernel.__name__ in [function.__name__ for function in functions]
+    for function in functions:
+        loads = (step for step in dis.Bytecode(function.fn) if step.opname == 'LOAD_GLOBAL')
+        missing = {step.argval for step in loads} - defined
+        assert not missing, f'{function.__name__} uses {missing}'
+
+
 def compile_kernel(
     kernel: Any, grid: tuple[int, ...], like: Tensor, *args: Any, **constants: Any
 ) -> None:
@@ -53,6 +84,7 @@ def compile_kernel(
     if key in _compiled:
         return
     _compiled.add(key)
+    check_copy(kernel)
     source = ASTSource(
         kernel,
         signature={n: types[n] for n in names},

@@ -9,12 +9,10 @@ import torch
 from torch import distributed as dist
 from torch.multiprocessing import spawn
 
-WORLD_SIZE = 2
 
-
-def _join_group(rank: int, store: Path, body: Callable, args: tuple) -> None:
+def _join_group(rank: int, ranks: int, store: Path, body: Callable, args: tuple) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'file://{store}', rank=rank, world_size=WORLD_SIZE)
+    dist.init_process_group('gloo', f'file://{store}', rank=rank, world_size=ranks)
     body(rank, *args)
     # A DDP model that outlives the group ends it without releasing the GIL, which a thread of gloo
     # may be waiting for to free a gathered tensor (pytorch/pytorch#56297): the models go first.
@@ -22,9 +20,10 @@ def _join_group(rank: int, store: Path, body: Callable, args: tuple) -> None:
     dist.destroy_process_group()
 
 
-def run_in_two_processes(body: Callable, folder: Path, *args) -> None:
-    """Call ``body(rank, *args)`` in two processes that meet in ``folder``.
+def run_in_processes(body: Callable, folder: Path, *args, ranks: int = 2) -> None:
+    """Call ``body(rank, *args)`` in several processes that meet in ``folder``.
 
     They are daemons, so a test that runs out of time takes them along.
     """
-    spawn(_join_group, (folder / 'store', body, args), nprocs=WORLD_SIZE, daemon=True)
+    arguments = (ranks, folder / f'store{ranks}', body, args)
+    spawn(_join_group, arguments, nprocs=ranks, daemon=True)

@@ -3,8 +3,9 @@
 
 from typing import NamedTuple
 
-# Config, million parameters, 10^9 MACs by convention, shape where it is not the convention's; MACs
-# took in norms, hence FLOPS_TOLERANCE. Exact parameters stand in tests/configs/test_build.py.
+# Config, million parameters, 10^9 MACs by convention, and shape if it is neither the convention's
+# nor the config's; MACs took in norms, hence FLOPS_TOLERANCE. Exact parameters stand in
+# tests/configs/test_build.py.
 TABLE = """
 classification/focal_t_in1k            28.880  linear=4.37   classification=4.92
 classification/focal_s_in1k            51.142  linear=8.56   classification=9.43
@@ -22,10 +23,10 @@ detection/focal_t_cascade_3x           86.55   linear=742.4  matmul-120=762.9  m
 detection/focal_t_atss_3x              36.66   linear=211.8  matmul-120=232.3  matmul-132=233.0
 detection/focal_t_reppointsv2_3x       45.84   reppointsv2=475.9
 detection/focal_t_sparsercnn_3x        110.66  linear=169.9  matmul-120=190.3  default=194.3
-detection/focal_l_htcpp_3x             255.28  linear=1088   matmul-132=1154
-detection/focal_l_htcpp_4conv1fc_3x    259.21  linear=1432   matmul-132=1497
-detection/focal_l_dyhead_2x            213.93  default=935
-detection/focal_l_dyhead_w12_2x        231.05  default=1012
+detection/focal_l_htcpp_3x             255.28  linear=1088   matmul-132=1154   800x1280
+detection/focal_l_htcpp_4conv1fc_3x    259.21  linear=1432   matmul-132=1497   800x1280
+detection/focal_l_dyhead_2x            213.93  default=935   800x1280
+detection/focal_l_dyhead_w12_2x        231.05  default=1012   800x1280
 segmentation/focal_t_upernet_160k      60.86   linear=941.7   upernet-focal=998.1
 segmentation/focal_s_upernet_160k      83.15   linear=1033.2  upernet-focal=1129.9
 segmentation/focal_b_upernet_160k      123.80  linear=1182.1  upernet-focal=1354.1

@@ -64,7 +64,7 @@ def build(name: str, **test_cfg) -> nn.Module:
 
 
 def blobs() -> np.ndarray:
-    """Draw a coloured image, (96, 128, 3)."""
+    """Draw a colored image, (96, 128, 3)."""
     image = F.interpolate(torch.rand(1, 3, 12, 16) * 255, (96, 128), mode='bicubic')
     return image[0].clamp(0, 255).byte().permute(1, 2, 0).contiguous().numpy()
 

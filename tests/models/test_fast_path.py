@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from mmfocal import FocalTransformer
-from mmfocal.models.fast_path import call_block, is_stock
+from mmfocal.models import fast_path
+from mmfocal.models.fast_path import call_block, is_stock, register_stock
 from mmfocal.models.focal_transformer import FocalAttention, FocalBlock, FocalStage
 from mmfocal.models.layers import Mlp
 from mmfocal.ops.cpu import block as block_module
@@ -101,6 +102,11 @@ def hook_everything(block: FocalBlock) -> None:
     block.register_forward_hook(lambda module, args, out: 2 * out)
 
 
+def pool_by_convolution(block: FocalBlock) -> None:
+    block.pool_layers[0] = nn.Conv2d(DIM, DIM, 3, 3, groups=DIM)
+    block.pool_method = 'conv'
+
+
 CHANGES: dict[str, Callable[[FocalBlock], object]] = {
     'pruned qkv': lambda b: prune.l1_unstructured(b.attn.qkv, 'weight', 0.3),
     'pruned MLP': lambda b: prune.random_unstructured(b.mlp.fc1, 'weight', 0.5),
@@ -141,9 +147,7 @@ CHANGES: dict[str, Callable[[FocalBlock], object]] = {
     'hook of pooling': lambda b: b.pool_layers[0].register_forward_hook(
         lambda m, args, out: out + 1
     ),
-    'convolution pools': lambda b: setattr(
-        b, 'pool_layers', nn.ModuleList([nn.Conv2d(DIM, DIM, 3, 3, groups=DIM)])
-    ),
+    'convolution pools': pool_by_convolution,
     'replaced call': lambda b: setattr(b.mlp, '_call_impl', torch.sin),
     'another MLP': lambda b: setattr(b, 'mlp', nn.Linear(DIM, DIM)),
     'norm of two dimensions': lambda b: setattr(b, 'norm1', nn.LayerNorm((10, DIM))),
@@ -220,6 +224,18 @@ def test_blocks_of_other_kinds(fast_calls: list) -> None:
 
 
 @torch.no_grad()
+def test_layers_are_visited_if_the_backend_has_a_fast_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    visited, block, x = [], make_block(), torch.randn(1, 6, 6, DIM)
+    monkeypatch.setattr(fast_path, 'is_stock', lambda block: visited.append(block))
+    call_block(block, x)
+    block.attn.impl = 'sdpa'
+    call_block(block, x)
+    assert visited == [block]
+
+
+@torch.no_grad()
 def test_global_hooks_are_called(fast_calls: list) -> None:
     seen, block = [], make_block()
     handle = nn.modules.module.register_module_forward_hook(
@@ -237,14 +253,66 @@ def test_patched_class(
     cls: type, name: str, fast_calls: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is replaced in a type of a part, until it is put back."""
-    if name not in vars(cls) or (cls is nn.Module and name == 'forward'):
+    if (name == '_attend' and cls is not FocalBlock) or (cls, name) == (nn.Module, 'forward'):
         pytest.skip('calling a block runs no such method')
     block, x, original = make_block(), torch.randn(1, 6, 10, DIM), getattr(cls, name)
     with monkeypatch.context() as patch:
-        patch.setattr(cls, name, lambda self, *args: 2 * original(self, *args))
+        changed = lambda self, *args: 2 * original(self, *args)  # noqa: E731
+        patch.setattr(cls, name, changed, raising=False)
         ours, plain = call_block(block, x), block(x)
     assert torch.equal(ours, plain) and not fast_calls
     assert not torch.equal(call_block(block, x), plain) and len(fast_calls) == 1
+
+
+def test_types_patched_before_the_import_are_not_stock() -> None:
+    class Linear(nn.Linear):
+        forward = torch.sin
+
+    Linear.__module__ = 'torch.nn.modules.linear'
+    register_stock(Linear)
+    block = make_block()
+    cast(block.attn.qkv, Linear)
+    assert not is_stock(block)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('heads', [1, 3])
+def test_removed_heads(heads: int, fast_calls: list) -> None:
+    """Structured pruning leaves smaller layers of the stock types."""
+    torch.manual_seed(0)
+    block, wide = make_block(), heads * DIM // 2
+    block.attn.qkv, block.attn.proj = nn.Linear(DIM, 3 * wide), nn.Linear(wide, DIM)
+    tables = FocalAttention(wide, heads, GEOMETRY)
+    for name, parameter in tables.named_parameters():
+        if 'table' in name:
+            owner, _, last = name.rpartition('.')
+            setattr(block.attn.get_submodule(owner), last, parameter)
+    x = torch.randn(2, 7, 9, DIM)
+    torch.testing.assert_close(call_block(block, x), block(x), atol=1e-5, rtol=1e-5)
+    assert len(fast_calls) == 1
+
+
+def test_wrapped_pooling_gets_the_same_cells() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, pool: nn.Module) -> None:
+            super().__init__()
+            self.pool = pool
+
+        def forward(self, cells: Tensor) -> Tensor:
+            return self.pool(cells)
+
+    block, x = make_block(), torch.randn(1, 6, 9, DIM)
+    expected = block(x)
+    block.pool_layers[0] = Wrapper(block.pool_layers[0])
+    torch.testing.assert_close(call_block(block, x), expected)
+
+
+@torch.no_grad()
+def test_tables_of_a_wrong_size_are_refused() -> None:
+    block = make_block()
+    block.attn.relative_position_bias_table = nn.Parameter(torch.zeros(24, 2))
+    with pytest.raises(ValueError, match=r'bias.own must have shape \(25, 2\), got \(24, 2\)'):
+        call_block(block, torch.randn(1, 6, 6, DIM))
 
 
 def test_compiled_block_runs_compiled(fast_calls: list) -> None:

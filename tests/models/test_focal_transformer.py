@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options, counts and behaviour of the backbone; its arithmetic is tested in test_parity."""
+"""Options, counts and behavior of the backbone; its arithmetic is tested in test_parity."""
 
 import io
 import logging
@@ -150,7 +150,7 @@ def test_every_option_has_an_effect_and_gradients(option: dict) -> None:
     model = nano(**option).train()
     outs = model(x[:, : option.get('in_channels', 3)])
     assert any((a - b).abs().max() > 1e-3 for a, b in zip(outs, default, strict=True))
-    # A linear loss on a normalised map would give zero gradients.
+    # A linear loss on a normalized map would give zero gradients.
     sum((out * torch.randn_like(out)).sum() for out in outs).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad.isfinite().all(), name
@@ -351,7 +351,7 @@ def test_autocast_trains(dtype: torch.dtype) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad.isfinite().all(), name
     for half, full in zip(outs, model(x), strict=True):
-        # Layers in half precision follow each other; the maps are normalised to about 1.
+        # Layers in half precision follow each other; the maps are normalized to about 1.
         assert (half - full).abs().mean() < 16 * torch.finfo(dtype).eps
 
 

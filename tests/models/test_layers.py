@@ -19,7 +19,7 @@ def test_fc_pool_is_a_linear_layer_over_positions(
 ) -> None:
     pool = make_pool_layer('fc', 5, cell).double()
     x = torch.randn(2, *size, 5, dtype=torch.float64, requires_grad=True)
-    out = pool_cells(x, pool, cell, grid)
+    out = pool_cells(x, pool, 'fc', cell, grid)
     top, left = ((n - cells * cell) // 2 for n, cells in zip(size, grid, strict=True))
     cells = x.permute(0, 3, 1, 2)[:, :, top:, left:].unfold(2, cell, cell).unfold(3, cell, cell)
     cells = cells[:, :, : grid[0], : grid[1]].permute(0, 2, 3, 1, 4, 5).flatten(4)

@@ -23,7 +23,7 @@ def run_golden(golden: dict, impl: str) -> dict[str, Tensor]:
     head = {key: value.requires_grad_() for key, value in head.items()}
     features = []
     for stage in model.layers:
-        stage.register_forward_hook(lambda _, __, out: features.append(out[0].permute(0, 3, 1, 2)))
+        stage.register_forward_hook(lambda _, __, out: features.append(out.permute(0, 3, 1, 2)))
     x = (golden['x_int8'].float() / 32).requires_grad_()
     pooled = model(x)[-1].mean(dim=(2, 3))
     logits = F.linear(pooled, head['head.weight'], head['head.bias'])

@@ -95,7 +95,7 @@ def log() -> Iterator[io.StringIO]:
 
 
 def load(checkpoint: str, allow_pickle: bool = False, **cfg) -> FocalTransformer:
-    """Build a backbone and initialise it as a runner does."""
+    """Build a backbone and initialize it as a runner does."""
     model = FocalTransformer(
         **{'arch': ARCH, **cfg},
         init_cfg=dict(type='FocalPretrained', checkpoint=checkpoint, allow_pickle=allow_pickle),
@@ -365,7 +365,7 @@ def test_file_with_a_gap_is_refused(save, lost):
         load(save(state), arch=arch, out_indices=(3,))
 
 
-def test_initialiser_of_another_module_is_refused(save):
+def test_initializer_of_another_module_is_refused(save):
     with pytest.raises(TypeError, match='FocalTransformer, got Linear'):
         FocalPretrained(save(upstream_state()))(nn.Linear(1, 1))
 
@@ -404,7 +404,7 @@ def test_tables_of_blocks_that_did_not_expand_start_fresh(save, log, expand_laye
     assert f'layers.{stages}.blocks.*.{NEIGHBORS}' in summary(log).split('fresh')[1]
 
 
-def test_neighbours_with_gaps_start_fresh(save, log):
+def test_neighbors_with_gaps_start_fresh(save, log):
     load(save(upstream_state(expand_sizes=(5, 3, 3, 0))))
     assert f'layers.0.blocks.*.{NEIGHBORS}' in summary(log).split('fresh')[1]
 
@@ -446,7 +446,7 @@ def composed(table: Tensor, w: int, e: int) -> Tensor:
 
 
 def table_of(function: Callable[..., Tensor], w: int, e: int) -> Tensor:
-    """Neighbour table that composes to ``function(query row, column, key row, column)``."""
+    """Neighbor table that composes to ``function(query row, column, key row, column)``."""
     queries = torch.arange(float(w))
     places = [
         (p // w + move.rows, p % w + move.cols)
@@ -463,7 +463,7 @@ NEW_SIZES = [(7, 1), (7, 2), (7, 4), (7, 7), (14, 3), (12, 2), (12, 6), (5, 2)]
 
 
 @pytest.mark.parametrize(('w', 'e'), NEW_SIZES)
-def test_neighbours_keep_a_constant_composed_bias(w, e):
+def test_neighbors_keep_a_constant_composed_bias(w, e):
     table = table_of(lambda qr, *_: 0 * qr + 1.5, 7, 3)
     new = resize_neighbors(table, FocalGeometry(7, 3), FocalGeometry(w, e))
     assert new.shape == (1, 1, w * w, 4 * (w * w - (w - e) ** 2))
@@ -474,7 +474,7 @@ def test_neighbours_keep_a_constant_composed_bias(w, e):
 
 
 @pytest.mark.parametrize(('w', 'e'), NEW_SIZES)
-def test_neighbours_stay_symmetric(w, e):
+def test_neighbors_stay_symmetric(w, e):
     def distance(qr: Tensor, qc: Tensor, kr: Tensor, kc: Tensor) -> Tensor:
         return 0.3 * (qr - kr).abs() + 0.01 * (qc - kc) ** 2
 
@@ -484,7 +484,7 @@ def test_neighbours_stay_symmetric(w, e):
     assert torch.allclose(square, square.flip(2, 4), atol=1e-5)
 
 
-def test_neighbours_follow_columns_and_queries_linearly():
+def test_neighbors_follow_columns_and_queries_linearly():
     table = table_of(lambda qr, qc, kr, kc: kc + 10 * qc + 0 * qr, 7, 3)
     square = composed(resize_neighbors(table, FocalGeometry(7, 3), FocalGeometry(14, 3)), 14, 3)
     above = square[0, :, 1:-1, :3, 4:-4]  # inner queries, keys above the window

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Focal Transformer starts from Swin files of every family, and computes what they computed."""
 
+import hashlib
 import io
 import logging
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -130,10 +132,11 @@ def test_own_windows_compute_what_swin_computes(save):
     model = load(save(swin.state_dict()), out_indices=(0, 1), **OWN_WINDOW_ONLY)
     x = torch.randn(1, 3, 224, 224)
     tokens = swin.layers[0](swin.patch_embed(x))
-    ours, down = model.layers[0](model.patch_embed(x))
+    ours = model.layers[0](model.patch_embed(x))
+    down = model.layers[0].downsample(ours.permute(0, 3, 1, 2))
     assert torch.allclose(ours, tokens, atol=1e-4)
     stage = swin.layers[1].blocks(down)
-    assert torch.allclose(model.layers[1](down)[0], stage, atol=1e-4)
+    assert torch.allclose(model.layers[1](down), stage, atol=1e-4)
 
 
 def test_downsampling_is_patch_merging_up_to_scale():
@@ -275,3 +278,26 @@ def test_addresses_are_downloaded_once(server, monkeypatch):
         read_checkpoint('hf-hub:timm/none@v2')
     with pytest.raises(ValueError, match='expected hf-hub:OWNER/NAME'):
         read_checkpoint('hf-hub:swin')
+
+
+@pytest.mark.parametrize(
+    'name', ['model.pth#sha256={0}', 'model-{0:.8}.pth', 'hf-hub:a/b#sha256={0}']
+)
+def test_checksums_of_addresses_are_verified(server, monkeypatch, name):
+    folder, address = server
+    monkeypatch.setenv('HF_ENDPOINT', address)
+    is_hub = name.startswith('hf-hub:')
+    path = folder / ('a/b/resolve/main/model.safetensors' if is_hub else 'model.pth')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.save_file({'a': torch.ones(2)}, path) if is_hub else torch.save({'a': 1}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    prefix = '' if is_hub else f'{address}/'
+    wrong = digest[::-1]
+    for each in (digest, wrong):  # the name on the server follows the checksum
+        shutil.copy(path, folder / f'model-{each[:8]}.pth')
+    with pytest.raises(ValueError, match='another file than expected'):
+        read_checkpoint(prefix + name.format(wrong))
+    assert 'a' in read_checkpoint(prefix + name.format(digest))
+    if '#' in name:  # the file on the disk is verified, too
+        with pytest.raises(ValueError, match='has the SHA-256'):
+            read_checkpoint(prefix + name.format(wrong))

@@ -66,6 +66,39 @@ def test_tiles_cover_every_window_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tilings) == 5
 
 
+@pytest.mark.parametrize('lowered', [0, 30, 90, 150])
+@pytest.mark.parametrize('case', ['detection', 'shift'])
+def test_masked_keys_count_unless_negligible(case: str, lowered: float) -> None:
+    """Keys outside the map have logits of about -100, which may exceed those on the map."""
+    geometry, windows, shift = CASES[case]
+    inputs = make_inputs(geometry, windows)
+    query = (lowered / (0.4 * 5)) ** 0.5
+    inputs['qkv'][..., :10] = query  # logits are bias - lowered
+    inputs['qkv'][..., 10:20] = inputs['coarse_kv.0'][..., :10] = -query
+    truth = run(inputs, geometry, 'reference', torch.float64, shift=shift)
+    ours = run(inputs, geometry, 'chunked', torch.float64, shift=shift)
+    check_equal(ours, truth, inputs['qkv'][..., 0].numel() * geometry.window_size**2)
+
+
+def test_no_denormal_weights() -> None:
+    """They would take several times as long to compute on some CPUs."""
+    geometry, windows, _ = CASES['detection']
+    inputs = {name: value.float() for name, value in make_inputs(geometry, windows).items()}
+    tables = to_bias(inputs, geometry)
+    bias = bias_module.combined_bias(tables, geometry)
+    tokens = to_tokens(inputs, geometry)
+    attention = chunked.ChunkedAttention(
+        FocalInputs(tokens, (21, 35), tables, geometry, 0.4), bias
+    )
+    for images, heads, tiles in attention.planes_and_tiles():
+        maps = attention.windows(attention.load_maps(images, heads))
+        for tile in tiles:
+            q = attention.load_windows('q', attention.maps.q, tile)
+            weights = attention.weights(q, attention.load_keys(maps, tile)[0], tile)
+            assert (weights == 0).any()
+            assert weights[weights > 0].min() > torch.finfo(torch.float32).tiny
+
+
 def test_large_map_and_odd_head_dim() -> None:
     compare('detection', windows=(6, 11), heads=3, dim=7)
 
@@ -297,8 +330,9 @@ def test_constants_of_modes_are_not_shared(
     monkeypatch.setattr(bias_module, '_INDICES', {})
     geometry, windows, _shift = CASES['detection']
     inputs = make_inputs(geometry, windows)
-    for run_once in order:
-        run_once(inputs, geometry, 'sdpa')
+    truth = call(inputs, geometry, 'reference')
+    results = {run_once: run_once(inputs, geometry, 'sdpa') for run_once in order}
+    torch.testing.assert_close(results[call], truth)
 
 
 def test_default_device() -> None:

@@ -47,7 +47,7 @@ def test_table(get_flops, repo_root):
     assert table['backbone'][0] == 'FocalTransformer'
     assert {'layers', 'patch_embed', 'head', 'fc'} <= set(table)
     assert 'multiply-accumulates' in output
-    assert f'default, 224x224: {CONVENTIONS["default"].meaning}' in output
+    assert f'default, 56x56: {CONVENTIONS["default"].meaning}' in output
 
 
 def test_shape_depth_and_options(get_flops, repo_root):
@@ -66,7 +66,16 @@ def test_conventions(get_flops, repo_root):
     table = cells(output)
     assert table['module'][2:] == list(CONVENTIONS)
     assert len(table['total']) == len(CONVENTIONS) + 2
-    assert 'reppointsv2, 1280x1280' in output and 'upernet-focal, 224x224' in output
+    assert 'reppointsv2, 1280x1280' in output and 'upernet-focal, 56x56' in output
+
+
+def test_default_agrees_with_the_readme(get_flops, repo_root):
+    name = 'focal_nano_maskrcnn'
+    readme = (repo_root / 'configs/quickstart/README.md').read_text()
+    (row,) = [line for line in readme.splitlines() if line.startswith(f'| [`{name}`]')]
+    params, flops = [cell.strip() for cell in row.split('|')][3:5]
+    _, computed, gflops = cells(get_flops(repo_root / f'configs/quickstart/{name}.py'))['total']
+    assert (f'{float(computed):.2f}', gflops) == (params, flops)
 
 
 def test_documentation_shows_what_is_printed(get_flops, repo_root):

@@ -2,13 +2,11 @@
 """A killed training goes on where it was."""
 
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,50 +23,16 @@ OPTIONS = [
 ]
 
 
-def start(command: list[str], log: Path, **options) -> subprocess.Popen:
-    with open(log, 'w') as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, **options)
-
-
-def wait_for(process: subprocess.Popen, reached, log: Path) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + 240
-    while not reached() and time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-3000:]
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize('seed', range(3))
-def test_kills_at_random_points_change_nothing(run, workspace, repo_root, environment, seed):
-    """SIGKILL, SIGTERM and a data worker's death, one after another, then the rest."""
-    config = repo_root / 'configs' / 'quickstart' / 'focal_nano_cls.py'
-    settings = [option.replace('=30', '=10') for option in OPTIONS]
-    settings += ['train_dataloader.num_workers=1', 'default_hooks.checkpoint.interval=2']
-    run('train.py', config, '--work-dir', 'whole', '--cfg-options', *settings)
-    command = [sys.executable, str(repo_root / 'tools' / 'train.py'), str(config), '--resume']
-    command += ['--work-dir', 'out', '--cfg-options', *settings]
-    rng = random.Random(seed)
-    for turn, kind in enumerate(rng.sample(['SIGKILL', 'SIGTERM', 'worker'], 3)):
-        log = workspace / f'{turn}.log'
-        process = start(command, log, cwd=workspace, env=environment)
-        goal = rng.randint(1, 3) + 3 * turn
-        done = re.compile(rf'Iter\(train\)\s*\[\s*{goal}/10\]')
-        wait_for(process, lambda log=log, done=done: done.search(log.read_text()), log)
-        time.sleep(rng.random() / 4)
-        if kind == 'worker':
-            children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text()
-            os.kill(int(children.split()[-1]), signal.SIGKILL)
-        else:
-            process.send_signal(getattr(signal, kind))
-        assert process.wait(timeout=240) != 0 or goal > 8, log.read_text()[-3000:]
-    run('train.py', config, '--work-dir', 'out', '--resume', '--cfg-options', *settings)
-    one, two = (
-        torch.load(workspace / name / 'iter_10.pth', weights_only=False)
-        for name in ('whole', 'out')
-    )
-    for key, value in one['state_dict'].items():
-        assert torch.equal(value, two['state_dict'][key]), key
+def test_faults_at_random_points_change_nothing(repo_root, environment):
+    """One of each; the tool mounts a small disk where it may, else it leaves that one out."""
+    done = subprocess.run(
+        [sys.executable, str(repo_root / 'tools' / 'dev' / 'inject_faults.py'), '--times', '1'],
+        env=environment, text=True, capture_output=True, timeout=800,
+    )  # fmt: skip
+    assert done.returncode == 0, f'{done.stdout[-2000:]}\n{done.stderr[-3000:]}'
+    rows = [line.split(' | ') for line in done.stdout.splitlines() if line.startswith('| ')][1:]
+    assert len(rows) >= 4 and all(row[1:3] == ['1', '1'] for row in rows), done.stdout
 
 
 def iterations_of(printed: str) -> list[int]:

@@ -73,7 +73,7 @@ def test_label_maps_as_ade20k_takes_them(run, workspace, repo_root, unannotated)
     save_model(config, workspace / 'model.pth', 'conv_seg.weight')
     options = ['--tta', '--format-only', 'maps', '--out', 'found.pkl', '--cfg-options']
     options += ['test_dataloader.dataset.data_prefix.img_path=test']
-    # as ADE20K: the data set numbers its classes from 1, 0 is unlabelled
+    # as ADE20K: the data set numbers its classes from 1, 0 is unlabeled
     options += ['test_dataloader.dataset.reduce_zero_label=True']
     run('test.py', config, 'model.pth', *options)
     found = pickle.loads((workspace / 'found.pkl').read_bytes())

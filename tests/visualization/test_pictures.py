@@ -18,7 +18,7 @@ SQUARE = [[8, 8, 24, 8, 24, 24, 8, 24]]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two grey images with a square each."""
+    """Two gray images with a square each."""
     for name in ('a.png', 'b.png'):
         matplotlib.image.imsave(tmp_path / name, np.full((32, 40, 3), 0.5))
     content = dict(

@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='height and width of the image (default: as in the tables, by task)',
+        help='height and width of the image (default: those of the test pipeline)',
     )
     parser.add_argument(
         '--convention',

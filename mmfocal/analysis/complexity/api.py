@@ -14,6 +14,7 @@ from mmfocal.engine import build_skeleton
 from .conventions import Shape, find_convention
 from .counter import MacCounter
 from .feed import Feed
+from .image_size import test_shape
 
 DEFAULT_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
 LEAST_SIDE = 32  # stride of the last stage
@@ -116,8 +117,9 @@ def complexity(cfg: Config, shape: Shape | None = None) -> Complexity:
 
     Args:
         cfg: Config of mmdet, mmseg or mmpretrain.
-        shape: Height and width of the image; None for those of published tables: 800x1280 for
-            detectors, 512x2048 for segmentors, 224x224 for classifiers, or the convention's.
+        shape: Height and width of the image; None for the size that the config tests on, or the
+            convention's. If the test pipeline sets no size: 800x1280 for detectors, 512x2048 for
+            segmentors, 224x224 for classifiers.
 
     Returns:
         The parameters; FLOPs are counted on demand.
@@ -136,4 +138,5 @@ def complexity(cfg: Config, shape: Shape | None = None) -> Complexity:
     with DefaultScope.overwrite_default_scope(scope):
         model = build_skeleton(cfg.model)
     keep_shape = shape is not None
-    return Complexity(model, tuple(shape) if keep_shape else DEFAULT_SHAPES[scope], keep_shape)
+    chosen = shape or test_shape(cfg) or DEFAULT_SHAPES[scope]
+    return Complexity(model, tuple(chosen), keep_shape)

@@ -29,7 +29,7 @@ class Convention(NamedTuple):
         kinds: Kinds of operations that are summed.
         meaning: Description of the kinds.
         source: Published numbers that follow the convention.
-        shape: Default height and width; None for those of the task.
+        shape: Default height and width; None for those of the config.
     """
 
     kinds: frozenset[str]

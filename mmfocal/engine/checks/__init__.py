@@ -11,18 +11,14 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 
 from ..findings import Findings, first_few
-from ..machine import dicts_in, is_first_process
-from .annotations import CocoFile, check_coco, check_scored_file
-from .folders import (
-    check_class_folders,
-    check_image_list,
-    check_label_maps,
-    check_scores,
-    has_file,
-    has_files,
-    is_remote,
-)
+from ..machine import dicts_in, is_first_process, kind_of
+from ..sharding import is_sharded
+from .annotations import check_coco, check_scored_file
+from .class_folders import check_class_folders, check_image_list, check_scores
+from .coco_file import CocoFile, without_garbage_collection
+from .label_maps import check_label_maps
 from .model import check_num_classes, check_widths
+from .pictures import has_file, has_files, is_remote
 
 __all__ = ['check_checkpoint', 'check_inputs', 'check_run', 'check_widths']
 
@@ -61,12 +57,13 @@ def check_checkpoint(path: str) -> None:
     """Check that a checkpoint given on the command line exists.
 
     Args:
-        path: Local path, or an address such as ``https://...``, which is not checked.
+        path: Local file, folder of a sharded one, or an address such as ``https://...``, which is
+            not checked.
 
     Raises:
         FileNotFoundError: If there is no such file.
     """
-    if not is_remote(path) and not Path(path).expanduser().is_file():
+    if not (is_remote(path) or Path(path).expanduser().is_file() or is_sharded(path)):
         raise FileNotFoundError(f'checkpoint {path} does not exist')
 
 
@@ -92,8 +89,8 @@ def check_run(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
 def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
     """Check the data of a config: folders, annotation files and their content.
 
-    Only the first process of a launcher checks. Annotations are read completely; of images and
-    label maps, up to 50 per data set are opened.
+    Only the first process of a launcher checks. Annotations are read completely, but of polygons
+    up to 100,000 per file are checked; of images and label maps, up to 50 per data set are opened.
 
     Args:
         cfg: Config with ``{split}_dataloader`` and ``{split}_evaluator``; None skips it.
@@ -109,8 +106,12 @@ def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
 
 
 def _check_data(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
-    if not is_first_process(cfg.get('launcher', 'none')):
-        return
+    if is_first_process(cfg.get('launcher', 'none')):
+        with without_garbage_collection():
+            _check_splits(cfg, splits, findings)
+
+
+def _check_splits(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
     classes: dict[str, list[str]] = {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
@@ -119,7 +120,7 @@ def _check_data(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
         _check_loader(f'{split}_dataloader', loader, findings)
         coco_files: list[CocoFile] = []
         for key, dataset in leaf_datasets(f'{split}_dataloader.dataset', loader.dataset):
-            if _kind(dataset) in _DOWNLOADED or not _are_there(key, dataset, findings):
+            if kind_of(dataset) in _DOWNLOADED or not _are_there(key, dataset, findings):
                 continue
             part = _Part(cfg, split, key, dataset, findings)
             found = part.check(coco_files)
@@ -197,7 +198,7 @@ class _Part:
         scope = self.cfg.get('default_scope')
         is_coco = kind in ('CocoDataset', 'mmdet.CocoDataset')
         has_label_maps = 'seg_map_path' in (self.dataset.get('data_prefix') or {})
-        has_folders = _kind(self.dataset) in _CLASS_FOLDERS and 'mmpretrain' in (
+        has_folders = kind_of(self.dataset) in _CLASS_FOLDERS and 'mmpretrain' in (
             scope,
             str(kind).split('.')[0],
         )
@@ -235,7 +236,7 @@ class _Part:
         loaders = [
             step
             for step in dicts_in(self.dataset.get('pipeline'))
-            if _kind(step) == 'LoadAnnotations'
+            if kind_of(step) == 'LoadAnnotations'
         ]
         is_scored = any(_same(path, built.ann_file) for path, _ in metrics)
         file = CocoFile(
@@ -328,7 +329,7 @@ def _coco_metrics(cfg: Config, split: str) -> list[tuple[str | None, bool]]:
     evaluator = cfg.get(f'{split}_evaluator') or []
     found = []
     for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
-        if _kind(metric) == 'CocoMetric' and not metric.get('format_only'):
+        if kind_of(metric) == 'CocoMetric' and not metric.get('format_only'):
             metrics = metric.get('metric', 'bbox')
             masks = 'segm' in ([metrics] if isinstance(metrics, str) else metrics)
             found.append((metric.get('ann_file'), masks))
@@ -366,7 +367,7 @@ def _folders(dataset: dict) -> dict[str, str]:
     prefix = dataset.get('data_prefix') or {}
     if isinstance(prefix, str):
         return {'data_prefix': prefix}
-    if not prefix and dataset.get('split') and _kind(dataset) == 'ImageNet':
+    if not prefix and dataset.get('split') and kind_of(dataset) == 'ImageNet':
         return {'split': dataset['split']}
     return {f'data_prefix.{name}': folder for name, folder in prefix.items() if folder}
 
@@ -378,9 +379,5 @@ def _join(root: str, path: str) -> str:
 def _how_to_get(dataset: dict) -> str:
     if 'digit_scenes' in str(dataset.get('data_root')):
         return _DIGIT_SCENES
-    kind = _kind(dataset)
+    kind = kind_of(dataset)
     return _LAYOUTS.get(kind, f"See the host library's documentation of {kind}.")
-
-
-def _kind(part: dict) -> str:
-    return str(part.get('type')).split('.')[-1]

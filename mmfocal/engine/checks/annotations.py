@@ -1,98 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of COCO files: entries, images, categories, boxes, masks and stuff maps."""
+"""Checks of COCO files: entries, images, categories and stuff maps."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
 from mmengine.dataset import BaseDataset
 
-from ..findings import Findings, first_few
-from .folders import IGNORED, are_present, check_pictures, check_values, picture_size, sample
-
-_REQUIRED = {  # what mmdet reads unconditionally
-    'images': ('id', 'file_name', 'height', 'width'),
-    'categories': ('id', 'name'),
-    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
-}
-
-
-@dataclass
-class CocoFile:
-    """A COCO instances file and how it will be used.
-
-    Args:
-        key: Key of the file in the config.
-        path: The file.
-        findings: Collects the errors.
-        masks: Whether masks are loaded or scored.
-        scored: Whether COCO evaluation reads the file.
-        may_lack_annotations: Whether annotations may be absent, as in test-dev files of COCO.
-    """
-
-    key: str
-    path: str
-    findings: Findings
-    masks: bool = False
-    scored: bool = False
-    may_lack_annotations: bool = False
-    content: dict = field(default_factory=dict)
-
-    def error(self, text: str, lines: dict[str, Any] | None = None) -> None:
-        """Add an error about this file.
-
-        Args:
-            text: The error, without the key.
-            lines: Config lines that solve it.
-        """
-        self.findings.error(f'{self.key}: {text}', lines)
-
-    def read(self) -> bool:
-        """Read the file and check that the entries read by mmdet exist.
-
-        Returns:
-            Whether further checks are possible.
-        """
-        try:
-            with open(self.path, encoding='utf-8') as file:
-                self.content = json.load(file)
-        except (ValueError, RecursionError) as error:
-            self.error(f'{self.path} is no JSON: {error}')
-            return False
-        if not isinstance(self.content, dict):
-            self.error(f'{self.path} is a {type(self.content).__name__}; expected COCO instances')
-            return False
-        complete = [self._has_entries(part, names) for part, names in _REQUIRED.items()]
-        return all(complete)
-
-    def _has_entries(self, part: str, names: Sequence[str]) -> bool:
-        entries = self.content.get(part)
-        if not entries and part == 'annotations' and self.may_lack_annotations:
-            self.content[part] = []
-            return True
-        if not entries:
-            self.error(f'{self.path} has no {part!r}; expected a COCO instances file')
-            return False
-        if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
-            self.error(f'{part} in {self.path} is no list of objects')
-            return False
-        if part == 'annotations' and self.scored:
-            names = (*names, 'iscrowd')
-        complete = True
-        for name in names:
-            lacking = [index for index, entry in enumerate(entries) if name not in entry]
-            if lacking:
-                complete = False
-                hint = ', usually 0' if name == 'iscrowd' else ''
-                self.error(
-                    f'{len(lacking)} of {len(entries)} {part} in {self.path} have no {name!r}'
-                    f'{hint}, the first is {part}[{lacking[0]}]'
-                )
-        return complete
+from ..findings import first_few
+from .boxes import check_boxes, check_filter
+from .coco_file import CocoFile
+from .label_maps import IGNORED, check_values
+from .masks import check_masks
+from .pictures import are_present, check_pictures, picture_size, sample
 
 
 def check_coco(file: CocoFile, dataset: BaseDataset, model: dict) -> list[str] | None:
@@ -116,7 +36,7 @@ def check_coco(file: CocoFile, dataset: BaseDataset, model: dict) -> list[str] |
         kept = check_boxes(file, classes)
         if kept is not None:
             check_masks(file, kept)
-            _check_filter(file, dataset, kept)
+            check_filter(file, dataset, kept)
     if dataset.data_prefix.get('seg'):
         key = f'{file.key.removesuffix(".ann_file")}.data_prefix.seg'
         _check_stuff_maps(key, file, dataset, model)
@@ -152,7 +72,7 @@ def check_scored_file(file: CocoFile, dataset_file: CocoFile) -> None:
             check_masks(file, kept)
 
 
-# ---- entries -----------------------------------------------------------------------------------
+# ---- entries ------------------------------------------------------------------------------------
 
 
 def check_ids(file: CocoFile) -> bool:
@@ -235,7 +155,7 @@ def check_references(file: CocoFile) -> bool:
     return good
 
 
-# ---- images ------------------------------------------------------------------------------------
+# ---- images -------------------------------------------------------------------------------------
 
 
 def _check_image_sizes(file: CocoFile) -> bool:
@@ -276,7 +196,7 @@ def _check_images(file: CocoFile, folder: str) -> None:
         )
 
 
-# ---- categories --------------------------------------------------------------------------------
+# ---- categories ---------------------------------------------------------------------------------
 
 
 def _check_categories(file: CocoFile, dataset: BaseDataset) -> list[str]:
@@ -330,242 +250,7 @@ def _kept(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name in classes)
 
 
-# ---- boxes -------------------------------------------------------------------------------------
-
-
-def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | None:
-    """Report invalid boxes; count boxes without area, which COCO contains and mmdet drops.
-
-    Args:
-        file: A file whose references are sound.
-        classes: Classes in training; None for all.
-
-    Returns:
-        Whether mmdet keeps each annotation; None if some have no box.
-    """
-    annotations = file.content['annotations']
-    boxes = _numbers(file, 'bbox', 4, 'four finite numbers [x, y, width, height]')
-    areas = _numbers(file, 'area', 0, 'a finite number')
-    if boxes is None or areas is None:
-        return None
-    by_id = {image['id']: (image['width'], image['height']) for image in file.content['images']}
-    sizes = np.array([by_id[each['image_id']] for each in annotations])
-    ends = boxes[:, :2] + boxes[:, 2:]
-    # the conditions of mmdet's CocoDataset.parse_data_info
-    outside = (boxes[:, :2] >= sizes).any(1) | (ends <= 0).any(1)
-    dropped = outside | (areas <= 0) | (boxes[:, 2:] < 1).any(1)
-    if dropped.any():
-        file.findings.note(
-            f'{file.key}: mmdet leaves out {dropped.sum()} of {len(annotations)} boxes, which '
-            'have no area, lie outside of the image, or are narrower than 1 pixel'
-        )
-    beyond = (ends > sizes + 1).any(1) & ~outside
-    if beyond.sum() > len(annotations) / 10:
-        file.findings.warn(
-            f'{file.key}: {beyond.sum()} of {len(annotations)} boxes in {file.path} end outside '
-            'of their image; COCO means [x, y, width, height], not [x1, y1, x2, y2]'
-        )
-    kept = ~dropped & _is_class(file, classes)
-    kept &= [not each.get('ignore', False) for each in annotations]
-    if not kept.any():
-        hint = (
-            ': they seem relative to the image, pixels are expected' if boxes.max() <= 1.5 else ''
-        )
-        file.error(
-            f'none of the {len(annotations)} annotations in {file.path} is left: {dropped.sum()} '
-            'boxes have no area, lie outside of the image, or are narrower than 1 pixel'
-            f'{hint}'
-        )
-        return None
-    return kept
-
-
-def _numbers(file: CocoFile, name: str, length: int, expected: str) -> np.ndarray | None:
-    """Return one number, or a row of ``length`` numbers, of every annotation."""
-    values = [each[name] for each in file.content['annotations']]
-    shape = (length,) if length else ()
-    try:  # one conversion is fast
-        array = np.array(values)
-        if array.dtype.kind in 'if' and array.shape[1:] == shape and np.isfinite(array).all():
-            return array
-    except ValueError:  # rows of several lengths
-        pass
-    for annotation in file.content['annotations']:
-        numbers = annotation[name] if length else [annotation[name]]
-        if not _are_finite(numbers, length or 1):
-            file.error(
-                f'annotation id={annotation["id"]} in {file.path} has {name}='
-                f'{annotation[name]!r}; expected {expected}'
-            )
-            return None
-    return np.array(values, float)
-
-
-def _are_finite(numbers: Any, length: int) -> bool:
-    return (
-        isinstance(numbers, list)
-        and len(numbers) == length
-        and all(type(value) in (int, float) and np.isfinite(value) for value in numbers)
-    )
-
-
-def _is_class(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray:
-    names = {each['id']: each['name'] for each in file.content['categories']}
-    return np.array(
-        [
-            classes is None or names[each['category_id']] in classes
-            for each in file.content['annotations']
-        ]
-    )
-
-
-def _check_filter(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) -> None:
-    """Report a filter that leaves no image, for which a sampler would loop forever."""
-    if dataset.test_mode or not dataset.filter_cfg:
-        return
-    smallest = dataset.filter_cfg.get('min_size', 0)
-    images = file.content['images']
-    large = {each['id'] for each in images if min(each['width'], each['height']) >= smallest}
-    key = file.key.removesuffix('.ann_file')
-    if not large:
-        side = max(min(each['width'], each['height']) for each in images)
-        file.findings.error(
-            f'{key}.filter_cfg.min_size={smallest} leaves none of {len(images)} images of '
-            f'{file.path}; the largest has a shorter side of {side} pixels'
-        )
-    elif dataset.filter_cfg.get('filter_empty_gt', False):
-        annotated = {each['image_id'] for each in np.array(file.content['annotations'])[kept]}
-        if not annotated & large:
-            file.findings.error(
-                f'{key}.filter_cfg leaves none of {len(images)} images of {file.path}: those of '
-                f'at least min_size={smallest} pixels have no annotation'
-            )
-
-
-# ---- masks -------------------------------------------------------------------------------------
-
-
-def check_masks(file: CocoFile, kept: np.ndarray) -> None:
-    """Check the segmentations that training loads or the evaluation scores.
-
-    Args:
-        file: A file whose references are sound.
-        kept: Whether mmdet keeps each annotation; the evaluation reads all of them.
-    """
-    if not file.masks:
-        return
-    sizes = {each['id']: [each['height'], each['width']] for each in file.content['images']}
-    lacking, odd, total = [], 0, 0
-    for annotation, is_kept in zip(file.content['annotations'], kept, strict=True):
-        if not (is_kept or file.scored):
-            continue
-        total += 1
-        mask = annotation.get('segmentation')
-        if not mask:
-            lacking.append(annotation['id'])
-            continue
-        problem = mask_problem(mask, sizes[annotation['image_id']], file.scored)
-        if problem:
-            file.error(f'annotation id={annotation["id"]} in {file.path}: {problem}')
-            return
-        odd += isinstance(mask, list) and all(len(part) < 6 or len(part) % 2 for part in mask)
-    if lacking:
-        where = 'the evaluation scores masks' if file.scored else 'masks are loaded (with_mask)'
-        file.error(
-            f'{len(lacking)} of {total} annotations in {file.path} have no segmentation, but '
-            f'{where}; the first is id={lacking[0]}. Expected polygons or RLE, or a config '
-            'without masks'
-        )
-    if odd:
-        file.findings.note(
-            f'{file.key}: mmdet ignores {odd} of {total} instances, whose polygons have fewer '
-            'than three corners or an odd number of coordinates'
-        )
-
-
-def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:
-    """Describe the problem of a segmentation.
-
-    Args:
-        mask: Polygons or RLE.
-        size: Height and width of the image.
-        scored: Whether pycocotools reads it, which crashes the process for some inputs.
-
-    Returns:
-        The problem and the expected value; None if it is valid.
-    """
-    if isinstance(mask, dict):
-        return _rle_problem(mask, size)
-    expected = 'expected polygons [[x1, y1, x2, y2, ...], ...]'
-    if not isinstance(mask, list) or not all(isinstance(part, list) for part in mask):
-        return f'segmentation={_short(mask)}; {expected} or RLE {{"counts", "size"}}'
-    for polygon in mask:
-        try:  # one pass in C over many numbers
-            finite = np.isfinite(sum(polygon))
-        except TypeError:
-            finite = False
-        if not finite:
-            return f'segmentation={_short(mask)} has something else than numbers; {expected}'
-        if scored and (not polygon or len(mask[0]) < 5):  # pycocotools reads four numbers as a box
-            return (
-                f'a polygon of segmentation={_short(mask)} has {min(map(len, mask))} coordinates, '
-                'which the evaluation cannot read; expected an even number of at least 6'
-            )
-    return None
-
-
-def _rle_problem(mask: dict, size: list[int]) -> str | None:
-    counts, own = mask.get('counts'), mask.get('size')
-    if not isinstance(counts, (list, str)) or not isinstance(own, (list, tuple)):
-        return f'segmentation={_short(mask)}; expected "counts" (a list or text) and "size"'
-    if list(own) != size:
-        return f'segmentation has size={list(own)}, its image {size}; expected the same'
-    if isinstance(counts, list):
-        if not all(type(count) is int and count >= 0 for count in counts):
-            return f'segmentation.counts={_short(counts)}; expected non-negative integers'
-        total = sum(counts)
-    else:
-        total = _length_of_rle(counts)
-    if total != size[0] * size[1]:
-        return (
-            f'segmentation.counts add up to {total} pixels; expected {size[0]} x {size[1]} = '
-            f'{size[0] * size[1]}'
-        )
-    return None
-
-
-def _length_of_rle(text: str) -> int | None:
-    """Sum the counts of a compressed COCO RLE (six bits per character, mostly differences).
-
-    pycocotools writes out of bounds if the sum is too large.
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            return None
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        if len(counts) > 2:
-            value += counts[-2]
-        if value < 0:
-            return None
-        counts.append(value)
-        value = shift = 0
-    return None if shift else sum(counts)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
-
-
-# ---- stuff maps --------------------------------------------------------------------------------
+# ---- stuff maps ---------------------------------------------------------------------------------
 
 
 def _check_stuff_maps(key: str, file: CocoFile, dataset: BaseDataset, model: dict) -> None:

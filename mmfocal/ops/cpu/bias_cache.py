@@ -7,7 +7,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from mmfocal.ops.focal_attention.bias import FocalBias, bias_tables, combined_bias, map_tables
+from mmfocal.ops.focal_attention.bias import (
+    FocalBias,
+    bias_tables,
+    check_tables,
+    combined_bias,
+    map_tables,
+)
 from mmfocal.ops.focal_attention.geometry import FocalGeometry, compute_dtype
 
 
@@ -29,6 +35,7 @@ def _is_equal(a: FocalBias, b: FocalBias) -> bool:
 
 def _combine(bias: FocalBias, geometry: FocalGeometry) -> _Combination:
     """Combine copies of the tables, because another thread may write to the tables meanwhile."""
+    check_tables(bias, geometry)
     with torch.inference_mode(False), torch.no_grad():  # autograd may save the result
         bias = map_tables(torch.clone, bias)
         dtype = compute_dtype(bias.own.dtype)
@@ -47,6 +54,9 @@ def kept_bias(layer: nn.Module, bias: FocalBias, geometry: FocalGeometry) -> Ten
         layer: Key of the cache entry, which lives as long as the layer. Its geometry is constant.
         bias: Tables of the layer.
         geometry: The key set of a window.
+
+    Raises:
+        ValueError: If a table has another shape than the geometry needs.
     """
     kept = _KEPT.get(layer)  # read once: another thread may replace it
     if kept is None or not _is_equal(kept.bias, bias):

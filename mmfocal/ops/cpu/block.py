@@ -27,7 +27,7 @@ from mmfocal.ops.focal_attention.impl.chunked import ChunkedAttention
 
 from . import memory
 from .linear import linear
-from .mlp import MlpParameters, mlp, norm_mlp, pays, token_chunks
+from .mlp import MlpParameters, is_worthwhile, mlp, norm_mlp, token_chunks
 from .tokens import fill_tokens, pool_tokens
 
 # Bytes of queries, keys and values that are computed at a time; one head of a large map.
@@ -38,12 +38,12 @@ def _mlp_parameters(p: BlockParameters) -> MlpParameters:
     return MlpParameters(*p.norm2, *p.fc1, *p.fc2)
 
 
-def _norm_mlp(x: Tensor, p: BlockParameters, linear: Callable[..., Tensor]) -> Tensor:
+def _norm_mlp(x: Tensor, p: BlockParameters, layer: Callable[..., Tensor]) -> Tensor:
     """Apply LayerNorm and MLP, in chunks of tokens where this is faster or saves memory."""
     parameters = _mlp_parameters(p)
-    if pays(x, parameters):
+    if is_worthwhile(x, parameters):
         return norm_mlp(x, parameters, p.eps2)
-    return plain_norm_mlp(x, p, linear)
+    return plain_norm_mlp(x, p, layer)
 
 
 _STEPS = Steps(pool_tokens, linear, _norm_mlp)
@@ -90,9 +90,9 @@ def _project(tokens: Tensor, layer: Projection) -> Tensor:
     return out
 
 
-def _images_and_heads(tokens: Tensor, num_heads: int) -> Iterator[tuple[slice, slice]]:
+def _images_and_heads(tokens: Tensor, dim: int, num_heads: int) -> Iterator[tuple[slice, slice]]:
     """Return the slices of images and heads that are computed at a time."""
-    image_bytes = 3 * tokens[0].numel() * tokens.element_size()
+    image_bytes = 3 * tokens.shape[1] * dim * tokens.element_size()
     yield from product(
         memory.spans(len(tokens), QKV_BYTES // image_bytes),
         memory.spans(num_heads, QKV_BYTES * num_heads // image_bytes),
@@ -106,12 +106,15 @@ def _attend(
     combined_bias: Tensor,
     shift: int,
 ) -> Tensor:
-    """Project tokens and apply focal attention: ``(B, H, W, C)``, in scratch memory."""
-    batch, _, dim = tokens.shape
+    """Project tokens and apply focal attention: ``(B, H, W, C')``, in scratch memory.
+
+    ``C'`` differs from the channels of the tokens if heads have been removed.
+    """
+    batch, dim = len(tokens), len(p.qkv.weight) // 3
     num_heads = len(combined_bias)
     out = memory.scratch('attended map', (batch, *map_size, dim), tokens)
     by_head = out.unflatten(-1, (num_heads, -1))
-    for images, heads in _images_and_heads(tokens, num_heads):
+    for images, heads in _images_and_heads(tokens, dim, num_heads):
         qkv = _project(tokens[images], _select_heads(p.qkv, num_heads, heads))
         inputs = FocalInputs(qkv, map_size, p.bias, p.geometry, p.scale, shift)
         attention = ChunkedAttention(inputs, combined_bias[heads])

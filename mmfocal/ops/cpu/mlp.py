@@ -40,7 +40,7 @@ class MlpParameters(NamedTuple):
     bias2: Tensor
 
 
-def pays(x: Tensor, parameters: MlpParameters) -> bool:
+def is_worthwhile(x: Tensor, parameters: MlpParameters) -> bool:
     """Return whether :func:`norm_mlp` is supported and, in training, worth its recomputation.
 
     The first dimension of ``x`` is the batch.

@@ -15,8 +15,8 @@ from mmfocal import compat
 
 from .geometry import FocalGeometry
 
-# Bias of a place in the fine region without a key (2e > w). It is finite, so that logaddexp of two
-# such places has a gradient, and far below MASKED, so that its softmax is exactly zero.
+# Bias of a place in the fine region without a key (2e > w). It is finite, because softmax of
+# infinite values can be NaN, and far below MASKED, so that its softmax is exactly zero.
 NO_KEY = -1e30
 
 
@@ -45,6 +45,41 @@ def map_tables(change: Callable[[Tensor], Tensor], bias: FocalBias) -> FocalBias
     return FocalBias(change(bias.own), neighbors, tuple(change(table) for table in bias.coarse))
 
 
+def _expected_shapes(
+    bias: FocalBias, geometry: FocalGeometry
+) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
+    """Return every table with its expected shape."""
+    w, num_heads = geometry.window_size, bias.own.shape[1]
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        'bias.own': (bias.own, ((2 * w - 1) ** 2, num_heads))
+    }
+    if bias.neighbors is not None:
+        neighbors = (1, num_heads, w * w, geometry.num_neighbors)
+        expected['bias.neighbors'] = (bias.neighbors, neighbors)
+    for level, (table, region) in enumerate(zip(bias.coarse, geometry.regions[1:])):
+        shape = (num_heads, (w + region.size - 1) ** 2)
+        expected[f'bias.coarse[{level}]'] = (table, shape)
+    return expected
+
+
+def check_tables(bias: FocalBias, geometry: FocalGeometry) -> None:
+    """Check the number and the shapes of the tables.
+
+    Raises:
+        ValueError: If one differs; names the first such table.
+    """
+    if (bias.neighbors is None) != (geometry.expand_size == 0):
+        raise ValueError('bias.neighbors must be given exactly if expand_size > 0')
+    levels = len(geometry.coarse_levels)
+    if len(bias.coarse) != levels:
+        raise ValueError(
+            f'focal_level {levels + 1} needs {levels} coarse tables, got {len(bias.coarse)}'
+        )
+    for name, (table, shape) in _expected_shapes(bias, geometry).items():
+        if tuple(table.shape) != shape:
+            raise ValueError(f'{name} must have shape {shape}, got {tuple(table.shape)}')
+
+
 def relative_index(window_size: int, size: int, device: torch.device) -> Tensor:
     """Return the index into a relative position table for each query and key of a square.
 
@@ -65,7 +100,7 @@ class DoubledKeys(NamedTuple):
     Attributes:
         key: Long ``(m,)``, ascending.
         entry: Second entry of each query and doubled key: long ``(w*w, m)``.
-        row: Row of each key if rows of the doubled keys follow those of all keys: long ``(K,)``.
+        row: Row of each key in the concatenation of all keys and the doubled keys: long ``(K,)``.
     """
 
     key: Tensor

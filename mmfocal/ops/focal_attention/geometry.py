@@ -159,7 +159,7 @@ class FocalGeometry:
 
     @property
     def num_keys(self) -> int:
-        """Number of keys K of a window in all regions, duplicates counted once."""
+        """Number of places K of keys in all regions; some places of the fine one may be empty."""
         return self.regions[-1].first + self.regions[-1].size ** 2
 
     def cell_size(self, level: int) -> int:

@@ -120,7 +120,7 @@ def test_any_chunks(
 def test_heads_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_module, 'QKV_BYTES', 3 * 21 * 35 * DIM * 8 * 2 // 3)
     tokens = torch.empty(2, 21 * 35, DIM, dtype=torch.float64)
-    spans = block_module._images_and_heads(tokens, HEADS)
+    spans = block_module._images_and_heads(tokens, DIM, HEADS)
     heads = {(part.start, part.stop) for _, part in spans}
     assert heads == {(0, 1), (1, 3)}
 

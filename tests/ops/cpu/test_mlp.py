@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmfocal.ops.cpu import mlp as module
-from mmfocal.ops.cpu.mlp import MlpParameters, norm_mlp, pays
+from mmfocal.ops.cpu.mlp import MlpParameters, is_worthwhile, norm_mlp
 
 DIM, HIDDEN, SHAPE = 12, 40, (2, 5, 7, 12)
 CHUNKS = {'one token': 1, 'three tokens': 3 * HIDDEN * 8, 'everything': 2**30}
@@ -210,19 +210,19 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(torch.equal(results[seed][name], value) for name, value in alone.items())
 
 
-def test_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_worthwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     layers, x = make_layers(), make_input()
     parameters = MlpParameters(*layers.parameters())
     hidden = 5 * 7 * HIDDEN * 8  # of one image
     monkeypatch.setattr(module, 'TRAINING_BYTES', hidden)
-    assert pays(x, parameters)
+    assert is_worthwhile(x, parameters)
     monkeypatch.setattr(module, 'TRAINING_BYTES', hidden + 1)
-    assert not pays(x, parameters)
+    assert not is_worthwhile(x, parameters)
     with torch.no_grad():
-        assert pays(x, parameters)
-        assert not pays(x[:0], parameters)
-        assert not pays(x.to('meta'), parameters)
-    assert pays(x, MlpParameters(*(p.detach() for p in parameters)))
+        assert is_worthwhile(x, parameters)
+        assert not is_worthwhile(x[:0], parameters)
+        assert not is_worthwhile(x.to('meta'), parameters)
+    assert is_worthwhile(x, MlpParameters(*(p.detach() for p in parameters)))
 
 
 def test_backward_computes_no_output(count_calls: Callable) -> None:

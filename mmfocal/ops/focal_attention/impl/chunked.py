@@ -12,6 +12,7 @@ See ``geometry`` for the shape legend; ``n`` is the number of windows of a tile 
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -20,12 +21,14 @@ from torch import Tensor
 from mmfocal import compat
 from mmfocal.ops.cpu import memory
 
-from ..bias import bias_tables
-from ..geometry import FocalGeometry, Region, key_mask, seam_mask, split_maps
+from ..bias import NO_KEY, bias_tables
+from ..geometry import MASKED, FocalGeometry, Region, key_mask, seam_mask, split_maps
 from ..inputs import FocalInputs
 
 # Bytes of logits per chunk: large enough to hide call overhead, small enough for a level 3 cache.
-TILE_BYTES = 4 * 2**20
+TILE_BYTES = 8 * 2**20
+# A key whose logit is this far below the largest has a weight that rounding hides, in float64 too.
+NEGLIGIBLE = 60.0
 
 
 def unsupported_reasons(inputs: FocalInputs) -> list[str]:
@@ -226,14 +229,51 @@ class ChunkedAttention:
         for region, padded in zip(self.regions, maps):
             add_regions(padded, select_region(keys, region), region, tile.rows, tile.cols)
 
+    @cached_property
+    def _exclusion(self) -> Tensor | None:
+        """The mask with ``NO_KEY`` instead of ``MASKED``."""
+        return None if self.mask is None else torch.where(self.mask < 0, NO_KEY, 0.0).to(self.mask)
+
+    @cached_property
+    def _highest_masked(self) -> float:
+        """Largest logit of a key outside its map; such keys are zeros."""
+        return self.bias.max().item() + MASKED
+
+    @cached_property
+    def _own_bias(self) -> Tensor:
+        """Bias of each query and the key at the same token: ``(h, w*w)``."""
+        e, w = self.geometry.expand_size, self.w
+        keys = select_region(self.bias[..., None], self.regions[0])[..., e : e + w, e : e + w, 0]
+        return keys.flatten(-2).diagonal(dim1=-2, dim2=-1)
+
+    def _are_masked_negligible(self, q: Tensor, k: Tensor, tile: Tile) -> bool:
+        """Whether the weight of every query's own token exceeds that of all masked keys by far."""
+        e, w = self.geometry.expand_size, self.w
+        own = select_region(k, self.regions[0])[:, e : e + w, e : e + w].flatten(1, 2)
+        logits = (q * own).sum(-1).view(*tile.shape, -1) * self.scale
+        logits += self._own_bias[tile.heads, None, None]
+        return logits.min().item() > self._highest_masked + NEGLIGIBLE
+
+    def _coarse_mask(self, q: Tensor, k: Tensor, tile: Tile) -> Tensor | None:
+        """Return the mask of coarse keys outside their map: ``(rows, cols, 1, K)``.
+
+        Exponentials of their logits are often denormal numbers in float32, which some CPUs compute
+        several times more slowly. Negligible keys are therefore excluded.
+        """
+        mask = self.mask
+        if mask is not None and self._are_masked_negligible(q, k, tile):
+            mask = self._exclusion
+        return None if mask is None else mask[tile.rows, tile.cols]
+
     def weights(self, q: Tensor, k: Tensor, tile: Tile) -> Tensor:
         """Compute the attention weights of a tile: ``(n, w*w, K)``."""
         logits = self._take('logits', *tile.shape, self.area, self.num_keys)
         bias = self.bias[tile.heads, None, None].expand(*tile.shape, -1, -1)
-        if self.mask is None:
+        mask = self._coarse_mask(q, k, tile)
+        if mask is None:
             logits.copy_(bias)
         else:
-            torch.add(bias, self.mask[tile.rows, tile.cols], out=logits)
+            torch.add(bias, mask, out=logits)
         if self.shift:
             self._add_seam(logits, tile)
         logits = logits.flatten(0, 3).baddbmm_(q, k.mT, alpha=self.scale)

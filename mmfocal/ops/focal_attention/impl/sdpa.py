@@ -31,10 +31,10 @@ def _split_queries(q: Tensor, num_heads: int, window_size: int) -> Tensor:
     return q.permute(0, 3, 1, 2, 4).flatten(1, 2)
 
 
-def _rounded_bias(bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round the bias to half precision, relative to the largest value of each query.
+def _centered_bias(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """Subtract the largest bias of each query before it is rounded to half precision.
 
-    Softmax is invariant to a shift of all keys, so only keys of small weight are rounded coarsely.
+    Softmax is invariant to this. Values near zero, which have large weights, are rounded finely.
     """
     if dtype == bias.dtype:
         return bias
@@ -59,7 +59,7 @@ def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
     k, v = _gather_keys(qkv[..., channels:], num_heads, index)
 
     num_windows = len(index)
-    attn_bias = _rounded_bias(bias, qkv.dtype)[:, None].expand(-1, num_windows, -1, -1)
+    attn_bias = _centered_bias(bias, qkv.dtype)[:, None].expand(-1, num_windows, -1, -1)
     mask = key_mask(geometry, height, width, inputs.shift, qkv.device)
     if mask is not None:
         attn_bias = attn_bias + mask.to(bias.dtype)

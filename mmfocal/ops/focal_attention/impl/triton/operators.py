@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmfocal import compat, settings
 
@@ -51,7 +50,7 @@ def start(kernel: Any, grid: Any, like: Tensor, *args: Any, **constants: Any) ->
         kernel[grid](*args, **constants)
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(compat.DispatchMode):
     """Dispatch mode that records fills and copies."""
 
     def __torch_dispatch__(

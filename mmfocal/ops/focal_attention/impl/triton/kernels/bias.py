@@ -5,12 +5,15 @@
 ``w*w*columns`` elements of a head's combined bias. Another table is passed for a missing one.
 """
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
 from mmfocal.ops.focal_attention import bias
 
 from ..operators import INTERPRETED
+from .bundle import bundle
 
 # Places and entries per program, and places of an entry that are summed at a time. The interpreter
 # takes the same time for small blocks.
@@ -21,42 +24,39 @@ NO_KEY = tl.constexpr(bias.NO_KEY)
 SIZES = ['num_heads', 'window', 'num_neighbors', 'focal_window', 'num_entries', 'num_places']
 
 
-@triton.jit
-def _with_coarse(pointers, entry, first, coarse_ptr, head, side):
-    """Replace the pointers of entries from ``first`` on by those into a coarse table."""
-    return tl.where(entry >= first, coarse_ptr + head * side * side + (entry - first), pointers)
+@bundle
+class Tables(NamedTuple):
+    """Pointers to the tables; see ``FocalBias`` for the layout of each."""
+
+    own: tl.tensor
+    neighbors: tl.tensor
+    coarse: tuple
+
+
+@bundle
+class Sizes(NamedTuple):
+    """Sizes of the tables."""
+
+    num_heads: tl.tensor
+    window: tl.tensor
+    num_neighbors: tl.tensor
+    focal_window: tl.tensor
 
 
 @triton.jit
-def _entry_pointers(
-    entry,
-    head,
-    own_ptr,
-    neighbors_ptr,
-    coarse_0_ptr,
-    coarse_1_ptr,
-    coarse_2_ptr,
-    num_heads,
-    window,
-    num_neighbors,
-    focal_window,
-    LEVELS: tl.constexpr,
-):
-    """Return pointers to entries of a head; each table has its own layout, see ``FocalBias``."""
-    pointers = own_ptr + entry * num_heads + head
-    first = (2 * window - 1) * (2 * window - 1)
-    size = window * window * num_neighbors
-    pointers = tl.where(entry >= first, neighbors_ptr + head * size + (entry - first), pointers)
-    first += size
-    side = window + focal_window - 1  # of level 0; R grows by 2^k - 1
-    if LEVELS > 0:
-        pointers = _with_coarse(pointers, entry, first, coarse_0_ptr, head, side)
-    if LEVELS > 1:
-        first += side * side
-        pointers = _with_coarse(pointers, entry, first, coarse_1_ptr, head, side + 1)
-    if LEVELS > 2:
-        first += (side + 1) * (side + 1)
-        pointers = _with_coarse(pointers, entry, first, coarse_2_ptr, head, side + 3)
+def _entry_pointers(tables, entry, head, sizes, LEVELS: tl.constexpr):
+    """Return pointers to entries of a head."""
+    pointers = tables.own + entry * sizes.num_heads + head
+    first = (2 * sizes.window - 1) * (2 * sizes.window - 1)
+    size = sizes.window * sizes.window * sizes.num_neighbors
+    table = tables.neighbors + head * size
+    pointers = tl.where(entry >= first, table + (entry - first), pointers)
+    for level in tl.static_range(LEVELS):
+        first += size
+        side = sizes.window + sizes.focal_window + (1 << level) - 2  # w + R - 1
+        size = side * side
+        table = tables.coarse[level] + head * size
+        pointers = tl.where(entry >= first, table + (entry - first), pointers)
     return pointers
 
 
@@ -83,20 +83,16 @@ def combine_kernel(
     BLOCK: tl.constexpr,
 ):
     """Compute the combined bias. Programs: (blocks of places, h)."""
+    tables = Tables(own_ptr, neighbors_ptr, (coarse_0_ptr, coarse_1_ptr, coarse_2_ptr))
+    sizes = Sizes(num_heads, window, num_neighbors, focal_window)
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     head = tl.program_id(1)
     exists = place < num_places
     first = tl.load(first_ptr + place, mask=exists, other=num_entries)
     second = tl.load(second_ptr + place, mask=exists, other=num_entries)
-    pointers = _entry_pointers(
-        first, head, own_ptr, neighbors_ptr, coarse_0_ptr, coarse_1_ptr, coarse_2_ptr,
-        num_heads, window, num_neighbors, focal_window, LEVELS,
-    )  # fmt: skip
+    pointers = _entry_pointers(tables, first, head, sizes, LEVELS)
     value = tl.load(pointers, mask=first < num_entries, other=NO_KEY)
-    pointers = _entry_pointers(
-        second, head, own_ptr, neighbors_ptr, coarse_0_ptr, coarse_1_ptr, coarse_2_ptr,
-        num_heads, window, num_neighbors, focal_window, LEVELS,
-    )  # fmt: skip
+    pointers = _entry_pointers(tables, second, head, sizes, LEVELS)
     is_double = second < num_entries
     other = tl.load(pointers, mask=is_double, other=0.0)
     both = tl.maximum(value, other) + tl.log(1.0 + tl.exp(-tl.abs(value - other)))
@@ -135,13 +131,12 @@ def combine_backward_kernel(
     BLOCK_P: tl.constexpr,
 ):
     """Compute the gradients of the tables in a fixed order. Programs: (blocks of entries, h)."""
+    tables = Tables(own_ptr, neighbors_ptr, (coarse_0_ptr, coarse_1_ptr, coarse_2_ptr))
+    sizes = Sizes(num_heads, window, num_neighbors, focal_window)
     entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     head = tl.program_id(1)
     exists = entry < num_entries
-    pointers = _entry_pointers(
-        entry, head, own_ptr, neighbors_ptr, coarse_0_ptr, coarse_1_ptr, coarse_2_ptr,
-        num_heads, window, num_neighbors, focal_window, LEVELS,
-    )  # fmt: skip
+    pointers = _entry_pointers(tables, entry, head, sizes, LEVELS)
     value = tl.load(pointers, mask=exists, other=0.0)
     start = tl.load(starts_ptr + entry, mask=exists, other=0)
     end = tl.load(starts_ptr + entry + 1, mask=exists, other=0)
@@ -153,8 +148,7 @@ def combine_backward_kernel(
         combined = tl.load(combined_ptr + place, mask=mask, other=float('inf'))  # a share of 0
         d_combined = tl.load(d_combined_ptr + place, mask=mask, other=0.0)
         gradient += tl.sum(d_combined * tl.exp(value[:, None] - combined), 1)
-    d_pointers = _entry_pointers(
-        entry, head, d_own_ptr, d_neighbors_ptr, d_coarse_0_ptr, d_coarse_1_ptr, d_coarse_2_ptr,
-        num_heads, window, num_neighbors, focal_window, LEVELS,
-    )  # fmt: skip
-    tl.store(d_pointers, gradient, mask=exists)
+    coarse = (d_coarse_0_ptr, d_coarse_1_ptr, d_coarse_2_ptr)
+    d_tables = Tables(d_own_ptr, d_neighbors_ptr, coarse)
+    pointers = _entry_pointers(d_tables, entry, head, sizes, LEVELS)
+    tl.store(pointers, gradient, mask=exists)

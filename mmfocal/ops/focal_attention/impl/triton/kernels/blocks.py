@@ -9,10 +9,12 @@ import triton.language as tl
 from mmfocal.ops.focal_attention import geometry
 
 from ..columns import ALIGNMENT
+from .bundle import bundle
 
 MASKED = tl.constexpr(geometry.MASKED)
 ALIGNMENT = tl.constexpr(ALIGNMENT)
 LOG2_E = tl.constexpr(1.4426950408889634)
+WHOLE_REGION = tl.constexpr(1 << 30)  # block of keys that holds any region
 # Avoids recompilation for sizes that are 1 or multiples of 16.
 SIZES = [
     'nh', 'nw', 'num_heads', 'expand_size', 'focal_window', 'num_windows', 'windows_per_strip',
@@ -20,6 +22,55 @@ SIZES = [
 ]  # fmt: skip
 
 
+@bundle
+class Grid(NamedTuple):
+    """Windows of a map and the sizes of their regions; see the shape legend."""
+
+    nh: tl.tensor
+    nw: tl.tensor
+    expand_size: tl.tensor
+    focal_window: tl.tensor
+    WINDOW: tl.constexpr
+    COARSE_LEVELS: tl.constexpr
+    SHIFT: tl.constexpr
+
+
+@bundle
+class Heads(NamedTuple):
+    """Number of heads, channels of a head, the block that holds them, and scale of the logits."""
+
+    number: tl.tensor
+    DIM: tl.constexpr
+    BLOCK: tl.constexpr
+    SCALE: tl.constexpr
+
+
+@bundle
+class Tokens(NamedTuple):
+    """Tensor of tokens, ``(B, tokens, channels)``, whose channels are contiguous."""
+
+    ptr: tl.tensor
+    stride_image: tl.tensor
+    stride_token: tl.tensor
+
+
+@bundle
+class Rows(NamedTuple):
+    """Channels of a head in an image: ``(tokens, d)``."""
+
+    ptr: tl.tensor
+    stride_token: tl.tensor
+
+
+@bundle
+class Bias(NamedTuple):
+    """Combined bias of a head, or its gradient: ``(w*w, columns)``."""
+
+    ptr: tl.tensor
+    num_columns: tl.tensor
+
+
+@bundle
 class Region(NamedTuple):
     """``geometry.Region`` with the position of its map.
 
@@ -39,6 +90,7 @@ class Region(NamedTuple):
     cols: tl.tensor
 
 
+@bundle
 class Window(NamedTuple):
     """A window: image (64-bit integer), row and column, and whether these are the last."""
 
@@ -49,6 +101,22 @@ class Window(NamedTuple):
     is_last_col: tl.tensor
 
 
+@bundle
+class QueryBlock(NamedTuple):
+    """A block of queries, the same for all windows: ``(BLOCK_Q,)``.
+
+    Attributes:
+        place: Position in the window.
+        own: The same, but the last one of the window for queries beyond it.
+        exists: Whether the query lies in the window.
+    """
+
+    place: tl.tensor
+    own: tl.tensor
+    exists: tl.tensor
+
+
+@bundle
 class KeyBlock(NamedTuple):
     """A block of keys of a region, the same for all windows.
 
@@ -66,6 +134,21 @@ class KeyBlock(NamedTuple):
     exists: tl.tensor
 
 
+@bundle
+class Keys(NamedTuple):
+    """Keys and values of a block in a window; zeros unless they lie on the map.
+
+    Attributes:
+        k, v: ``(BLOCK_K, BLOCK_D)``.
+        tokens, on_map: Tokens and whether they lie on the map, ``(BLOCK_K,)``.
+    """
+
+    k: tl.tensor
+    v: tl.tensor
+    tokens: tl.tensor
+    on_map: tl.tensor
+
+
 @triton.jit
 def count_columns(region):
     """Return the number of columns of the combined bias up to the end of a region."""
@@ -73,84 +156,63 @@ def count_columns(region):
 
 
 @triton.jit
-def fine_region(nh, nw, expand_size, WINDOW: tl.constexpr):
-    zero = nh * 0
+def fine_region(grid):
+    zero = grid.nh * 0
     return Region(
-        size=WINDOW + 2 * expand_size,
-        step=zero + WINDOW,
-        margin=expand_size + zero,
+        size=grid.WINDOW + 2 * grid.expand_size,
+        step=zero + grid.WINDOW,
+        margin=grid.expand_size + zero,
         first=zero,
         is_wrapped=zero == 0,
         first_token=zero,
-        rows=nh * WINDOW,
-        cols=nw * WINDOW,
+        rows=grid.nh * grid.WINDOW,
+        cols=grid.nw * grid.WINDOW,
     )
 
 
 @triton.jit
-def coarse_region(previous, condition, nh, nw, focal_window, LEVEL: tl.constexpr):
+def coarse_region(previous, condition, grid, LEVEL: tl.constexpr):
     """Return the region of the next coarse level if ``condition``, else the given region."""
     following, tokens = count_columns(previous), previous.rows * previous.cols
     return Region(
-        size=tl.where(condition, focal_window + (1 << LEVEL) - 1, previous.size),
+        size=tl.where(condition, grid.focal_window + (1 << LEVEL) - 1, previous.size),
         step=tl.where(condition, 1 << LEVEL, previous.step),
-        margin=tl.where(condition, focal_window // 2, previous.margin),
+        margin=tl.where(condition, grid.focal_window // 2, previous.margin),
         first=tl.where(condition, following, previous.first),
         is_wrapped=previous.is_wrapped & (condition == 0),
         first_token=tl.where(condition, previous.first_token + tokens, previous.first_token),
-        rows=tl.where(condition, nh << LEVEL, previous.rows),
-        cols=tl.where(condition, nw << LEVEL, previous.cols),
+        rows=tl.where(condition, grid.nh << LEVEL, previous.rows),
+        cols=tl.where(condition, grid.nw << LEVEL, previous.cols),
     )
 
 
 @triton.jit
-def region_at(
-    place, nh, nw, expand_size, focal_window, WINDOW: tl.constexpr, COARSE_LEVELS: tl.constexpr
-):
-    """Return a region by its index in ``geometry.regions``."""
-    region = fine_region(nh, nw, expand_size, WINDOW)
-    for level in tl.static_range(COARSE_LEVELS):
-        region = coarse_region(region, place > level, nh, nw, focal_window, level)
-    return region
+def find_region(block, grid, BLOCK_K: tl.constexpr):
+    """Return the region of a block of keys and the index of its first block.
 
-
-@triton.jit
-def count_blocks(
-    expand_size,
-    focal_window,
-    WINDOW: tl.constexpr,
-    COARSE_LEVELS: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Return the number of key blocks of all regions."""
-    size = WINDOW + 2 * expand_size
-    blocks = tl.cdiv(size * size, BLOCK_K)
-    for level in tl.static_range(COARSE_LEVELS):
-        size = focal_window + (1 << level) - 1
-        blocks += tl.cdiv(size * size, BLOCK_K)
-    return blocks
-
-
-@triton.jit
-def key_block(
-    block,
-    nh,
-    nw,
-    expand_size,
-    focal_window,
-    WINDOW: tl.constexpr,
-    COARSE_LEVELS: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Return a block of keys by its index among the blocks of all regions."""
-    region = fine_region(nh, nw, expand_size, WINDOW)
-    first = block * 0
-    for level in tl.static_range(COARSE_LEVELS):
+    Blocks of all regions are numbered consecutively. With ``WHOLE_REGION``, they are the regions.
+    """
+    region, first = fine_region(grid), block * 0
+    for level in tl.static_range(grid.COARSE_LEVELS):
         following = first + tl.cdiv(region.size * region.size, BLOCK_K)
         is_further = block >= following
         first = tl.where(is_further, following, first)
-        region = coarse_region(region, is_further, nh, nw, focal_window, level)
-    place = (block - first) * BLOCK_K + tl.arange(0, BLOCK_K)
+        region = coarse_region(region, is_further, grid, level)
+    return region, first
+
+
+@triton.jit
+def count_blocks(grid, BLOCK_K: tl.constexpr):
+    """Return the number of key blocks of all regions."""
+    last, first = find_region(grid.nh * 0 + WHOLE_REGION, grid, BLOCK_K)
+    return first + tl.cdiv(last.size * last.size, BLOCK_K)
+
+
+@triton.jit
+def find_key_block(number, grid, BLOCK_K: tl.constexpr):
+    """Return a block of keys by its index among the blocks of all regions."""
+    region, first = find_region(number, grid, BLOCK_K)
+    place = (number - first) * BLOCK_K + tl.arange(0, BLOCK_K)
     return KeyBlock(
         region=region,
         column=region.first + place,
@@ -161,11 +223,19 @@ def key_block(
 
 
 @triton.jit
-def find_keys(keys, window):
-    """Return the tokens of a block of keys of a window, and which of them lie on the map."""
-    region = keys.region
-    row = window.row * region.step + keys.row
-    col = window.col * region.step + keys.col
+def find_query_block(first, grid, BLOCK_Q: tl.constexpr):
+    """Return the block of queries that begins at a position of the window."""
+    AREA: tl.constexpr = grid.WINDOW * grid.WINDOW
+    place = first + tl.arange(0, BLOCK_Q)
+    return QueryBlock(place=place, own=tl.minimum(place, AREA - 1), exists=place < AREA)
+
+
+@triton.jit
+def find_keys(block, window):
+    """Return the tokens of a block of keys in a window, and which of them lie on the map."""
+    region = block.region
+    row = window.row * region.step + block.row
+    col = window.col * region.step + block.col
     inside = (row >= 0) & (row < region.rows) & (col >= 0) & (col < region.cols)
     # one wrap suffices: expand_size <= window_size <= map
     row = tl.where(row < 0, row + region.rows, row)
@@ -173,77 +243,111 @@ def find_keys(keys, window):
     col = tl.where(col < 0, col + region.cols, col)
     col = tl.where(col < region.cols, col, col - region.cols)
     token = region.first_token + row * region.cols + col
-    return token, keys.exists & (inside | region.is_wrapped)
+    return token, block.exists & (inside | region.is_wrapped)
 
 
 @triton.jit
-def locate(number, nh, nw):
+def window_at(image, row, col, grid):
+    """Return a window by its position."""
+    is_last_row, is_last_col = row == grid.nh - 1, col == grid.nw - 1
+    return Window(image, row, col, is_last_row, is_last_col)
+
+
+@triton.jit
+def locate(number, grid):
     """Return a window by its index over all images."""
-    row, col = number // nw % nh, number % nw
-    image = (number // (nh * nw)).to(tl.int64)
-    return Window(
-        image=image, row=row, col=col, is_last_row=row == nh - 1, is_last_col=col == nw - 1
-    )
+    image = (number // (grid.nh * grid.nw)).to(tl.int64)
+    return window_at(image, number // grid.nw % grid.nh, number % grid.nw, grid)
 
 
 @triton.jit
-def query_tokens(query, window, nw, WINDOW: tl.constexpr):
-    """Return the tokens of the queries of a window: ``(BLOCK_Q,)``."""
-    row = window.row * WINDOW + query // WINDOW
-    return row * (nw * WINDOW) + window.col * WINDOW + query % WINDOW
+def query_tokens(queries, window, grid):
+    """Return the tokens of a block of queries in a window: ``(BLOCK_Q,)``."""
+    row = window.row * grid.WINDOW + queries.own // grid.WINDOW
+    return row * (grid.nw * grid.WINDOW) + window.col * grid.WINDOW + queries.own % grid.WINDOW
 
 
 @triton.jit
-def channels_of(ptr, tokens, stride, BLOCK_D: tl.constexpr):
-    """Return pointers to the channels of a head: ``(tokens, BLOCK_D)``."""
-    return ptr + tokens[:, None] * stride + tl.arange(0, BLOCK_D)[None, :]
+def rows_of(tokens, image, head, PART: tl.constexpr, heads):
+    """Return the rows of a head; queries, keys and values are parts 0, 1 and 2 of the channels."""
+    first = tokens.ptr + image * tokens.stride_image + head * heads.DIM
+    return Rows(first + PART * (heads.number * heads.DIM), tokens.stride_token)
 
 
 @triton.jit
-def channel_mask(exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+def channels_of(rows, tokens, heads):
+    """Return pointers to the channels of tokens: ``(tokens, BLOCK_D)``."""
+    return rows.ptr + tokens[:, None] * rows.stride_token + tl.arange(0, heads.BLOCK)[None, :]
+
+
+@triton.jit
+def channel_mask(exist, heads):
     """Return the mask of ``(tokens, BLOCK_D)``; channels are masked only if d < BLOCK_D."""
     mask = exist[:, None]
-    if HEAD_DIM < BLOCK_D:
-        mask = mask & (tl.arange(0, BLOCK_D) < HEAD_DIM)[None, :]
+    if heads.DIM < heads.BLOCK:
+        mask = mask & (tl.arange(0, heads.BLOCK) < heads.DIM)[None, :]
     return mask
 
 
 @triton.jit
-def load_rows(ptr, tokens, stride, exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Load the channels of a head for some tokens, zeros elsewhere: ``(tokens, BLOCK_D)``."""
-    mask = channel_mask(exist, HEAD_DIM, BLOCK_D)
-    return tl.load(channels_of(ptr, tokens, stride, BLOCK_D), mask=mask, other=0.0)
+def load_rows(rows, tokens, exist, heads):
+    """Load the channels of tokens, zeros where none exists: ``(tokens, BLOCK_D)``."""
+    mask = channel_mask(exist, heads)
+    return tl.load(channels_of(rows, tokens, heads), mask=mask, other=0.0)
 
 
 @triton.jit
-def store_rows(ptr, tokens, stride, values, exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+def store_rows(rows, tokens, values, exist, heads):
     """Store rows as ``load_rows`` loads them, in the dtype of the pointer."""
-    mask = channel_mask(exist, HEAD_DIM, BLOCK_D)
-    values = values.to(ptr.dtype.element_ty)
-    tl.store(channels_of(ptr, tokens, stride, BLOCK_D), values, mask=mask)
+    mask = channel_mask(exist, heads)
+    values = values.to(rows.ptr.dtype.element_ty)
+    tl.store(channels_of(rows, tokens, heads), values, mask=mask)
 
 
 @triton.jit
-def add_rows(ptr, tokens, stride, values, exist, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+def add_rows(rows, tokens, values, exist, heads):
     """Add rows atomically."""
-    mask = channel_mask(exist, HEAD_DIM, BLOCK_D)
-    values = values.to(ptr.dtype.element_ty)
-    tl.atomic_add(channels_of(ptr, tokens, stride, BLOCK_D), values, mask=mask, sem='relaxed')
+    mask = channel_mask(exist, heads)
+    values = values.to(rows.ptr.dtype.element_ty)
+    tl.atomic_add(channels_of(rows, tokens, heads), values, mask=mask, sem='relaxed')
 
 
 @triton.jit
-def bias_pointers(ptr, query, keys, num_columns):
-    """Return pointers to a head's combined bias, or its gradient: ``(BLOCK_Q, BLOCK_K)``."""
-    return ptr + query[:, None] * num_columns + keys.column[None, :]
+def load_keys(qkv, tokens, on_map, image, head, heads):
+    """Load the keys and values of tokens of an image; see ``Keys``."""
+    k = load_rows(rows_of(qkv, image, head, 1, heads), tokens, on_map, heads)
+    v = load_rows(rows_of(qkv, image, head, 2, heads), tokens, on_map, heads)
+    return Keys(k, v, tokens, on_map)
 
 
 @triton.jit
-def load_bias(bias_ptr, query, keys, num_columns):
+def sum_pointers(ptr, tokens, image, head, grid, heads):
+    """Return pointers to values per query and head, ``(B, h, H, W)``."""
+    image_tokens = grid.nh * grid.nw * (grid.WINDOW * grid.WINDOW)
+    return ptr + (image * heads.number + head) * image_tokens + tokens
+
+
+@triton.jit
+def bias_of(ptr, head, grid):
+    """Return the bias of a head."""
+    last, _ = find_region(grid.nh * 0 + grid.COARSE_LEVELS, grid, WHOLE_REGION)
+    num_columns = count_columns(last)
+    return Bias(ptr + head * (grid.WINDOW * grid.WINDOW) * num_columns, num_columns)
+
+
+@triton.jit
+def bias_pointers(bias, query, keys):
+    """Return pointers into the bias of a head: ``(BLOCK_Q, BLOCK_K)``."""
+    return bias.ptr + query[:, None] * bias.num_columns + keys.column[None, :]
+
+
+@triton.jit
+def load_bias(bias, queries, keys):
     """Load the bias of a head in base 2; it is ``NO_KEY`` for padding keys.
 
     No mask is needed, because blocks of keys divide ``ALIGNMENT``.
     """
-    return tl.load(bias_pointers(bias_ptr, query, keys, num_columns)) * LOG2_E
+    return tl.load(bias_pointers(bias, queries.own, keys)) * LOG2_E
 
 
 @triton.jit
@@ -253,14 +357,15 @@ def key_mask(on_map):
 
 
 @triton.jit
-def seam_mask(query, keys, window, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
+def seam_mask(query, keys, window, grid):
     """Return the mask for window keys across the seam, in base 2: ``(BLOCK_Q, BLOCK_K)``.
 
     The seam crosses the last windows only; see ``geometry.seam_mask``.
     """
+    WINDOW: tl.constexpr = grid.WINDOW
     is_own = (keys.row >= 0) & (keys.row < WINDOW) & (keys.col >= 0) & (keys.col < WINDOW)
     is_own = is_own & keys.region.is_wrapped
-    SEAM: tl.constexpr = WINDOW - SHIFT  # rows and columns before it
+    SEAM: tl.constexpr = WINDOW - grid.SHIFT  # rows and columns before it
     other_row = (query // WINDOW >= SEAM)[:, None] != (keys.row >= SEAM)[None, :]
     other_col = (query % WINDOW >= SEAM)[:, None] != (keys.col >= SEAM)[None, :]
     is_beyond = (window.is_last_row & other_row) | (window.is_last_col & other_col)

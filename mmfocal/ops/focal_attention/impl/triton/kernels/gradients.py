@@ -9,113 +9,171 @@ import triton.language as tl
 from .blocks import (
     LOG2_E,
     SIZES,
+    WHOLE_REGION,
+    Grid,
+    Heads,
     KeyBlock,
-    Window,
+    Rows,
+    Tokens,
     add_dot,
     add_rows,
+    bias_of,
     bias_pointers,
     count_blocks,
-    count_columns,
+    find_key_block,
     find_keys,
-    key_block,
+    find_query_block,
+    find_region,
     key_mask,
     load_bias,
+    load_keys,
     load_rows,
     locate,
     query_tokens,
-    region_at,
+    rows_of,
     seam_mask,
     store_rows,
+    sum_pointers,
+    window_at,
 )
+from .bundle import bundle
 
 
+@bundle
+class Inputs(NamedTuple):
+    """What the gradients are computed from.
+
+    Attributes:
+        qkv: ``(B, T, 3C)``.
+        bias_ptr: ``(h, w*w, columns)``.
+        log_sum_ptr, delta_ptr: ``(B, h, H, W)``.
+        d_out_ptr: Gradient of the output, ``(B, H, W, C)``.
+    """
+
+    qkv: Tokens
+    bias_ptr: tl.tensor
+    log_sum_ptr: tl.tensor
+    d_out_ptr: tl.tensor
+    delta_ptr: tl.tensor
+
+
+@bundle
+class Strips(NamedTuple):
+    """Runs of consecutive windows over all images.
+
+    Attributes:
+        d_bias_ptr: Their gradients of the bias, written: ``(strips, h, w*w, columns)``.
+        num_windows: Number of windows of all images.
+        length: Number of windows of a strip; the last one may be shorter.
+        first_block: First block of keys of the launch.
+        IS_ORDERED: Whether programs share no queries, and keys are left to another kernel.
+    """
+
+    d_bias_ptr: tl.tensor
+    num_windows: tl.tensor
+    length: tl.tensor
+    first_block: tl.tensor
+    IS_ORDERED: tl.constexpr
+
+
+@bundle
 class Queries(NamedTuple):
-    """Data of a block of queries that the gradients need."""
+    """Data of a block of queries of a window that the gradients need.
 
+    Attributes:
+        place, tokens: Positions in the window and tokens, ``(BLOCK_Q,)``.
+        q, d_out: ``(BLOCK_Q, BLOCK_D)``.
+        log_sum, delta: ``(BLOCK_Q,)``.
+    """
+
+    place: tl.tensor
+    tokens: tl.tensor
     q: tl.tensor
     d_out: tl.tensor
     log_sum: tl.tensor
     delta: tl.tensor
 
 
+@bundle
+class Outputs(NamedTuple):
+    """Output and its gradient, ``(B, H, W, C)``; sums of their products, ``(B, h, H, W)``.
+
+    Attributes:
+        area: Tokens of an image.
+        tokens: Tokens of all images.
+    """
+
+    out_ptr: tl.tensor
+    d_out_ptr: tl.tensor
+    delta_ptr: tl.tensor
+    area: tl.tensor
+    tokens: tl.tensor
+
+
+@bundle
+class Tile(NamedTuple):
+    """A square of keys of a map.
+
+    Attributes:
+        image: Its image, a 64-bit integer.
+        top, left: Position of its first key on the map.
+        row, col: Positions of all keys, ``(TILE*TILE,)`` like all following attributes.
+        tokens, on_map: Tokens and whether they lie on the map.
+    """
+
+    image: tl.tensor
+    top: tl.tensor
+    left: tl.tensor
+    row: tl.tensor
+    col: tl.tensor
+    tokens: tl.tensor
+    on_map: tl.tensor
+
+
 @triton.jit
-def load_queries(
-    qkv_ptr,
-    d_out_ptr,
-    log_sum_ptr,
-    delta_ptr,
-    stride_image,
-    stride_token,
-    query,
-    tokens,
-    window,
-    head,
-    num_heads,
-    image_tokens,
-    AREA: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
+def load_queries(inputs, block, window, head, grid, heads):
     """Load a block of queries; the weights of queries beyond the window are zero."""
-    is_query, channels = query < AREA, num_heads * HEAD_DIM
-    q_ptr = qkv_ptr + window.image * stride_image + head * HEAD_DIM
-    d_out_ptr += window.image * image_tokens * channels + head * HEAD_DIM
-    first_sum = (window.image * num_heads + head) * image_tokens
+    tokens, image, exist = query_tokens(block, window, grid), window.image, block.exists
+    channels = heads.number * heads.DIM
+    image_size = grid.nh * grid.nw * (grid.WINDOW * grid.WINDOW) * channels
+    d_out = Tokens(inputs.d_out_ptr, image_size, channels)
+    log_sum = sum_pointers(inputs.log_sum_ptr, tokens, image, head, grid, heads)
+    delta = sum_pointers(inputs.delta_ptr, tokens, image, head, grid, heads)
     return Queries(
-        q=load_rows(q_ptr, tokens, stride_token, is_query, HEAD_DIM, BLOCK_D),
-        d_out=load_rows(d_out_ptr, tokens, channels, is_query, HEAD_DIM, BLOCK_D),
-        log_sum=tl.load(log_sum_ptr + first_sum + tokens, mask=is_query, other=float('inf')),
-        delta=tl.load(delta_ptr + first_sum + tokens, mask=is_query, other=0.0),
+        place=block.place,
+        tokens=tokens,
+        q=load_rows(rows_of(inputs.qkv, image, head, 0, heads), tokens, exist, heads),
+        d_out=load_rows(rows_of(d_out, image, head, 0, heads), tokens, exist, heads),
+        log_sum=tl.load(log_sum, mask=exist, other=float('inf')),
+        delta=tl.load(delta, mask=exist, other=0.0),
     )
 
 
 @triton.jit
-def compute_logit_gradients(
-    k,
-    v,
-    queries,
-    bias,
-    query,
-    keys,
-    on_map,
-    window,
-    SCALE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SHIFT: tl.constexpr,
-):
+def compute_logit_gradients(queries, keys, block, bias, window, grid, heads):
     """Return weights and gradients of the logits, transposed: both ``(BLOCK_K, BLOCK_Q)``."""
-    logits = tl.dot(k, tl.trans(queries.q), input_precision='ieee') * (SCALE * LOG2_E) + bias
-    logits += key_mask(on_map)[:, None]
-    if SHIFT > 0:
-        logits += tl.trans(seam_mask(query, keys, window, WINDOW, SHIFT))
+    logits = tl.dot(keys.k, tl.trans(queries.q), input_precision='ieee')
+    logits = logits * (heads.SCALE * LOG2_E) + bias + key_mask(keys.on_map)[:, None]
+    if grid.SHIFT > 0:
+        logits += tl.trans(seam_mask(queries.place, block, window, grid))
     weights = tl.exp2(logits - queries.log_sum[None, :])
-    d_weights = tl.dot(v, tl.trans(queries.d_out), input_precision='ieee')
+    d_weights = tl.dot(keys.v, tl.trans(queries.d_out), input_precision='ieee')
     return weights, weights * (d_weights - queries.delta[None, :])
 
 
 @triton.jit
-def compute_delta(
-    out_ptr,
-    d_out_ptr,
-    delta_ptr,
-    program,
-    num_heads,
-    area,
-    tokens,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+def compute_delta(outputs, program, heads, BLOCK: tl.constexpr):
     """Sum output times its gradient for a block of tokens; see ``prepare_kernel``."""
-    head, channels = program % num_heads, num_heads * HEAD_DIM
-    token = (program // num_heads).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    exists, offset = token < tokens, head * HEAD_DIM
-    out = load_rows(out_ptr + offset, token, channels, exists, HEAD_DIM, BLOCK_D)
-    d_out = load_rows(d_out_ptr + offset, token, channels, exists, HEAD_DIM, BLOCK_D)
-    dtype: tl.constexpr = delta_ptr.dtype.element_ty
+    head, channels = program % heads.number, heads.number * heads.DIM
+    token = (program // heads.number).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    exists, offset = token < outputs.tokens, head * heads.DIM
+    out = load_rows(Rows(outputs.out_ptr + offset, channels), token, exists, heads)
+    d_out = load_rows(Rows(outputs.d_out_ptr + offset, channels), token, exists, heads)
+    dtype: tl.constexpr = outputs.delta_ptr.dtype.element_ty
     delta = tl.sum(out.to(dtype) * d_out.to(dtype), 1)
-    place = (token // area * num_heads + head) * area + token % area
-    tl.store(delta_ptr + place, delta, mask=exists)
+    area = outputs.area
+    place = (token // area * heads.number + head) * area + token % area
+    tl.store(outputs.delta_ptr + place, delta, mask=exists)
 
 
 @triton.jit
@@ -123,28 +181,6 @@ def fill_zeros(ptr, program, size, BLOCK: tl.constexpr):
     """Fill a block of ``size`` elements with zeros."""
     place = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     tl.store(ptr + place, tl.zeros((BLOCK,), ptr.dtype.element_ty), mask=place < size)
-
-
-@triton.jit
-def convert(source_ptr, target_ptr, program, size, BLOCK: tl.constexpr):
-    """Convert a block of ``size`` elements to the dtype of the target."""
-    place = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    values = tl.load(source_ptr + place, mask=place < size)
-    tl.store(target_ptr + place, values.to(target_ptr.dtype.element_ty), mask=place < size)
-
-
-@triton.jit
-def add_strips(
-    strips_ptr, sum_ptr, program, strips, area, BLOCK: tl.constexpr, BLOCK_STRIPS: tl.constexpr
-):
-    """Sum ``(strips, area)`` over the first dimension for a block, in a fixed order."""
-    place = program * BLOCK + tl.arange(0, BLOCK)
-    acc = tl.zeros((BLOCK_STRIPS, BLOCK), sum_ptr.dtype.element_ty)
-    for first in range(0, strips, BLOCK_STRIPS):
-        strip = first + tl.arange(0, BLOCK_STRIPS).to(tl.int64)
-        mask = (strip < strips)[:, None] & (place < area)[None, :]
-        acc += tl.load(strips_ptr + strip[:, None] * area + place[None, :], mask=mask, other=0.0)
-    tl.store(sum_ptr + place, tl.sum(acc, 0), mask=place < area)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -173,12 +209,104 @@ def prepare_kernel(
     """
     program = tl.program_id(0)
     if program < programs:
-        compute_delta(
-            out_ptr, d_out_ptr, delta_ptr, program, num_heads, area, tokens,
-            HEAD_DIM, BLOCK_D, BLOCK,
-        )  # fmt: skip
+        outputs = Outputs(out_ptr, d_out_ptr, delta_ptr, area, tokens)
+        compute_delta(outputs, program, Heads(num_heads, HEAD_DIM, BLOCK_D, 1.0), BLOCK)
     else:
         fill_zeros(sums_ptr, program - programs, size, BLOCK_SIZE)
+
+
+@triton.jit
+def convert(source_ptr, target_ptr, program, size, BLOCK: tl.constexpr):
+    """Convert a block of ``size`` elements to the dtype of the target."""
+    place = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(source_ptr + place, mask=place < size)
+    tl.store(target_ptr + place, values.to(target_ptr.dtype.element_ty), mask=place < size)
+
+
+@triton.jit
+def add_strips(
+    strips_ptr, sum_ptr, program, strips, area, BLOCK: tl.constexpr, BLOCK_STRIPS: tl.constexpr
+):
+    """Sum ``(strips, area)`` over the first dimension for a block, in a fixed order."""
+    place = program * BLOCK + tl.arange(0, BLOCK)
+    acc = tl.zeros((BLOCK_STRIPS, BLOCK), sum_ptr.dtype.element_ty)
+    for first in range(0, strips, BLOCK_STRIPS):
+        strip = first + tl.arange(0, BLOCK_STRIPS).to(tl.int64)
+        mask = (strip < strips)[:, None] & (place < area)[None, :]
+        acc += tl.load(strips_ptr + strip[:, None] * area + place[None, :], mask=mask, other=0.0)
+    tl.store(sum_ptr + place, tl.sum(acc, 0), mask=place < area)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def finish_kernel(
+    # `size` elements, to be rounded; (strips, area), to be added up
+    sums_ptr,
+    d_qkv_ptr,
+    strips_ptr,
+    d_bias_ptr,
+    # sizes
+    size,
+    programs,
+    strips,
+    area,
+    # constants
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_STRIPS: tl.constexpr,
+):
+    """Round the sums of gradients (first ``programs`` programs); sum over strips (others)."""
+    program = tl.program_id(0)
+    if program < programs:
+        convert(sums_ptr, d_qkv_ptr, program, size, BLOCK_SIZE)
+    else:
+        add_strips(strips_ptr, d_bias_ptr, program - programs, strips, area, BLOCK, BLOCK_STRIPS)
+
+
+@triton.jit
+def compute_gradients(
+    inputs, sums, strips, grid, heads, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """Compute the gradients of a block of queries and keys; see ``gradient_kernel``."""
+    Q_BLOCKS: tl.constexpr = (grid.WINDOW * grid.WINDOW + BLOCK_Q - 1) // BLOCK_Q
+    program, num_blocks = tl.program_id(0), strips.first_block * 0 + 1
+    if not strips.IS_ORDERED:
+        num_blocks = count_blocks(grid, BLOCK_K)
+    query_block = find_query_block(program // num_blocks % Q_BLOCKS * BLOCK_Q, grid, BLOCK_Q)
+    exist = query_block.exists
+    head = program // (num_blocks * Q_BLOCKS) % heads.number
+    strip = program // (num_blocks * Q_BLOCKS * heads.number)
+    block = find_key_block(strips.first_block + program % num_blocks, grid, BLOCK_K)
+    bias = tl.trans(load_bias(bias_of(inputs.bias_ptr, head, grid), query_block, block))
+
+    dtype: tl.constexpr = inputs.bias_ptr.dtype.element_ty
+    d_bias = tl.zeros((BLOCK_K, BLOCK_Q), dtype)
+    first = strip * strips.length
+    for number in range(first, tl.minimum(first + strips.length, strips.num_windows)):
+        window = locate(number, grid)
+        queries = load_queries(inputs, query_block, window, head, grid, heads)
+        tokens, on_map = find_keys(block, window)
+        keys = load_keys(inputs.qkv, tokens, on_map, window.image, head, heads)
+        weights, d_logits = compute_logit_gradients(
+            queries, keys, block, bias, window, grid, heads
+        )
+        d_bias += d_logits
+        no_queries = tl.zeros((BLOCK_Q, heads.BLOCK), dtype)
+        d_q = add_dot(no_queries, tl.trans(d_logits), keys.k) * heads.SCALE
+        rows = rows_of(sums, window.image, head, 0, heads)
+        if strips.IS_ORDERED:
+            d_q += load_rows(rows, queries.tokens, exist, heads)
+            store_rows(rows, queries.tokens, d_q, exist, heads)
+        else:
+            add_rows(rows, queries.tokens, d_q, exist, heads)
+            no_keys = tl.zeros((BLOCK_K, heads.BLOCK), dtype)
+            d_k = add_dot(no_keys, d_logits, queries.q) * heads.SCALE
+            add_rows(rows_of(sums, window.image, head, 1, heads), tokens, d_k, on_map, heads)
+            d_v = add_dot(no_keys, weights, queries.d_out)
+            add_rows(rows_of(sums, window.image, head, 2, heads), tokens, d_v, on_map, heads)
+
+    d_head_bias = bias_of(strips.d_bias_ptr, strip.to(tl.int64) * heads.number + head, grid)
+    pointers = bias_pointers(d_head_bias, query_block.place, block)
+    tl.store(pointers, tl.trans(d_bias), mask=exist[:, None])
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -222,83 +350,16 @@ def gradient_kernel(
     ``d_bias``. Programs share tokens, so gradients of tokens are added atomically. In a fixed
     order, a launch computes one block of keys, ``first_block``, and programs share no queries.
     """
-    AREA: tl.constexpr = WINDOW * WINDOW
-    Q_BLOCKS: tl.constexpr = (AREA + BLOCK_Q - 1) // BLOCK_Q
-    program, channels = tl.program_id(0), num_heads * HEAD_DIM
-    num_blocks = first_block * 0 + 1
-    if not IS_ORDERED:
-        num_blocks = count_blocks(expand_size, focal_window, WINDOW, COARSE_LEVELS, BLOCK_K)
-    block = first_block + program % num_blocks
-    query = program // num_blocks % Q_BLOCKS * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    head = program // (num_blocks * Q_BLOCKS) % num_heads
-    strip = program // (num_blocks * Q_BLOCKS * num_heads)
-    is_query, own_query = query < AREA, tl.minimum(query, AREA - 1)
-    keys = key_block(block, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, BLOCK_K)
-    last = region_at(COARSE_LEVELS, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS)
-    num_columns = count_columns(last)
-    bias_ptr += head * AREA * num_columns
-    bias = tl.trans(load_bias(bias_ptr, own_query, keys, num_columns))
-
-    dtype: tl.constexpr = bias_ptr.dtype.element_ty
-    d_bias = tl.zeros((BLOCK_K, BLOCK_Q), dtype)
-    first = strip * windows_per_strip
-    for number in range(first, tl.minimum(first + windows_per_strip, num_windows)):
-        window = locate(number, nh, nw)
-        q_tokens = query_tokens(own_query, window, nw, WINDOW)
-        queries = load_queries(
-            qkv_ptr, d_out_ptr, log_sum_ptr, delta_ptr, stride_image, stride_token,
-            query, q_tokens, window, head, num_heads, nh * nw * AREA, AREA, HEAD_DIM, BLOCK_D,
-        )  # fmt: skip
-        k_tokens, on_map = find_keys(keys, window)
-        k_ptr = qkv_ptr + window.image * stride_image + head * HEAD_DIM + channels
-        k = load_rows(k_ptr, k_tokens, stride_token, on_map, HEAD_DIM, BLOCK_D)
-        v = load_rows(k_ptr + channels, k_tokens, stride_token, on_map, HEAD_DIM, BLOCK_D)
-        weights, d_logits = compute_logit_gradients(
-            k, v, queries, bias, query, keys, on_map, window, SCALE, WINDOW, SHIFT
-        )
-        d_bias += d_logits
-        d_q_ptr = sums_ptr + window.image * tokens * 3 * channels + head * HEAD_DIM
-        d_q = add_dot(tl.zeros((BLOCK_Q, BLOCK_D), dtype), tl.trans(d_logits), k) * SCALE
-        no_keys = tl.zeros((BLOCK_K, BLOCK_D), dtype)
-        if IS_ORDERED:
-            d_q += load_rows(d_q_ptr, q_tokens, 3 * channels, is_query, HEAD_DIM, BLOCK_D)
-            store_rows(d_q_ptr, q_tokens, 3 * channels, d_q, is_query, HEAD_DIM, BLOCK_D)
-        else:
-            add_rows(d_q_ptr, q_tokens, 3 * channels, d_q, is_query, HEAD_DIM, BLOCK_D)
-            d_k_ptr = d_q_ptr + channels
-            d_k = add_dot(no_keys, d_logits, queries.q) * SCALE
-            add_rows(d_k_ptr, k_tokens, 3 * channels, d_k, on_map, HEAD_DIM, BLOCK_D)
-            d_v = add_dot(no_keys, weights, queries.d_out)
-            add_rows(d_k_ptr + channels, k_tokens, 3 * channels, d_v, on_map, HEAD_DIM, BLOCK_D)
-
-    d_bias_ptr += (strip.to(tl.int64) * num_heads + head) * AREA * num_columns
-    pointers = bias_pointers(d_bias_ptr, query, keys, num_columns)
-    tl.store(pointers, tl.trans(d_bias), mask=is_query[:, None])
-
-
-@triton.jit(do_not_specialize=SIZES)
-def finish_kernel(
-    # `size` elements, to be rounded; (strips, area), to be added up
-    sums_ptr,
-    d_qkv_ptr,
-    strips_ptr,
-    d_bias_ptr,
-    # sizes
-    size,
-    programs,
-    strips,
-    area,
-    # constants
-    BLOCK_SIZE: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_STRIPS: tl.constexpr,
-):
-    """Round the sums of gradients (first ``programs`` programs); sum over strips (others)."""
-    program = tl.program_id(0)
-    if program < programs:
-        convert(sums_ptr, d_qkv_ptr, program, size, BLOCK_SIZE)
-    else:
-        add_strips(strips_ptr, d_bias_ptr, program - programs, strips, area, BLOCK, BLOCK_STRIPS)
+    qkv, channels = Tokens(qkv_ptr, stride_image, stride_token), 3 * num_heads * HEAD_DIM
+    compute_gradients(
+        Inputs(qkv, bias_ptr, log_sum_ptr, d_out_ptr, delta_ptr),
+        Tokens(sums_ptr, tokens * channels, channels),
+        Strips(d_bias_ptr, num_windows, windows_per_strip, first_block, IS_ORDERED),
+        Grid(nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, SHIFT),
+        Heads(num_heads, HEAD_DIM, BLOCK_D, SCALE),
+        BLOCK_Q,
+        BLOCK_K,
+    )
 
 
 @triton.jit
@@ -325,14 +386,73 @@ def wrap(number, windows):
 
 
 @triton.jit
-def seen_keys(region, row, col, exist, unwrapped_row, unwrapped_col):
-    """Return positions of a map as keys of a window; other positions are marked as padding."""
-    row = row - unwrapped_row * region.step
-    col = col - unwrapped_col * region.step
+def find_tile(number, region, SIDE: tl.constexpr):
+    """Return a tile of the map of a region by its index over all images."""
+    tile_cols = tl.cdiv(region.cols, SIDE)
+    tiles = tl.cdiv(region.rows, SIDE) * tile_cols
+    top, left = number % tiles // tile_cols * SIDE, number % tiles % tile_cols * SIDE
+    row = top + tl.arange(0, SIDE * SIDE) // SIDE
+    col = left + tl.arange(0, SIDE * SIDE) % SIDE
+    return Tile(
+        image=(number // tiles).to(tl.int64),
+        top=top,
+        left=left,
+        row=row,
+        col=col,
+        tokens=region.first_token + row * region.cols + col,
+        on_map=(row < region.rows) & (col < region.cols),
+    )
+
+
+@triton.jit
+def seen_keys(tile, region, unwrapped_row, unwrapped_col):
+    """Return a tile as keys of a window; keys outside its region are marked as padding."""
+    row = tile.row - unwrapped_row * region.step
+    col = tile.col - unwrapped_col * region.step
     place_row, place_col, size = row + region.margin, col + region.margin, region.size
-    exist = exist & (place_row >= 0) & (place_row < size) & (place_col >= 0) & (place_col < size)
+    exists = tile.on_map & (place_row >= 0) & (place_row < size)
+    exists = exists & (place_col >= 0) & (place_col < size)
     column = region.first + place_row * size + place_col
-    return KeyBlock(region=region, column=column, row=row, col=col, exists=exist)
+    return KeyBlock(region=region, column=column, row=row, col=col, exists=exists)
+
+
+@triton.jit
+def compute_key_gradients(
+    inputs, sums, place, grid, heads, BLOCK_Q: tl.constexpr, TILE: tl.constexpr
+):
+    """Compute the gradients of a tile of keys of a region; see ``key_gradient_kernel``."""
+    dtype: tl.constexpr = inputs.bias_ptr.dtype.element_ty
+    head = tl.program_id(0) % heads.number
+    region, _ = find_region(place, grid, WHOLE_REGION)
+    tile = find_tile(tl.program_id(0) // heads.number, region, TILE)
+    keys = load_keys(inputs.qkv, tile.tokens, tile.on_map, tile.image, head, heads)
+    head_bias = bias_of(inputs.bias_ptr, head, grid)
+    d_k = tl.zeros((TILE * TILE, heads.BLOCK), dtype)
+    d_v = tl.zeros((TILE * TILE, heads.BLOCK), dtype)
+    bottom = tl.minimum(tile.top + TILE, region.rows) - 1
+    right = tl.minimum(tile.left + TILE, region.cols) - 1
+    first_row, last_row = viewers(tile.top, bottom, grid.nh, region)
+    first_col, last_col = viewers(tile.left, right, grid.nw, region)
+    for row in range(first_row, last_row + 1):
+        for col in range(first_col, last_col + 1):
+            window = window_at(tile.image, wrap(row, grid.nh), wrap(col, grid.nw), grid)
+            block = seen_keys(tile, region, row, col)
+            for first in range(0, grid.WINDOW * grid.WINDOW, BLOCK_Q):
+                query_block = find_query_block(first, grid, BLOCK_Q)
+                queries = load_queries(inputs, query_block, window, head, grid, heads)
+                pointers = bias_pointers(head_bias, query_block.own, block)
+                seen = block.exists[None, :]
+                bias = tl.load(pointers, mask=seen, other=float('-inf')) * LOG2_E
+                weights, d_logits = compute_logit_gradients(
+                    queries, keys, block, tl.trans(bias), window, grid, heads
+                )
+                d_k = add_dot(d_k, d_logits, queries.q)
+                d_v = add_dot(d_v, weights, queries.d_out)
+
+    rows = rows_of(sums, tile.image, head, 1, heads)
+    store_rows(rows, tile.tokens, d_k * heads.SCALE, tile.on_map, heads)
+    rows = rows_of(sums, tile.image, head, 2, heads)
+    store_rows(rows, tile.tokens, d_v, tile.on_map, heads)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -369,61 +489,13 @@ def key_gradient_kernel(
     A program computes ``TILE * TILE`` keys of the map and iterates over all windows that attend
     any of them, so that no two programs add to the same element.
     """
-    AREA: tl.constexpr = WINDOW * WINDOW
-    program, channels = tl.program_id(0), num_heads * HEAD_DIM
-    last = region_at(COARSE_LEVELS, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS)
-    num_columns = count_columns(last)
-    region = region_at(region, nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS)
-    head = program % num_heads
-    tile_cols = tl.cdiv(region.cols, TILE)
-    tiles = tl.cdiv(region.rows, TILE) * tile_cols
-    tile, image = program // num_heads % tiles, (program // (num_heads * tiles)).to(tl.int64)
-    top, left = tile // tile_cols * TILE, tile % tile_cols * TILE
-
-    row = top + tl.arange(0, TILE * TILE) // TILE
-    col = left + tl.arange(0, TILE * TILE) % TILE
-    on_map = (row < region.rows) & (col < region.cols)
-    k_tokens = region.first_token + row * region.cols + col
-    k_ptr = qkv_ptr + image * stride_image + head * HEAD_DIM + channels
-    k = load_rows(k_ptr, k_tokens, stride_token, on_map, HEAD_DIM, BLOCK_D)
-    v = load_rows(k_ptr + channels, k_tokens, stride_token, on_map, HEAD_DIM, BLOCK_D)
-    bias_ptr += head * AREA * num_columns
-
-    dtype: tl.constexpr = bias_ptr.dtype.element_ty
-    d_k = tl.zeros((TILE * TILE, BLOCK_D), dtype)
-    d_v = tl.zeros((TILE * TILE, BLOCK_D), dtype)
-    bottom = tl.minimum(top + TILE, region.rows) - 1
-    right = tl.minimum(left + TILE, region.cols) - 1
-    first_row, last_row = viewers(top, bottom, nh, region)
-    first_col, last_col = viewers(left, right, nw, region)
-    for unwrapped_row in range(first_row, last_row + 1):
-        for unwrapped_col in range(first_col, last_col + 1):
-            win_row, win_col = wrap(unwrapped_row, nh), wrap(unwrapped_col, nw)
-            window = Window(
-                image=image,
-                row=win_row,
-                col=win_col,
-                is_last_row=win_row == nh - 1,
-                is_last_col=win_col == nw - 1,
-            )
-            keys = seen_keys(region, row, col, on_map, unwrapped_row, unwrapped_col)
-            for start in range(0, AREA, BLOCK_Q):
-                query = start + tl.arange(0, BLOCK_Q)
-                q_tokens = query_tokens(tl.minimum(query, AREA - 1), window, nw, WINDOW)
-                queries = load_queries(
-                    qkv_ptr, d_out_ptr, log_sum_ptr, delta_ptr, stride_image, stride_token, query,
-                    q_tokens, window, head, num_heads, nh * nw * AREA, AREA, HEAD_DIM, BLOCK_D,
-                )  # fmt: skip
-                pointers = bias_pointers(bias_ptr, tl.minimum(query, AREA - 1), keys, num_columns)
-                seen = keys.exists[None, :]
-                bias = tl.load(pointers, mask=seen, other=float('-inf')) * LOG2_E
-                weights, d_logits = compute_logit_gradients(
-                    k, v, queries, tl.trans(bias), query, keys, on_map, window,
-                    SCALE, WINDOW, SHIFT,
-                )  # fmt: skip
-                d_k = add_dot(d_k, d_logits, queries.q)
-                d_v = add_dot(d_v, weights, queries.d_out)
-
-    d_k_ptr = sums_ptr + image * tokens * 3 * channels + head * HEAD_DIM + channels
-    store_rows(d_k_ptr, k_tokens, 3 * channels, d_k * SCALE, on_map, HEAD_DIM, BLOCK_D)
-    store_rows(d_k_ptr + channels, k_tokens, 3 * channels, d_v, on_map, HEAD_DIM, BLOCK_D)
+    qkv, channels = Tokens(qkv_ptr, stride_image, stride_token), 3 * num_heads * HEAD_DIM
+    compute_key_gradients(
+        Inputs(qkv, bias_ptr, log_sum_ptr, d_out_ptr, delta_ptr),
+        Tokens(sums_ptr, tokens * channels, channels),
+        region,
+        Grid(nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, SHIFT),
+        Heads(num_heads, HEAD_DIM, BLOCK_D, SCALE),
+        BLOCK_Q,
+        TILE,
+    )

@@ -6,37 +6,91 @@ The map is padded with zeros on the bottom and right to whole windows, and rolle
 a window or of a cell, and channels.
 """
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
+
+from .bundle import bundle
 
 # These differ between stages and images, which share one kernel.
 SIZES = ['height', 'width', 'nh', 'nw', 'shift', 'num_items', 'items_per_strip']
 
 
+@bundle
+class Layout(NamedTuple):
+    """Sizes of a map, of its windows and tokens, and of blocks.
+
+    Attributes:
+        LEVELS: Number of coarse levels.
+        ACCUMULATOR: Dtype of sums.
+    """
+
+    height: tl.tensor
+    width: tl.tensor
+    nh: tl.tensor
+    nw: tl.tensor
+    shift: tl.tensor
+    num_tokens: tl.tensor
+    channels: tl.tensor
+    WINDOW: tl.constexpr
+    LEVELS: tl.constexpr
+    BLOCK_P: tl.constexpr
+    BLOCK_C: tl.constexpr
+    ACCUMULATOR: tl.constexpr
+
+
+@bundle
+class Pooling(NamedTuple):
+    """Weights, ``(p*p,)``, and bias of each level; any pointers for missing levels."""
+
+    weights: tuple
+    biases: tuple
+
+
+@bundle
+class Item(NamedTuple):
+    """A window and a block of channels: image (64-bit integer), row, column; ``(BLOCK_C,)``."""
+
+    image: tl.tensor
+    row: tl.tensor
+    col: tl.tensor
+    channel: tl.tensor
+
+
 @triton.jit
-def _source(row, col, exists, height, width, nh, nw, shift, WINDOW: tl.constexpr):
+def _source(row, col, exists, layout):
     """Return the offset of a position on the unpadded map, and whether it is not padding."""
-    row += shift
-    col += shift
-    row = tl.where(row < nh * WINDOW, row, row - nh * WINDOW)
-    col = tl.where(col < nw * WINDOW, col, col - nw * WINDOW)
-    return row * width + col, exists & (row < height) & (col < width)
+    row += layout.shift
+    col += layout.shift
+    row = tl.where(row < layout.nh * layout.WINDOW, row, row - layout.nh * layout.WINDOW)
+    col = tl.where(col < layout.nw * layout.WINDOW, col, col - layout.nw * layout.WINDOW)
+    return row * layout.width + col, exists & (row < layout.height) & (col < layout.width)
 
 
 @triton.jit
-def _rows(ptr, offsets, channel, channels):
+def _rows(ptr, offsets, channel, layout):
     """Return pointers to channels of tokens: ``(BLOCK_P, BLOCK_C)``."""
-    return ptr + offsets[:, None] * channels + channel[None, :]
+    return ptr + offsets[:, None] * layout.channels + channel[None, :]
 
 
 @triton.jit
-def _locate(item, nh, nw, channels, BLOCK_C: tl.constexpr):
-    """Return image (64 bits), row and column of a window, and channels, for an item index."""
-    blocks = (channels + BLOCK_C - 1) // BLOCK_C
-    window = item // blocks
-    channel = item % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    image = window // (nh * nw)
-    return image.to(tl.int64), window // nw % nh, window % nw, channel
+def _locate(number, layout):
+    """Return an item by its index over all images."""
+    blocks = (layout.channels + layout.BLOCK_C - 1) // layout.BLOCK_C
+    window = number // blocks
+    return Item(
+        image=(window // (layout.nh * layout.nw)).to(tl.int64),
+        row=window // layout.nw % layout.nh,
+        col=window % layout.nw,
+        channel=number % blocks * layout.BLOCK_C + tl.arange(0, layout.BLOCK_C),
+    )
+
+
+@triton.jit
+def _image(ptr, item, layout):
+    """Return the pointer to a map in a batch."""
+    return ptr + item.image * layout.height * layout.width * layout.channels
 
 
 @triton.jit
@@ -47,44 +101,68 @@ def _trimmed(windows, WINDOW: tl.constexpr, LEVEL: tl.constexpr):
 
 
 @triton.jit
-def _cell(
-    x_ptr, cell_row, cell_col, channel, height, width, nh, nw, shift, channels,
-    WINDOW: tl.constexpr, LEVEL: tl.constexpr, BLOCK_P: tl.constexpr,
-):  # fmt: skip
-    """Return the tokens of a cell of a coarse level, zeros elsewhere: ``(BLOCK_P, BLOCK_C)``."""
-    CELL: tl.constexpr = WINDOW >> LEVEL
-    position = tl.arange(0, BLOCK_P)
-    row = _trimmed(nh, WINDOW, LEVEL) + cell_row * CELL + position // CELL
-    col = _trimmed(nw, WINDOW, LEVEL) + cell_col * CELL + position % CELL
-    exists = position < CELL * CELL
-    offsets, inside = _source(row, col, exists, height, width, nh, nw, shift, WINDOW)
-    mask = inside[:, None] & (channel < channels)[None, :]
-    return tl.load(_rows(x_ptr, offsets, channel, channels), mask=mask, other=0.0)
+def _first_token(layout, LEVEL: tl.constexpr):
+    """Return the first token of a coarse level."""
+    CELLS: tl.constexpr = ((1 << (2 * LEVEL)) - 1) // 3  # of a window on all levels before
+    return layout.nh * layout.nw * (layout.WINDOW * layout.WINDOW + CELLS)
 
 
 @triton.jit
-def _pool_level(
-    x_ptr, tokens_ptr, weight_ptr, bias_ptr, first, win_row, win_col, channel,
-    height, width, nh, nw, shift, channels,
-    ACCUMULATOR: tl.constexpr, WINDOW: tl.constexpr, LEVEL: tl.constexpr, BLOCK_P: tl.constexpr,
-):  # fmt: skip
-    """Write the ``2^k x 2^k`` coarse tokens of a window; ``first`` is the level's first token."""
+def _cell(x_ptr, cell_row, cell_col, channel, layout, LEVEL: tl.constexpr):
+    """Return the tokens of a cell of a coarse level, zeros elsewhere: ``(BLOCK_P, BLOCK_C)``."""
+    CELL: tl.constexpr = layout.WINDOW >> LEVEL
+    position = tl.arange(0, layout.BLOCK_P)
+    row = _trimmed(layout.nh, layout.WINDOW, LEVEL) + cell_row * CELL + position // CELL
+    col = _trimmed(layout.nw, layout.WINDOW, LEVEL) + cell_col * CELL + position % CELL
+    offsets, inside = _source(row, col, position < CELL * CELL, layout)
+    mask = inside[:, None] & (channel < layout.channels)[None, :]
+    return tl.load(_rows(x_ptr, offsets, channel, layout), mask=mask, other=0.0)
+
+
+@triton.jit
+def _copy_window(x_ptr, tokens_ptr, item, layout):
+    """Write the tokens of a window of the map."""
+    # the window is the cell of level 0, even if that level does not exist
+    x = _cell(x_ptr, item.row, item.col, item.channel, layout, 0)
+    position = tl.arange(0, layout.BLOCK_P)
+    row = item.row * layout.WINDOW + position // layout.WINDOW
+    col = item.col * layout.WINDOW + position % layout.WINDOW
+    mask = (position < layout.WINDOW * layout.WINDOW)[:, None]
+    mask = mask & (item.channel < layout.channels)[None, :]
+    token = row * (layout.nw * layout.WINDOW) + col
+    pointers = _rows(tokens_ptr, token, item.channel, layout)
+    tl.store(pointers, x.to(tokens_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _pool_level(x_ptr, tokens_ptr, pooling, item, layout, LEVEL: tl.constexpr):
+    """Write the ``2^k x 2^k`` coarse tokens of a window."""
     CELLS: tl.constexpr = 1 << LEVEL
-    position = tl.arange(0, BLOCK_P)
-    is_weight = position < (WINDOW >> LEVEL) * (WINDOW >> LEVEL)
-    weight = tl.load(weight_ptr + position, mask=is_weight, other=0.0).to(ACCUMULATOR)
-    bias = tl.load(bias_ptr).to(ACCUMULATOR)
+    position, channel = tl.arange(0, layout.BLOCK_P), item.channel
+    is_weight = position < (layout.WINDOW >> LEVEL) * (layout.WINDOW >> LEVEL)
+    weight = tl.load(pooling.weights[LEVEL] + position, mask=is_weight, other=0.0)
+    weight = weight.to(layout.ACCUMULATOR)
+    bias = tl.load(pooling.biases[LEVEL]).to(layout.ACCUMULATOR)
     for cell in range(CELLS * CELLS):
-        cell_row = win_row * CELLS + cell // CELLS
-        cell_col = win_col * CELLS + cell % CELLS
-        x = _cell(
-            x_ptr, cell_row, cell_col, channel, height, width, nh, nw, shift, channels,
-            WINDOW, LEVEL, BLOCK_P,
-        ).to(ACCUMULATOR)  # fmt: skip
+        row = item.row * CELLS + cell // CELLS
+        col = item.col * CELLS + cell % CELLS
+        x = _cell(x_ptr, row, col, channel, layout, LEVEL).to(layout.ACCUMULATOR)
         pooled = tl.sum(x * weight[:, None], 0) + bias
-        token = first + cell_row * (nw * CELLS) + cell_col
-        pointers = tokens_ptr + token * channels + channel
-        tl.store(pointers, pooled.to(tokens_ptr.dtype.element_ty), mask=channel < channels)
+        token = _first_token(layout, LEVEL) + row * (layout.nw * CELLS) + col
+        pointers = tokens_ptr + token * layout.channels + channel
+        values = pooled.to(tokens_ptr.dtype.element_ty)
+        tl.store(pointers, values, mask=channel < layout.channels)
+
+
+@triton.jit
+def _pool(x_ptr, tokens_ptr, pooling, layout):
+    """Write the tokens of a window on all maps; see ``pool_kernel``."""
+    item = _locate(tl.program_id(0), layout)
+    x_ptr = _image(x_ptr, item, layout)
+    tokens_ptr += item.image * layout.num_tokens * layout.channels
+    _copy_window(x_ptr, tokens_ptr, item, layout)
+    for level in tl.static_range(layout.LEVELS):
+        _pool_level(x_ptr, tokens_ptr, pooling, item, layout, level)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -115,124 +193,110 @@ def pool_kernel(
 ):
     """Write the tokens of a map and its coarse maps. Programs: (B, N, blocks of channels)."""
     ACCUMULATOR: tl.constexpr = tl.float64 if IS_DOUBLE else tl.float32
-    image, win_row, win_col, channel = _locate(tl.program_id(0), nh, nw, channels, BLOCK_C)
-    x_ptr += image * height * width * channels
-    tokens_ptr += image * num_tokens * channels
-    # the window is the cell of level 0, even if that level does not exist
-    x = _cell(
-        x_ptr, win_row, win_col, channel, height, width, nh, nw, shift, channels,
-        WINDOW, 0, BLOCK_P,
+    weights = (weight_0_ptr, weight_1_ptr, weight_2_ptr)
+    biases = (bias_0_ptr, bias_1_ptr, bias_2_ptr)
+    _pool(
+        x_ptr,
+        tokens_ptr,
+        Pooling(weights, biases),
+        Layout(
+            height, width, nh, nw, shift, num_tokens, channels,
+            WINDOW, LEVELS, BLOCK_P, BLOCK_C, ACCUMULATOR,
+        ),
     )  # fmt: skip
-    position = tl.arange(0, BLOCK_P)
-    token = win_row * WINDOW + position // WINDOW
-    token = token * (nw * WINDOW) + win_col * WINDOW + position % WINDOW
-    mask = (position < WINDOW * WINDOW)[:, None] & (channel < channels)[None, :]
-    pointers = _rows(tokens_ptr, token, channel, channels)
-    tl.store(pointers, x.to(tokens_ptr.dtype.element_ty), mask=mask)
-    windows = nh * nw
-    first = windows * (WINDOW * WINDOW)
-    if LEVELS > 0:
-        _pool_level(
-            x_ptr, tokens_ptr, weight_0_ptr, bias_0_ptr, first, win_row, win_col, channel,
-            height, width, nh, nw, shift, channels, ACCUMULATOR, WINDOW, 0, BLOCK_P,
-        )  # fmt: skip
-    if LEVELS > 1:
-        _pool_level(
-            x_ptr, tokens_ptr, weight_1_ptr, bias_1_ptr, first + windows, win_row, win_col,
-            channel, height, width, nh, nw, shift, channels, ACCUMULATOR, WINDOW, 1, BLOCK_P,
-        )  # fmt: skip
-    if LEVELS > 2:
-        _pool_level(
-            x_ptr, tokens_ptr, weight_2_ptr, bias_2_ptr, first + 5 * windows, win_row, win_col,
-            channel, height, width, nh, nw, shift, channels, ACCUMULATOR, WINDOW, 2, BLOCK_P,
-        )  # fmt: skip
+
+
+@bundle
+class Positions(NamedTuple):
+    """Positions of a window: rows and columns, ``(BLOCK_P,)``, and the mask of their channels."""
+
+    row: tl.tensor
+    col: tl.tensor
+    mask: tl.tensor
+
+
+@bundle
+class Gradients(NamedTuple):
+    """Pointers of the backward kernel; see there."""
+
+    d_tokens_ptr: tl.tensor
+    x_ptr: tl.tensor
+    d_x_ptr: tl.tensor
+    weights: tuple
+    sums_ptr: tl.tensor
 
 
 @triton.jit
-def _cell_share(
-    d_tokens_ptr, weight_ptr, first, row, col, mask, channel, nh, nw, channels,
-    ACCUMULATOR: tl.constexpr, WINDOW: tl.constexpr, LEVEL: tl.constexpr,
-):  # fmt: skip
+def _cell_share(d_tokens_ptr, weight_ptr, positions, channel, layout, LEVEL: tl.constexpr):
     """Return the gradient of positions through their coarse token: ``(BLOCK_P, BLOCK_C)``."""
-    CELL: tl.constexpr = WINDOW >> LEVEL
-    row -= _trimmed(nh, WINDOW, LEVEL)
-    col -= _trimmed(nw, WINDOW, LEVEL)
-    cell_row, cell_col = row // CELL, col // CELL
-    pooled = (row >= 0) & (cell_row < nh << LEVEL) & (col >= 0) & (cell_col < nw << LEVEL)
-    token = first + cell_row * (nw << LEVEL) + cell_col
-    mask = mask & pooled[:, None]
-    d_pooled = tl.load(_rows(d_tokens_ptr, token, channel, channels), mask=mask, other=0.0)
-    place = row % CELL * CELL + col % CELL
-    weight = tl.load(weight_ptr + place, mask=pooled, other=0.0)
-    return weight.to(ACCUMULATOR)[:, None] * d_pooled.to(ACCUMULATOR)
+    CELL: tl.constexpr = layout.WINDOW >> LEVEL
+    row = positions.row - _trimmed(layout.nh, layout.WINDOW, LEVEL)
+    col = positions.col - _trimmed(layout.nw, layout.WINDOW, LEVEL)
+    cell_row, cell_col, cells = row // CELL, col // CELL, layout.nw << LEVEL
+    pooled = (row >= 0) & (cell_row < layout.nh << LEVEL) & (col >= 0) & (cell_col < cells)
+    token = _first_token(layout, LEVEL) + cell_row * cells + cell_col
+    mask = positions.mask & pooled[:, None]
+    d_pooled = tl.load(_rows(d_tokens_ptr, token, channel, layout), mask=mask, other=0.0)
+    weight = tl.load(weight_ptr + row % CELL * CELL + col % CELL, mask=pooled, other=0.0)
+    return weight.to(layout.ACCUMULATOR)[:, None] * d_pooled.to(layout.ACCUMULATOR)
 
 
 @triton.jit
-def _map_gradient(
-    d_tokens_ptr, d_x_ptr, weight_0_ptr, weight_1_ptr, weight_2_ptr,
-    win_row, win_col, channel, height, width, nh, nw, shift, channels,
-    ACCUMULATOR: tl.constexpr, WINDOW: tl.constexpr, LEVELS: tl.constexpr, BLOCK_P: tl.constexpr,
-):  # fmt: skip
+def _map_gradient(pointers, item, layout):
     """Write the gradient of a window of the map, except for padding."""
-    position = tl.arange(0, BLOCK_P)
-    row = win_row * WINDOW + position // WINDOW
-    col = win_col * WINDOW + position % WINDOW
-    exists = position < WINDOW * WINDOW
-    offsets, inside = _source(row, col, exists, height, width, nh, nw, shift, WINDOW)
-    mask = inside[:, None] & (channel < channels)[None, :]
-    pointers = _rows(d_tokens_ptr, row * (nw * WINDOW) + col, channel, channels)
-    d_x = tl.load(pointers, mask=mask, other=0.0).to(ACCUMULATOR)
-    windows = nh * nw
-    first = windows * (WINDOW * WINDOW)
-    if LEVELS > 0:
-        d_x += _cell_share(
-            d_tokens_ptr, weight_0_ptr, first, row, col, mask, channel, nh, nw, channels,
-            ACCUMULATOR, WINDOW, 0,
-        )  # fmt: skip
-    if LEVELS > 1:
-        d_x += _cell_share(
-            d_tokens_ptr, weight_1_ptr, first + windows, row, col, mask, channel, nh, nw,
-            channels, ACCUMULATOR, WINDOW, 1,
-        )  # fmt: skip
-    if LEVELS > 2:
-        d_x += _cell_share(
-            d_tokens_ptr, weight_2_ptr, first + 5 * windows, row, col, mask, channel, nh, nw,
-            channels, ACCUMULATOR, WINDOW, 2,
-        )  # fmt: skip
-    pointers = _rows(d_x_ptr, offsets, channel, channels)
-    tl.store(pointers, d_x.to(d_x_ptr.dtype.element_ty), mask=mask)
+    position, channel = tl.arange(0, layout.BLOCK_P), item.channel
+    row = item.row * layout.WINDOW + position // layout.WINDOW
+    col = item.col * layout.WINDOW + position % layout.WINDOW
+    offsets, inside = _source(row, col, position < layout.WINDOW * layout.WINDOW, layout)
+    mask = inside[:, None] & (channel < layout.channels)[None, :]
+    positions = Positions(row, col, mask)
+    d_tokens_ptr = pointers.d_tokens_ptr + item.image * layout.num_tokens * layout.channels
+    own = _rows(d_tokens_ptr, row * (layout.nw * layout.WINDOW) + col, channel, layout)
+    d_x = tl.load(own, mask=mask, other=0.0).to(layout.ACCUMULATOR)
+    for level in tl.static_range(layout.LEVELS):
+        weight_ptr = pointers.weights[level]
+        d_x += _cell_share(d_tokens_ptr, weight_ptr, positions, channel, layout, level)
+    rows = _rows(_image(pointers.d_x_ptr, item, layout), offsets, channel, layout)
+    tl.store(rows, d_x.to(pointers.d_x_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _level_gradient(
-    d_tokens_ptr, x_ptr, sums_ptr, first, begin, end,
-    height, width, nh, nw, shift, num_tokens, channels,
-    ACCUMULATOR: tl.constexpr, WINDOW: tl.constexpr, LEVEL: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
+def _level_gradient(pointers, sums_ptr, begin, end, layout, LEVEL: tl.constexpr):
     """Write a strip's gradients of a level's weights, followed by that of its bias."""
     CELLS: tl.constexpr = 1 << LEVEL
-    d_weight = tl.zeros((BLOCK_P,), ACCUMULATOR)
-    d_bias = tl.zeros((BLOCK_C,), ACCUMULATOR)
-    for item in range(begin, end):
-        image, win_row, win_col, channel = _locate(item, nh, nw, channels, BLOCK_C)
-        image_ptr = x_ptr + image * height * width * channels
+    d_weight = tl.zeros((layout.BLOCK_P,), layout.ACCUMULATOR)
+    d_bias = tl.zeros((layout.BLOCK_C,), layout.ACCUMULATOR)
+    for number in range(begin, end):
+        item = _locate(number, layout)
+        channel, x_ptr = item.channel, _image(pointers.x_ptr, item, layout)
         for cell in range(CELLS * CELLS):
-            cell_row = win_row * CELLS + cell // CELLS
-            cell_col = win_col * CELLS + cell % CELLS
-            token = first + cell_row * (nw * CELLS) + cell_col
-            pointers = d_tokens_ptr + (image * num_tokens + token) * channels + channel
-            d_pooled = tl.load(pointers, mask=channel < channels, other=0.0).to(ACCUMULATOR)
-            x = _cell(
-                image_ptr, cell_row, cell_col, channel, height, width, nh, nw, shift, channels,
-                WINDOW, LEVEL, BLOCK_P,
-            ).to(ACCUMULATOR)  # fmt: skip
+            row = item.row * CELLS + cell // CELLS
+            col = item.col * CELLS + cell % CELLS
+            token = _first_token(layout, LEVEL) + row * (layout.nw * CELLS) + col
+            token = item.image * layout.num_tokens + token
+            place = pointers.d_tokens_ptr + token * layout.channels + channel
+            d_pooled = tl.load(place, mask=channel < layout.channels, other=0.0)
+            d_pooled = d_pooled.to(layout.ACCUMULATOR)
+            x = _cell(x_ptr, row, col, channel, layout, LEVEL).to(layout.ACCUMULATOR)
             d_weight += tl.sum(x * d_pooled[None, :], 1)
             d_bias += d_pooled
-    AREA: tl.constexpr = (WINDOW >> LEVEL) * (WINDOW >> LEVEL)
-    position = tl.arange(0, BLOCK_P)
+    AREA: tl.constexpr = (layout.WINDOW >> LEVEL) * (layout.WINDOW >> LEVEL)
+    position = tl.arange(0, layout.BLOCK_P)
     tl.store(sums_ptr + position, d_weight, mask=position < AREA)
     tl.store(sums_ptr + AREA, tl.sum(d_bias, 0))
+
+
+@triton.jit
+def _pool_backward(pointers, num_items, items_per_strip, layout, NUM_SUMS: tl.constexpr):
+    """Write the gradients of a strip; see ``pool_backward_kernel``."""
+    begin = tl.program_id(0) * items_per_strip
+    end = tl.minimum(begin + items_per_strip, num_items)
+    for number in range(begin, end):
+        _map_gradient(pointers, _locate(number, layout), layout)
+    sums_ptr = pointers.sums_ptr + tl.program_id(0) * NUM_SUMS
+    for level in tl.static_range(layout.LEVELS):
+        _level_gradient(pointers, sums_ptr, begin, end, layout, level)
+        sums_ptr += (layout.WINDOW >> level) * (layout.WINDOW >> level) + 1
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -266,37 +330,14 @@ def pool_backward_kernel(
 ):
     """Write all gradients. Programs: strips of (B, N, blocks of channels)."""
     ACCUMULATOR: tl.constexpr = tl.float64 if IS_DOUBLE else tl.float32
-    strip = tl.program_id(0)
-    begin = strip * items_per_strip
-    end = tl.minimum(begin + items_per_strip, num_items)
-    for item in range(begin, end):
-        image, win_row, win_col, channel = _locate(item, nh, nw, channels, BLOCK_C)
-        _map_gradient(
-            d_tokens_ptr + image * num_tokens * channels,
-            d_x_ptr + image * height * width * channels,
-            weight_0_ptr, weight_1_ptr, weight_2_ptr, win_row, win_col, channel,
-            height, width, nh, nw, shift, channels, ACCUMULATOR, WINDOW, LEVELS, BLOCK_P,
-        )  # fmt: skip
-    sums_ptr += strip * NUM_SUMS
-    windows = nh * nw
-    first = windows * (WINDOW * WINDOW)
-    if LEVELS > 0:
-        _level_gradient(
-            d_tokens_ptr, x_ptr, sums_ptr, first, begin, end,
+    weights = (weight_0_ptr, weight_1_ptr, weight_2_ptr)
+    _pool_backward(
+        Gradients(d_tokens_ptr, x_ptr, d_x_ptr, weights, sums_ptr),
+        num_items,
+        items_per_strip,
+        Layout(
             height, width, nh, nw, shift, num_tokens, channels,
-            ACCUMULATOR, WINDOW, 0, BLOCK_P, BLOCK_C,
-        )  # fmt: skip
-    sums_ptr += WINDOW * WINDOW + 1
-    if LEVELS > 1:
-        _level_gradient(
-            d_tokens_ptr, x_ptr, sums_ptr, first + windows, begin, end,
-            height, width, nh, nw, shift, num_tokens, channels,
-            ACCUMULATOR, WINDOW, 1, BLOCK_P, BLOCK_C,
-        )  # fmt: skip
-    sums_ptr += (WINDOW // 2) * (WINDOW // 2) + 1
-    if LEVELS > 2:
-        _level_gradient(
-            d_tokens_ptr, x_ptr, sums_ptr, first + 5 * windows, begin, end,
-            height, width, nh, nw, shift, num_tokens, channels,
-            ACCUMULATOR, WINDOW, 2, BLOCK_P, BLOCK_C,
-        )  # fmt: skip
+            WINDOW, LEVELS, BLOCK_P, BLOCK_C, ACCUMULATOR,
+        ),
+        NUM_SUMS,
+    )  # fmt: skip

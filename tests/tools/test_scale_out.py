@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes: the losses of one, sharded checkpoints, two nodes, and workers that die."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+import torch
+
+from mmfocal.engine.sharding import read_sharded
+from mmfocal.models.checkpoint_files import read_checkpoint, tensors_of
+from tests.helpers.processes import run_in_processes
+
+HOOK = """
+import os
+import signal
+from pathlib import Path
+
+import torch
+from mmengine.dist import all_reduce, get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class Record(Hook):
+    '''Loss of the total batch, and parameters without gradients.'''
+
+    priority = 'VERY_LOW'
+
+    def before_train(self, runner):
+        self.losses, self.unused = [], set()
+
+        def check_gradients(optimizer, *_):
+            params = [each for group in optimizer.param_groups for each in group['params']]
+            self.unused |= {i for i, each in enumerate(params) if each.grad is None}
+
+        runner.optim_wrapper.optimizer.register_step_pre_hook(check_gradients)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        loss = torch.as_tensor(outputs['loss']).detach().clone()
+        all_reduce(loss, 'mean')
+        self.losses.append(loss.item())
+
+    def after_train(self, runner):
+        found = dict(losses=self.losses, unused=self.unused)
+        torch.save(found, f'{runner.work_dir}/recorded{get_rank()}.pt')
+
+
+@HOOKS.register_module()
+class DieOnce(Hook):
+    '''Rank 1 gets SIGKILL at the fifth iteration of the first attempt.'''
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        marker = Path(runner.work_dir, 'died')
+        if runner.iter == 4 and get_rank() == 1 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+CONFIG = """
+_base_ = {base!r}
+custom_imports = dict(imports=['mmfocal', 'scale_out_hooks'], allow_failed_imports=False)
+custom_hooks = [dict(type='Record')]
+optim_wrapper = dict(
+    type='OptimWrapper', clip_grad=dict(max_norm=5.0),
+    optimizer=dict(_delete_=True, type='SGD', lr=0.1),
+)
+param_scheduler = None
+train_cfg = dict(max_iters=6, val_interval=6)
+train_dataloader = dict(num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(indices=4))
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2, max_keep_ckpts=-1))
+"""
+TOTAL = 4  # images of a step
+FSDP = ['runner_type=FlexibleRunner', 'strategy.type=FullyShardStrategy']
+DDP = ['runner_type=FlexibleRunner', 'strategy.type=DDPStrategy']
+
+
+@pytest.fixture
+def project(workspace: Path, repo_root: Path) -> Path:
+    """A config and its hooks in the workspace."""
+    base = str(repo_root / 'configs' / 'quickstart' / 'focal_nano_cls.py')
+    (workspace / 'scale_out_hooks.py').write_text(HOOK)
+    (workspace / 'config.py').write_text(CONFIG.format(base=base))
+    return workspace
+
+
+def train(folder: Path, name: str, options: list[str], launcher: str, ranks: int) -> None:
+    """Run ``tools/train.py`` in this process."""
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    main = run_path(str(Path(__file__).resolve().parents[2] / 'tools' / 'train.py'))['main']
+    settings = [f'train_dataloader.batch_size={TOTAL // ranks}', *options]
+    main(['config.py', '--work-dir', name, '--launcher', launcher, '--cfg-options', *settings])
+
+
+def body(rank: int, folder: Path, ranks: int) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+    train(folder, f'ddp{ranks}', DDP, 'pytorch', ranks)
+    train(folder, f'fsdp{ranks}', FSDP, 'pytorch', ranks)
+
+
+@pytest.mark.slow
+def test_ddp_and_fsdp2_train_as_one_process(project: Path, run) -> None:
+    """Losses of 2 and 4 processes; a sharded checkpoint goes on in one process."""
+    settings = [f'train_dataloader.batch_size={TOTAL}']
+    run('train.py', 'config.py', '--work-dir', 'one', '--cfg-options', *settings)
+    one = torch.load(project / 'one' / 'recorded0.pt')['losses']
+    for ranks in (2, 4):
+        run_in_processes(body, project, project, ranks, ranks=ranks)
+        for kind in ('ddp', 'fsdp'):
+            for rank in range(ranks):
+                found = torch.load(project / f'{kind}{ranks}' / f'recorded{rank}.pt')
+                assert not found['unused']
+                # A sum of n terms in another order differs by n eps at most. Gradients sum over
+                # batch, tokens and channels; steps of learning rate 0.1 with clipped gradients
+                # hand their differences on.
+                assert found['losses'] == pytest.approx(one, rel=1e-5), (kind, ranks)
+    assert max(one) - min(one) > 0.01  # the steps change the loss by far more than that
+
+    whole = tensors_of(read_sharded(project / 'fsdp4' / 'iter_4.pth'), 'fsdp4')
+    plain = tensors_of(read_checkpoint(str(project / 'ddp4' / 'iter_4.pth')), 'ddp4')
+    assert whole.keys() == plain.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(whole[name], value, rtol=1e-4, atol=1e-6)
+    resumed = ['--resume', 'fsdp4/iter_4.pth', '--work-dir', 'resumed']
+    run('train.py', 'config.py', *resumed, '--cfg-options', *settings)
+    losses = torch.load(project / 'resumed' / 'recorded0.pt')['losses']
+    assert losses == pytest.approx(one[4:], rel=1e-5)
+    printed = run('test.py', 'config.py', 'fsdp2/iter_6.pth')
+    assert 'accuracy/top1' in printed
+
+
+def free_port() -> str:
+    with socket.create_server(('', 0)) as server:
+        return str(server.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_two_nodes_and_a_worker_that_comes_back(
+    project: Path, repo_root: Path, environment: dict[str, str]
+) -> None:
+    """Both ways to two processes end with the same weights, bit for bit."""
+    script = ['bash', str(repo_root / 'tools' / 'dist_train.sh'), 'config.py']
+    batch = ['--cfg-options', 'train_dataloader.batch_size=2']
+    pipes = dict(cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    node = {**environment, 'NNODES': '2', 'MASTER_ADDR': '127.0.0.1', 'PORT': free_port()}
+    nodes = [
+        subprocess.Popen(
+            [*script, '1', '--work-dir', 'nodes', *batch],
+            env={**node, 'NODE_RANK': rank}, **pipes
+        )
+        for rank in '01'
+    ]  # fmt: skip
+    for node in nodes:
+        printed, _ = node.communicate(timeout=300)
+        assert node.returncode == 0, printed[-3000:]
+    with open(project / 'config.py', 'a') as file:
+        file.write("custom_hooks = [dict(type='Record'), dict(type='DieOnce')]\n")
+    done = subprocess.run(
+        [*script, '2', '--work-dir', 'elastic', '--resume', *batch],
+        env={**environment, 'MAX_RESTARTS': '1'}, timeout=300, **pipes
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (project / 'elastic' / 'died').exists()
+    assert re.search(r'resumed epoch: 0, iter: 4', done.stdout)
+    names = [project / kind / 'iter_6.pth' for kind in ('nodes', 'elastic')]
+    one, two = (torch.load(name, weights_only=False)['state_dict'] for name in names)
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
