@@ -134,6 +134,22 @@ def autocast_dtype(device_type: str) -> torch.dtype:
     return torch.get_autocast_cpu_dtype() if is_cpu else torch.get_autocast_gpu_dtype()
 
 
+def infers_schemas() -> bool:
+    """Return whether operators may be annotated by ``list[int]`` and ``tuple[Tensor, Tensor]``.
+
+    ``torch.library.triton_op`` exists since PyTorch 2.6, which knows the names of ``typing`` only.
+    """
+
+    def probe(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    try:
+        torch.library.infer_schema(probe, mutates_args=())
+    except (AttributeError, ValueError):
+        return False
+    return True
+
+
 def softmax_backward_(gradient: Tensor, weights: Tensor) -> Tensor:
     """Replace the gradient of ``weights = logits.softmax(-1)`` by the gradient of the logits.
 

@@ -21,7 +21,9 @@ INTERPRETED = settings.is_on(settings.TRITON_INTERPRET)
 # Available since torch 2.4; with older releases, launchers run in eager mode only.
 ARE_REGISTERED = hasattr(torch.library, 'register_fake')
 # Available since torch 2.6. The interpreter cannot run kernels that are wrapped for compilers.
-ARE_KERNELS_VISIBLE = hasattr(torch.library, 'triton_op') and not INTERPRETED
+ARE_KERNELS_VISIBLE = (
+    hasattr(torch.library, 'triton_op') and compat.infers_schemas() and not INTERPRETED
+)
 # Operators that start no kernel: they create views or allocate.
 FREE = (
     'alias', 'as_strided', 'detach', 'empty', 'expand', 'flatten', 'lift_fresh', 'narrow',
