@@ -37,7 +37,8 @@ launch() { # launch PROCESSES SCRIPT [ARGUMENTS]
     local address=${MASTER_ADDR:-127.0.0.1} meeting
     if [[ "${MAX_RESTARTS:-0}" == 0 ]]; then
         meeting=(--node_rank="${NODE_RANK:-0}" --master_addr="$address" --master_port="$PORT")
-    else # a fixed master keeps the addresses of processes that died
+    else # a fixed master, or a store that attempts share, keeps the addresses of processes that died
+        export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
         meeting=(--rdzv_backend=c10d --rdzv_endpoint="$address:$PORT" --rdzv_id="$PORT" --max_restarts="$MAX_RESTARTS")
     fi
     exec "$PYTHON" -m torch.distributed.run --nnodes="$nodes" "${meeting[@]}" --nproc_per_node="$processes" "$@"
