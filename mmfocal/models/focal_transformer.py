@@ -489,7 +489,9 @@ class FocalTransformer(BaseModule):
         compat.check_compiler()
         x = self.pos_drop(self._add_pos_embed(self.patch_embed(x)))
         outs, last = [], self.out_indices[-1]
-        for stage, layer in enumerate(cast(Iterable[FocalStage], self.layers[: last + 1])):
+        for stage, layer in enumerate(cast('Iterable[FocalStage]', self.layers)):
+            if stage > last:  # not a slice, whose name PyTorch 2.6 cannot export
+                break
             x = layer(x)
             if stage in self.out_indices:
                 out = getattr(self, f'norm{stage}')(x)

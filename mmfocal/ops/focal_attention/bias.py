@@ -68,7 +68,9 @@ def check_tables(bias: FocalBias, geometry: FocalGeometry) -> None:
     Raises:
         ValueError: If one differs; names the first such table.
     """
-    if (bias.neighbors is None) != (geometry.expand_size == 0):
+    has_neighbors = bias.neighbors is not None
+    # not `!=`: the Dynamo of PyTorch 2.6 takes two equal results of comparisons for different ones
+    if not has_neighbors if geometry.expand_size > 0 else has_neighbors:
         raise ValueError('bias.neighbors must be given exactly if expand_size > 0')
     levels = len(geometry.coarse_levels)
     if len(bias.coarse) != levels:
