@@ -68,9 +68,10 @@ def check_tables(bias: FocalBias, geometry: FocalGeometry) -> None:
     Raises:
         ValueError: If one differs; names the first such table.
     """
-    has_neighbors = bias.neighbors is not None
-    # not `!=`: the Dynamo of PyTorch 2.6 takes two equal results of comparisons for different ones
-    if not has_neighbors if geometry.expand_size > 0 else has_neighbors:
+    # Two conditions, because the Dynamo of PyTorch 2.6 compares results of comparisons wrongly.
+    is_missing = geometry.expand_size > 0 and bias.neighbors is None
+    is_unused = geometry.expand_size == 0 and bias.neighbors is not None
+    if is_missing or is_unused:
         raise ValueError('bias.neighbors must be given exactly if expand_size > 0')
     levels = len(geometry.coarse_levels)
     if len(bias.coarse) != levels:
