@@ -20,7 +20,7 @@ model = dict(
 )
 max_iters = 400
 warmup = 30
-optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=5.0))
+optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
 param_scheduler = [
     dict(_base_.param_scheduler[0], end=warmup),
     dict(_base_.param_scheduler[1], begin=warmup, end=max_iters),

@@ -17,7 +17,7 @@ Differences from the released classification code (https://github.com/microsoft/
 Shapes: ``B`` batch, ``H, W`` token map of a stage, ``C`` channels, ``h`` heads, ``T`` all tokens.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -489,7 +489,8 @@ class FocalTransformer(BaseModule):
         compat.check_compiler()
         x = self.pos_drop(self._add_pos_embed(self.patch_embed(x)))
         outs, last = [], self.out_indices[-1]
-        for stage, layer in enumerate(cast(Iterable[FocalStage], self.layers[: last + 1])):
+        for stage in range(last + 1):  # PyTorch 2.6 cannot export slices of layers
+            layer = cast('FocalStage', self.layers[stage])
             x = layer(x)
             if stage in self.out_indices:
                 out = getattr(self, f'norm{stage}')(x)

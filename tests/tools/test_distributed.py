@@ -125,6 +125,15 @@ def test_arguments_and_variables_reach_torch(repo_root, printer):
     assert words[-5:] == ['a config.py', '--launcher', 'pytorch', '--cfg-options', 'key=two words']
 
 
+def test_workers_that_restart_meet_anew(repo_root, printer):
+    script = repo_root / 'tools' / 'dist_train.sh'
+    variables = dict(PYTHON=str(printer), PORT='1234', MASTER_ADDR='host', MAX_RESTARTS='3')
+    words = bash(script, 'config.py', '4', **variables).stdout.splitlines()
+    expected = {'--rdzv_backend=c10d', '--rdzv_endpoint=host:1234', '--max_restarts=3'}
+    assert expected < set(words)
+    assert not any(word.startswith(('--node_rank', '--master')) for word in words)
+
+
 @pytest.mark.parametrize(
     ('variables', 'expected'),
     [({}, '1000'), ({'GOMP_SPINCOUNT': '7'}, '7'), ({'OMP_WAIT_POLICY': 'active'}, 'unset')],

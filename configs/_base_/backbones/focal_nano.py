@@ -7,5 +7,5 @@ backbone = dict(
     # at 160 pixels the maps have 40, 20, 10 and 5 rows: 6, 3, 2 and 1 pooled windows
     focal_windows=(7, 5, 3, 1),
     expand_sizes=(3, 3, 3, 0),
-    drop_path_rate=0.0,  # nothing to regularise in so few epochs
+    drop_path_rate=0.0,  # nothing to regularize in so few epochs
 )

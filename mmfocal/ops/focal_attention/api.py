@@ -120,7 +120,7 @@ def focal_attention(inputs: FocalInputs, impl: str = 'auto') -> Tensor:
     dtype = compute_dtype(inputs.qkv.dtype)
     with _without_autocast(inputs.qkv.device.type):
         bias = map_tables(lambda table: table.to(dtype), inputs.bias)
-        # not `_replace`, which Dynamo of PyTorch 2.6 does not enter
-        qkv, map_size, _, *options = inputs
-        inputs = FocalInputs(qkv, map_size, bias, *options)
-        return backend.forward(inputs, backend.combine(bias, inputs.geometry))
+        qkv, map_size, _, geometry, scale, shift, dropout_p = inputs
+        # not `_replace`, which the Dynamo of PyTorch 2.6 cannot trace
+        inputs = FocalInputs(qkv, map_size, bias, geometry, scale, shift, dropout_p)
+        return backend.forward(inputs, backend.combine(bias, geometry))

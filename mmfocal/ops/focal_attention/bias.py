@@ -68,7 +68,10 @@ def check_tables(bias: FocalBias, geometry: FocalGeometry) -> None:
     Raises:
         ValueError: If one differs; names the first such table.
     """
-    if (bias.neighbors is None) != (geometry.expand_size == 0):
+    # Two conditions, because the Dynamo of PyTorch 2.6 compares results of comparisons wrongly.
+    is_missing = geometry.expand_size > 0 and bias.neighbors is None
+    is_unused = geometry.expand_size == 0 and bias.neighbors is not None
+    if is_missing or is_unused:
         raise ValueError('bias.neighbors must be given exactly if expand_size > 0')
     levels = len(geometry.coarse_levels)
     if len(bias.coarse) != levels:
