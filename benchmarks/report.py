@@ -219,7 +219,7 @@ def render(page: str, results: Path) -> str:
 
     def fill(match: re.Match) -> str:
         path = results / f'{match[2]}.csv'
-        text = table(path) if path.exists() else f'No file `{path.name}` yet.\n'
+        text = table(path) if path.exists() else 'Not run.\n'
         picture = PAGE.parent / 'images' / f'{match[2]}.png'
         if path.exists() and picture.exists():
             text += f'\n![Time and memory over pixels](images/{picture.name})\n'

@@ -39,7 +39,7 @@ def test_table(tmp_path):
     ) in text
     assert '| focal_tiny triton |  |  | 224x320, 8 | it needs a GPU |' in text
     assert f'torch {torch.__version__}' in text and 'old' not in text
-    assert '<!-- table: cpu_new -->\n\nNo file `cpu_new.csv` yet.\n\n<!-- end -->' in text
+    assert '<!-- table: cpu_new -->\n\nNot run.\n\n<!-- end -->' in text
     assert text.startswith('before\n') and text.endswith('after\n')
     assert report.main(['--page', str(page), '--results', str(tmp_path), '--check']) == 0
 

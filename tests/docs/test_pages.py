@@ -150,8 +150,13 @@ def test_classification(shell, repo_root):
 @pytest.mark.slow
 def test_recipes(shell, repo_root):
     blocks = re.findall(r'```python\n(.+?)```', (repo_root / 'docs/recipes.md').read_text(), re.S)
-    base = "_base_ = __import__('mmfocal').config('quickstart/focal_nano_maskrcnn')\n"
-    Path('recipes.py').write_text(base + '\n'.join(blocks))
+    base = "_base_ = __import__('mmfocal').config('quickstart/focal_nano_maskrcnn')"
+    for index, block in enumerate(blocks):  # each has the one before as its base
+        if base.startswith("_base_ = 'recipe"):
+            block = block.replace('custom_hooks = [', 'custom_hooks = [*_base_.custom_hooks, ')
+        name = 'recipes.py' if index == len(blocks) - 1 else f'recipe_{index}.py'
+        Path(name).write_text(f'{base}\n{block}')
+        base = f"_base_ = '{name}'"
     command = 'mmfocal train recipes.py'
     document = Sybil([CodeBlockParser('shell', shell)], path='.').parse(
         _page(f'```shell\n{command}\n```\n')

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in conventions:
         height, width = model.shape_of(name)
         convention = CONVENTIONS[name]
-        print(f'{name}, {height}x{width}: {convention.meaning}. As in: {convention.source}.')
+        print(f'{name}, {height}x{width}: {convention.meaning}. Used by: {convention.source}.')
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ Everything is computed from the configs and from two measured training steps, ``
 import argparse
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'planning.md'
 MARKS = ('<!-- begin: planning.py -->', '<!-- end: planning.py -->')
 GPUS = (8, 16, 32, 64)
+RESIZING = ('Resize', 'RandomResize', 'RandomChoiceResize')
+DIVISOR = 32  # detectors pad images to multiples of it
 BYTES = 16  # of a parameter: fp32 weight, gradient, and AdamW's two moments
 
 
@@ -75,15 +77,26 @@ def costs(cfg: Config, shape: tuple[int, int]) -> Costs:
     return Costs(backbone.flops, model.flops('default'), backbone.params, model.params)
 
 
+def _limits(step: Mapping) -> list[tuple[int, int]]:
+    """Return the pairs of limits to which a step of a pipeline resizes; none for other steps."""
+    if step.get('type') not in RESIZING:
+        return []
+    scales = step.get('scales', step.get('scale'))
+    return [scales] if isinstance(scales[0], int) else list(scales)
+
+
 def shape_of(cfg: Config) -> tuple[int, int]:
-    """Return the size of a training image; of several scales the largest.
+    """Return the size of a training image: of a detector the largest limit of its scales, padded.
 
     Args:
         cfg: Config.
     """
+    steps = list(dicts_in(cfg.train_dataloader.dataset))
     if cfg.default_scope == 'mmdet':
-        return MEASURED['large'].shape
-    for step in dicts_in(cfg.train_dataloader.dataset):
+        limits = [limit for step in steps for limit in _limits(step)]
+        height, width = sorted(max(limits, key=math.prod))
+        return math.ceil(height / DIVISOR) * DIVISOR, math.ceil(width / DIVISOR) * DIVISOR
+    for step in steps:
         if step.get('type') == 'RandomCrop':
             return tuple(step['crop_size'])
         if step.get('type') == 'RandomResizedCrop':
@@ -125,7 +138,9 @@ def rows(efficiency: float, price: float) -> Iterator[str]:
     for name in find_configs(ROOT / 'configs'):
         cfg = read_config(ROOT / 'configs' / name)
         dataset = cfg.train_dataloader.dataset
-        if dataset.get('dataset', dataset).type not in TRAINING_SETS or 'nano' in name:
+        if dataset.get('dataset', dataset).type not in TRAINING_SETS:
+            continue
+        if re.search('nano|overfit', name):  # no trainings on whole data sets
             continue
         if cfg.model.backbone.type != 'FocalTransformer':
             continue

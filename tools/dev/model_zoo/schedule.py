@@ -19,8 +19,9 @@ TRAINING_SETS = {
 PAGE_HEAD = """\
 # Learning rates
 
-Made by `python -m tools.dev.model_zoo.plot_schedules`, which steps the schedulers of the configs
-through every iteration. Insets show short warm-ups. An epoch of 2x has each image twice.
+The figure shows the learning rate of every iteration; insets show short warm-ups.
+Factors of schedulers that overlap multiply, as warm-up and cosine of ImageNet-1K. DyHead repeats
+the data set twice per epoch (12 x 2).
 
 ![Learning rate over iterations](images/schedules.png)
 
