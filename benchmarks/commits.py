@@ -20,6 +20,7 @@ import measure
 from measure import MIB, Row, Size
 
 ROOT = Path(__file__).resolve().parents[1]
+MEMORY_ROUNDS = 3
 OLD, NEW, BASELINE = 'old', 'new', 'baseline'
 # Answers each line on its input with one number; logs go to standard error.
 WORKER = """
@@ -115,7 +116,7 @@ def measure_case(trees: dict[str, Path], size: Size, mode: str, args: argparse.N
     models = {name: (tree, args.model, args.impl) for name, tree in trees.items()}
     models[BASELINE] = (trees[NEW], args.model.replace('focal', 'swin'), '')
     how = (mode, size, args.threads)
-    memory = _median_memory(models, how, args.rounds)
+    memory = _median_memory(models, how, min(args.rounds, MEMORY_ROUNDS))
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(*m, *how)) for name, m in models.items()}
         repeats = {
