@@ -14,6 +14,7 @@ from mmfocal.engine import (
     check_checkpoint,
     check_run,
     describe_batch_size,
+    leave_process_group,
     load_config,
 )
 from mmfocal.engine.checkpoints import SaveOnSignal
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if line := describe_batch_size(cfg, runner.world_size):
         runner.logger.warning(line)
     runner.train()
+    del runner
+    leave_process_group()
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ from .checks import check_checkpoint, check_inputs, check_run, check_widths
 from .findings import InputError
 from .launch import add_common_arguments, build_runner, load_config, read_config
 from .layer_decay import LayerDecayOptimWrapperConstructor
-from .machine import adapt_to_machine
+from .machine import adapt_to_machine, leave_process_group
 from .resume import ValidateFinished, latest_checkpoint
 from .sharding import FullyShardStrategy
 from .skeleton import build_skeleton
@@ -30,6 +30,7 @@ __all__ = [
     'check_widths',
     'describe_batch_size',
     'latest_checkpoint',
+    'leave_process_group',
     'load_config',
     'read_config',
 ]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapt configs for NVIDIA GPUs to machines without a GPU."""
 
+import gc
 import os
 import subprocess
 from collections.abc import Iterator
@@ -95,6 +96,17 @@ def _start_gloo(launcher: str) -> None:
         nodes = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
         os.environ['MASTER_ADDR'] = subprocess.check_output(nodes, text=True).split()[0]
     dist.init_process_group('gloo')
+
+
+def leave_process_group() -> None:
+    """Destroy the process group of a worker that may be restarted; models must have been freed.
+
+    Such a worker hosts the store of its group, whose threads can abort the process at its exit.
+    """
+    if dist.is_initialized() and os.environ.get('TORCH_DISABLE_SHARE_RDZV_TCP_STORE') == '1':
+        gc.collect()  # runners are part of cycles
+        dist.barrier()  # the store is needed until every process is here
+        dist.destroy_process_group()
 
 
 def _replace_amp(cfg: Config) -> bool:
