@@ -53,7 +53,8 @@ def time_process(spincount: str, args: argparse.Namespace) -> float:
         env['GOMP_SPINCOUNT'] = spincount
     command = [sys.executable, __file__, '--child', '--size', str(args.size)]
     command += ['--threads', str(args.threads), '--steps', str(args.steps)]
-    return float(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
+    done = subprocess.run(command, env=env, capture_output=True, check=True)
+    return float(done.stdout.split()[-1])  # after log lines
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -26,6 +26,7 @@ from ..geometry import MASKED, FocalGeometry, Region, key_mask, seam_mask, split
 from ..inputs import FocalInputs
 
 # Bytes of logits per chunk: large enough to hide call overhead, small enough for a level 3 cache.
+# Small inputs take half of it, since scratch memory then counts beside their maps.
 TILE_BYTES = 8 * 2**20
 # A key whose logit is this far below the largest has a weight that rounding hides, in float64 too.
 NEGLIGIBLE = 60.0
@@ -171,7 +172,9 @@ class ChunkedAttention:
     def planes_and_tiles(self) -> Iterator[tuple[slice, slice, list[Tile]]]:
         """Yield slices of images and heads whose maps are stored together, and their tiles."""
         batch, heads, nh, nw = self.maps.q.shape[:4]
-        tile_size = TILE_BYTES // (self.bias[0].numel() * self.bias.element_size())
+        window_bytes = self.bias[0].numel() * self.bias.element_size()
+        share = window_bytes * batch * heads * nh * nw // 32
+        tile_size = min(TILE_BYTES, max(TILE_BYTES // 2, share)) // window_bytes
         rows_and_cols = [
             (rows, cols)
             for rows in memory.spans(nh, tile_size // nw)
