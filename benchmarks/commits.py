@@ -125,7 +125,7 @@ def measure_case(trees: dict[str, Path], size: Size, mode: str, args: argparse.N
         }
         steps = {name: lambda n=name: workers[n].ask(repeats[n]) for name in workers}
         times, why = measure.steadily(
-            lambda: _alternate(steps, args.rounds), [BASELINE], args.max_spread
+            lambda: measure.take_turns(steps, args.rounds), [BASELINE], args.max_spread
         )
     return make_row(args, size, mode, times, memory, why)
 
@@ -140,32 +140,20 @@ def _median_memory(models: dict[str, tuple], how: tuple, rounds: int) -> dict[st
     return {name: median(values) for name, values in peaks.items()}
 
 
-def _alternate(steps: dict, rounds: int) -> dict[str, list[float]]:
-    times = {name: [] for name in steps}
-    order = list(steps)
-    for _ in range(rounds):
-        for name in order:
-            times[name].append(steps[name]())
-        order = order[1:] + order[:1]
-    return times
-
-
 def make_row(
     args: argparse.Namespace, size: Size, mode: str, times: dict, memory: dict, why: str
 ) -> Row:
     """Return times, memory and their ratios; ``times`` is empty if they were rejected."""
     row = dict(model=args.model, impl=args.impl, commit=args.commit, mode=mode, **size._asdict())
     for name in (OLD, NEW, BASELINE):
-        seconds = times.get(name)
-        row |= {f'{name}_{k}': v for k, v in measure.time_columns(seconds, None).items()}
+        columns = measure.time_columns(times.get(name), None)
+        row |= {f'{name}_{column}': columns[column] for column in ('ms', 'ms_min', 'ms_max')}
         row[f'{name}_mib'] = memory[name] / MIB
     for over, under in ((NEW, OLD), (OLD, BASELINE), (NEW, BASELINE)):
         ratio = measure.ratio_of(times[over], times[under]) if times else None
         row[f'time_{over}_to_{under}'] = ratio
         row[f'memory_{over}_to_{under}'] = memory[over] / memory[under]
-    return {name: value for name, value in row.items() if not name.endswith('_ratio')} | dict(
-        note=why
-    )
+    return row | dict(note=why)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -159,10 +159,31 @@ def start(
     return None, None, reason
 
 
+def take_turns(
+    timings: Mapping[Hashable, Callable[[], float]], rounds: int
+) -> dict[Hashable, list[float]]:
+    """Call candidates in turn; each round begins with another one.
+
+    Args:
+        timings: Return seconds, by name of the candidate.
+        rounds: Number of calls of each.
+
+    Returns:
+        What each returned, round by round.
+    """
+    times = {name: [] for name in timings}
+    order = list(timings)
+    for _ in range(rounds):
+        for name in order:
+            times[name].append(timings[name]())
+        order = order[1:] + order[:1]
+    return times
+
+
 def alternate(
     steps: Mapping[Hashable, Step], device: str, rounds: int, least: float = LEAST_SECONDS
 ) -> dict[Hashable, list[float]]:
-    """Time candidates in turn; each round begins with another one.
+    """Time steps by :func:`take_turns`; short steps are repeated.
 
     Args:
         steps: Candidates by name; each has run once.
@@ -176,13 +197,10 @@ def alternate(
     repeats = {
         name: max(1, math.ceil(least / seconds_of(step, device))) for name, step in steps.items()
     }
-    times = {name: [] for name in steps}
-    order = list(steps)
-    for _ in range(rounds):
-        for name in order:
-            times[name].append(seconds_of(steps[name], device, repeats[name]))
-        order = order[1:] + order[:1]
-    return times
+    return take_turns(
+        {name: partial(seconds_of, step, device, repeats[name]) for name, step in steps.items()},
+        rounds,
+    )
 
 
 def steadily(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private and version-dependent names of PyTorch and of the hosts, in one place.
 
-It imports torch only. Each function documents its result if the name is missing.
+This module imports torch only. A missing name has a substitute, or an error names it.
 """
 
 import re
@@ -137,7 +137,7 @@ def autocast_dtype(device_type: str) -> torch.dtype:
 def infers_schemas() -> bool:
     """Return whether operators may be annotated by ``list[int]`` and ``tuple[Tensor, Tensor]``.
 
-    ``torch.library.triton_op`` exists since PyTorch 2.6, which knows the names of ``typing`` only.
+    ``torch.library.triton_op`` exists since PyTorch 2.6, which accepts names of ``typing`` only.
     """
 
     def probe(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
@@ -180,7 +180,7 @@ def _method(owner: Any, name: str, known: str) -> Callable:
     """
     if not hasattr(owner, name):
         title = getattr(owner, '__name__', type(owner).__name__)
-        raise AttributeError(f'{title} of this release has no {name}; mmfocal knows {known}')
+        raise AttributeError(f'{title} of this release has no {name}; mmfocal supports {known}')
     return getattr(owner, name)
 
 

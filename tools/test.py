@@ -11,6 +11,7 @@ from mmfocal.engine import (
     check_checkpoint,
     check_inputs,
     check_widths,
+    leave_process_group,
     load_config,
 )
 from mmfocal.engine.evaluate import (
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         runner.register_hook(hook)
     runner.test_evaluator.metrics.extend(dump)
     runner.test()
+    del runner
+    leave_process_group()
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ from mmfocal.engine.checkpoints import SafeCheckpointHook, SaveOnSignal
 from mmfocal.engine.nonfinite import StopAtNonFinite
 from mmfocal.engine.randomness import RandomNumbers
 from mmfocal.engine.resume import ResumeSchedule, ValidateFinished
+from tools.dev.checkpoint_state import state_of
 
 
 class Noise(Dataset):
@@ -129,27 +130,8 @@ def train(
     return runner
 
 
-def state_of(path: Path) -> dict[str, Tensor]:
-    """Flatten everything in a checkpoint that influences the training."""
-    content = torch.load(path, weights_only=False)
-    flat = {}
-
-    def add(name: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for key, child in node.items():
-                add(f'{name}.{key}', child)
-        elif isinstance(node, (list, tuple)):
-            add(name, dict(enumerate(node)))
-        elif isinstance(node, (Tensor, int, float)):
-            flat[name] = torch.as_tensor(node)
-
-    for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
-        add(part, content[part])
-    return flat
-
-
 def differing(first: Path, second: Path) -> list[str]:
     """Name what is not equal bit for bit in two checkpoints."""
-    one, two = state_of(first), state_of(second)
+    one, two = (state_of(torch.load(path, weights_only=False)) for path in (first, second))
     assert one.keys() == two.keys() and len(one) > 20
     return [name for name, value in one.items() if not torch.equal(value, two[name])]

@@ -25,10 +25,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from runpy import run_path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import psutil
 import torch
+from checkpoint_state import state_of
 from mmpretrain.utils import register_all_modules
 from torch import Tensor
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -144,29 +144,6 @@ def finish(process: BaseProcess) -> int | None:
     return process.exitcode
 
 
-def state_of(path: Path) -> dict[str, Tensor]:
-    """Flatten everything in a checkpoint that influences the training.
-
-    Args:
-        path: Checkpoint.
-    """
-    content = read_checkpoint(str(path))
-    flat = {}
-
-    def add(name: str, node: Any) -> None:
-        if isinstance(node, dict):
-            for key, child in node.items():
-                add(f'{name}.{key}', child)
-        elif isinstance(node, (list, tuple)):
-            add(name, dict(enumerate(node)))
-        elif isinstance(node, (Tensor, int, float)):
-            flat[name] = torch.as_tensor(node)
-
-    for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
-        add(part, content[part])
-    return flat
-
-
 # ---- faults ------------------------------------------------------------------------------------
 
 
@@ -218,13 +195,13 @@ def strike(kind: str, process: BaseProcess, log: Path, rng: random.Random) -> bo
         return False
     count = 2 if kind == 'dead rank of two' else 1
     victims = _descendants(process, count)[:count]
-    if victims:
-        try:
-            rng.choice(victims).kill()
-            return True
-        except psutil.NoSuchProcess:
-            pass  # it has just ended
-    return False
+    if not victims:
+        return False
+    try:
+        rng.choice(victims).kill()
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
+    return True
 
 
 @contextmanager
@@ -277,7 +254,7 @@ class Trials:
                 raise RuntimeError(log.read_text()[-3000:])
             last = work_dir / f'iter_{LENGTH}.pth'
             self.size = last.stat().st_size
-            self.whole[ranks] = state_of(last)
+            self.whole[ranks] = state_of(read_checkpoint(str(last)))
         return self.whole[ranks]
 
     def run(self, kind: str, seed: int) -> Trial | None:
@@ -335,7 +312,7 @@ class Trials:
         elif trial.broken:
             trial.problem = f'{trial.broken} checkpoints were broken'
         else:
-            found = state_of(work_dir / f'iter_{LENGTH}.pth')
+            found = state_of(read_checkpoint(str(work_dir / f'iter_{LENGTH}.pth')))
             if found.keys() != expected.keys():
                 trial.problem = 'the checkpoint has other entries'
             differing = [name for name in found if not torch.equal(found[name], expected[name])]

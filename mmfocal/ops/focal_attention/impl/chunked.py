@@ -232,6 +232,11 @@ class ChunkedAttention:
         for region, padded in zip(self.regions, maps):
             add_regions(padded, select_region(keys, region), region, tile.rows, tile.cols)
 
+    def _window_keys(self, keys: Tensor) -> Tensor:
+        """View the window keys of ``(..., K, d)`` as ``(..., w, w, d)``."""
+        e, w = self.geometry.expand_size, self.w
+        return select_region(keys, self.regions[0])[..., e : e + w, e : e + w, :]
+
     @cached_property
     def _exclusion(self) -> Tensor | None:
         """The mask with ``NO_KEY`` instead of ``MASKED``."""
@@ -245,14 +250,11 @@ class ChunkedAttention:
     @cached_property
     def _own_bias(self) -> Tensor:
         """Bias of each query and the key at the same token: ``(h, w*w)``."""
-        e, w = self.geometry.expand_size, self.w
-        keys = select_region(self.bias[..., None], self.regions[0])[..., e : e + w, e : e + w, 0]
-        return keys.flatten(-2).diagonal(dim1=-2, dim2=-1)
+        return self._window_keys(self.bias[..., None]).flatten(-3).diagonal(dim1=-2, dim2=-1)
 
     def _are_masked_negligible(self, q: Tensor, k: Tensor, tile: Tile) -> bool:
         """Whether the weight of every query's own token exceeds that of all masked keys by far."""
-        e, w = self.geometry.expand_size, self.w
-        own = select_region(k, self.regions[0])[:, e : e + w, e : e + w].flatten(1, 2)
+        own = self._window_keys(k).flatten(1, 2)
         logits = (q * own).sum(-1).view(*tile.shape, -1) * self.scale
         logits += self._own_bias[tile.heads, None, None]
         return logits.min().item() > self._highest_masked + NEGLIGIBLE
@@ -284,15 +286,15 @@ class ChunkedAttention:
 
     def _add_seam(self, logits: Tensor, tile: Tile) -> None:
         """Mask window keys across the seam, which crosses the last windows only."""
-        w, e = self.w, self.geometry.expand_size
+        w = self.w
         nh, nw = self.maps.q.shape[2:4]
         rows, cols = (
             (torch.arange(n, device=logits.device)[span] == n - 1).long()
             for n, span in ((nh, tile.rows), (nw, tile.cols))
         )
         seam = seam_mask(self.geometry, 2 * w, 2 * w, self.shift, logits.device).to(logits)
-        square = select_region(logits[..., None], self.regions[0]).squeeze(-1)
-        square[..., e : e + w, e : e + w] += seam.view(2, 2, w * w, w, w)[rows[:, None], cols]
+        own = self._window_keys(logits[..., None]).squeeze(-1)
+        own += seam.view(2, 2, w * w, w, w)[rows[:, None], cols]
 
     def forward(self, out: Tensor) -> None:
         """Fill the output ``(B, H, W, C)``."""
