@@ -20,17 +20,17 @@ import measure
 from measure import MIB, Row, Size
 
 ROOT = Path(__file__).resolve().parents[1]
-MEMORY_ROUNDS = 3
 OLD, NEW, BASELINE = 'old', 'new', 'baseline'
 # Answers each line on its input with one number; logs go to standard error.
 WORKER = """
 import os, sys
 answers = os.fdopen(os.dup(1), 'w', buffering=1)
 os.dup2(2, 1)
-sys.path[:0] = [sys.argv[1], sys.argv[1] + '/benchmarks']
-import backbone, measure, torch
-assert backbone.__file__.startswith(sys.argv[1]), backbone.__file__
-model, impl, mode, height, width, batch, threads = sys.argv[2:]
+tree, here, model, impl, mode, height, width, batch, threads = sys.argv[1:]
+sys.path[:0] = [tree, tree + '/benchmarks']
+sys.path.append(here)  # what the older tree may lack
+import allocated, backbone, measure, torch
+assert backbone.__file__.startswith(tree), backbone.__file__
 torch.set_num_threads(int(threads))
 size = measure.Size(int(height), int(width), int(batch))
 coarse = backbone.DETECTION if max(size[:2]) > 224 else backbone.CLASSIFICATION
@@ -43,7 +43,10 @@ for line in sys.stdin:
         if step is None:
             step = backbone.make_step(case)
             step(), step()
-        answer = measure.seconds_of(step, 'cpu', int(line))
+        if line == 'allocated\\n':
+            answer = allocated.peak_of(step)
+        else:
+            answer = measure.seconds_of(step, 'cpu', int(line))
     print(answer, file=answers)
 """
 
@@ -85,7 +88,8 @@ class Worker:
     """A process that times one model of one tree whenever it is asked."""
 
     def __init__(self, tree: Path, model: str, impl: str, mode: str, size: Size, threads: int):
-        arguments = [tree, model, impl, mode, *size, threads]
+        here = Path(__file__).resolve().parent
+        arguments = [tree, here, model, impl, mode, *size, threads]
         self.process = subprocess.Popen(
             [sys.executable, '-c', WORKER, *map(str, arguments)],
             cwd=tree,
@@ -102,7 +106,10 @@ class Worker:
         self.process.wait()
 
     def ask(self, request: object) -> float:
-        """Return the seconds of a step, measured as many times as asked, or bytes of 'memory'."""
+        """Return the seconds of a step, measured as many times as asked, or bytes.
+
+        ``'memory'`` asks for the peak of resident memory, ``'allocated'`` for that of tensors.
+        """
         assert self.process.stdin and self.process.stdout
         print(request, file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
@@ -116,9 +123,10 @@ def measure_case(trees: dict[str, Path], size: Size, mode: str, args: argparse.N
     models = {name: (tree, args.model, args.impl) for name, tree in trees.items()}
     models[BASELINE] = (trees[NEW], args.model.replace('focal', 'swin'), '')
     how = (mode, size, args.threads)
-    memory = _median_memory(models, how, min(args.rounds, MEMORY_ROUNDS))
+    memory = _median_memory(models, how, args.rounds)
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(*m, *how)) for name, m in models.items()}
+        allocated = {name: worker.ask('allocated') for name, worker in workers.items()}
         repeats = {
             name: max(1, round(measure.LEAST_SECONDS / worker.ask(1)))
             for name, worker in workers.items()
@@ -127,7 +135,7 @@ def measure_case(trees: dict[str, Path], size: Size, mode: str, args: argparse.N
         times, why = measure.steadily(
             lambda: measure.take_turns(steps, args.rounds), [BASELINE], args.max_spread
         )
-    return make_row(args, size, mode, times, memory, why)
+    return make_row(args, size, mode, times, memory, allocated, why)
 
 
 def _median_memory(models: dict[str, tuple], how: tuple, rounds: int) -> dict[str, float]:
@@ -141,7 +149,13 @@ def _median_memory(models: dict[str, tuple], how: tuple, rounds: int) -> dict[st
 
 
 def make_row(
-    args: argparse.Namespace, size: Size, mode: str, times: dict, memory: dict, why: str
+    args: argparse.Namespace,
+    size: Size,
+    mode: str,
+    times: dict,
+    memory: dict,
+    allocated: dict,
+    why: str,
 ) -> Row:
     """Return times, memory and their ratios; ``times`` is empty if they were rejected."""
     row = dict(model=args.model, impl=args.impl, commit=args.commit, mode=mode, **size._asdict())
@@ -149,10 +163,12 @@ def make_row(
         columns = measure.time_columns(times.get(name), None)
         row |= {f'{name}_{column}': columns[column] for column in ('ms', 'ms_min', 'ms_max')}
         row[f'{name}_mib'] = memory[name] / MIB
+        row[f'{name}_allocated_mib'] = allocated[name] / MIB
     for over, under in ((NEW, OLD), (OLD, BASELINE), (NEW, BASELINE)):
         ratio = measure.ratio_of(times[over], times[under]) if times else None
         row[f'time_{over}_to_{under}'] = ratio
         row[f'memory_{over}_to_{under}'] = memory[over] / memory[under]
+        row[f'allocated_{over}_to_{under}'] = allocated[over] / allocated[under]
     return row | dict(note=why)
 
 

@@ -132,11 +132,15 @@ COMMITS: dict[str, Value] = {
     ),
     'time: this / older': _number('time_new_to_old'),
     'this / Swin': _number('time_new_to_baseline'),
-    'MiB: older, this, Swin': lambda row: ', '.join(
+    'tensors, MiB: older, this, Swin': lambda row: ', '.join(
+        _number(f'{name}_allocated_mib')(row) for name in ('old', 'new', 'baseline')
+    ),
+    'tensors: this / older': _number('allocated_new_to_old'),
+    'resident, MiB: older, this, Swin': lambda row: ', '.join(
         _number(f'{name}_mib')(row) for name in ('old', 'new', 'baseline')
     ),
-    'memory: this / older': _number('memory_new_to_old'),
-    'memory: this / Swin': _number('memory_new_to_baseline'),
+    'resident: this / older': _number('memory_new_to_old'),
+    'resident: this / Swin': _number('memory_new_to_baseline'),
 }
 KERNELS: dict[str, Value] = {
     'model': _text('model'),
