@@ -31,11 +31,17 @@ find_python() {
 
 # Compiles mmcv against the installed torch; the wheel serves when the environment is made again.
 install_mmcv() {
-  local leg=$1 requirement=$2 wheels=$folder/wheels/$1
+  local leg=$1 requirement=$2 wheels=$folder/wheels/$1 source=$folder/mmcv-$1
   if ! compgen -G "$wheels/*.whl" >/dev/null; then
     say "$leg: compiling mmcv, which takes about 10 minutes on 2 cores"
+    mkdir -p "$source"
+    "$python" -m pip download --quiet --no-deps --no-binary :all: --no-build-isolation --dest "$source" -r "$requirement"
+    tar --extract --gzip --strip-components 1 --directory "$source" --file "$(echo "$source"/*.tar.gz)"
+    # torch 2.14 needs C++20; mmcv's setup.py asks for C++17
+    if [[ $leg == newest ]]; then sed -i 's/-std=c++17/-std=c++20/' "$source/setup.py"; fi
     CUDA_VISIBLE_DEVICES='' MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} CFLAGS='-DNDEBUG -fwrapv -O2 -g0' \
-      "$python" -m pip wheel --quiet --no-deps --no-build-isolation --no-cache-dir --wheel-dir "$wheels" -r "$requirement"
+      "$python" -m pip wheel --quiet --no-deps --no-build-isolation --no-cache-dir --wheel-dir "$wheels" "$source"
+    rm -r "$source"
   fi
   "$python" -m pip install --quiet --no-deps "$wheels"/*.whl
 }
