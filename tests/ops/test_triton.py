@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs
 from mmfocal.ops.focal_attention.impl import triton as backend
-from mmfocal.ops.focal_attention.impl.triton import attention
+from mmfocal.ops.focal_attention.impl.triton import attention, configs
 from tests.helpers.attention import call, make_inputs, run, to_bias, to_tokens
 from tests.helpers.triton import DEVICE, SHARPEST, check, check_half, few_images
 
@@ -313,12 +313,29 @@ def test_needs_a_gpu_and_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         call(inputs, geometry, 'triton')
 
 
+@pytest.mark.parametrize('capability', [7, 8, 9, 12])
+def test_every_head_dim_has_a_configuration(
+    capability: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smallest one where none has been chosen."""
+    monkeypatch.setattr(configs, 'INTERPRETED', False)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for head_dim in range(1, backend.MAX_HEAD_DIM + 1):
+            smallest = configs.fitting(dtype, head_dim)[0]
+            assert min(32, configs.largest_block(dtype, head_dim)) == smallest.BLOCK_K
+            for kernel in ('forward', 'gradient'):
+                key = (kernel, dtype.itemsize, configs.block(head_dim), capability)
+                chosen = configs.choose.__wrapped__(kernel, dtype, head_dim, capability)
+                assert chosen == configs._CHOSEN.get(key, smallest)
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
 @pytest.mark.parametrize(
     ('dtype', 'head_dim', 'capability', 'config', 'kib'),
     [
         ('float16', 32, 80, 'smallest', 64),
         ('float32', 8, 80, 'smallest', 64),
+        ('float32', 128, 90, 'smallest', 64),
         ('bfloat16', 49, 90, 'chosen', 227),
         ('bfloat16', 32, 90, 'chosen', 227),
         ('bfloat16', 128, 90, 'largest', 227),
