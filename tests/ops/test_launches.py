@@ -85,7 +85,7 @@ def count(model: nn.Module, size: tuple[int, int, int], is_training: bool) -> Co
     with FakeTensorMode(allow_non_fake_inputs=True), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, 'scaled_dot_product_attention', attend)
         # as if these were tensors of a GPU
-        patch.setattr(backend, '_device_reasons', lambda tensor: [])
+        patch.setattr(backend, '_device_reasons', lambda device, dtype: [])
         make_fake(model)
         images = torch.empty(batch, 3, height, width)
         model.train(is_training)

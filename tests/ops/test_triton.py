@@ -313,6 +313,22 @@ def test_needs_a_gpu_and_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         call(inputs, geometry, 'triton')
 
 
+@pytest.mark.skipif(torch.version.hip is not None, reason='needs an NVIDIA release')
+def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bfloat16 needs compute capability 8.0; AMD GPUs, whose devices are cuda, are unsupported."""
+
+    def reasons(dtype: torch.dtype) -> list[str]:
+        return backend.unavailable_reasons(torch.device('cuda', 0), dtype)
+
+    monkeypatch.setattr(backend, 'INTERPRETED', False)
+    monkeypatch.setattr(backend, '_kept_capability', lambda device: (7, 5))
+    assert reasons(torch.float32) == reasons(torch.float16) == []
+    needed = 'torch.bfloat16 needs compute capability 8.0, this GPU has 7.5'
+    assert reasons(torch.bfloat16) == [needed]
+    monkeypatch.setattr(torch.version, 'hip', '6.4')
+    assert reasons(torch.float32) == ['AMD GPUs are not supported']
+
+
 @pytest.mark.parametrize('capability', [7, 8, 9, 12])
 def test_every_head_dim_has_a_configuration(
     capability: int, monkeypatch: pytest.MonkeyPatch

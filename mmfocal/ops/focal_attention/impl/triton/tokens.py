@@ -172,6 +172,13 @@ def unsupported_reasons(x: Tensor, num_levels: int) -> list[str]:
     return reasons
 
 
+def tokens_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of the tokens of a map: that of autocast, or of ``x`` without autocast."""
+    device_type = x.device.type
+    is_autocast = compat.is_autocast_enabled(device_type) and x.dtype != torch.float64
+    return compat.autocast_dtype(device_type) if is_autocast else x.dtype
+
+
 def pool_tokens(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -192,7 +199,7 @@ def pool_tokens(
         biases: ``(1,)`` per coarse level.
         geometry: Window size and levels.
         shift: 0 to ``w - 1``.
-        dtype: Dtype of the result; None for that of autocast, or of ``x`` without autocast.
+        dtype: Dtype of the result; None for :func:`tokens_dtype`.
 
     Returns:
         ``(B, T, C)``: the tokens of the padded map, row-major, then of each coarse level. The
@@ -205,8 +212,6 @@ def pool_tokens(
     if reasons:
         raise ValueError('; '.join(reasons))
     if dtype is None:
-        device_type = x.device.type
-        is_autocast = compat.is_autocast_enabled(device_type) and x.dtype != torch.float64
-        dtype = compat.autocast_dtype(device_type) if is_autocast else x.dtype
+        dtype = tokens_dtype(x)
     sizes = [geometry.window_size, geometry.focal_level]
     return _Pool.apply(x, sizes, shift, dtype, *weights, *biases)
