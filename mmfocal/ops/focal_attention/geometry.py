@@ -287,5 +287,5 @@ def window_reverse(windows: Tensor, window_size: int, height: int, width: int) -
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of bias and softmax, which are never computed in half precision."""
+    """Return the dtype in which bias tables are combined and softmax is computed."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
