@@ -15,6 +15,7 @@ from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs
 from mmfocal.ops.focal_attention.impl import triton as backend
 from mmfocal.ops.focal_attention.impl.triton import attention, configs
 from tests.helpers.attention import call, make_inputs, run, to_bias, to_tokens
+from tests.helpers.launches import launches
 from tests.helpers.triton import DEVICE, SHARPEST, check, check_half, few_images
 
 pytestmark = [
@@ -170,15 +171,15 @@ def test_launches(
     qkv, bias, *rest = op_arguments()
     qkv, bias = qkv.to('meta', dtype), bias.to('meta', torch.float32)
     forward = attention.attend.operator
-    assert backend.launches(forward, qkv, bias, *rest) == ['forward_kernel']
+    assert launches(forward, qkv, bias, *rest) == ['forward_kernel']
     strided = qkv.mT.contiguous().mT
-    assert backend.launches(forward, strided, bias, *rest) == [
+    assert launches(forward, strided, bias, *rest) == [
         'aten.clone.default',
         'forward_kernel',
     ]
     d_out, _, _, out, log_sum, *rest = backward_arguments()
     maps = (d_out.to('meta', dtype), qkv, bias, out.to('meta', dtype), log_sum.to('meta'))
-    assert backend.launches(attention.attend_backward.operator, *maps, *rest) == backward
+    assert launches(attention.attend_backward.operator, *maps, *rest) == backward
 
 
 def test_watched_calls_run_operators() -> None:

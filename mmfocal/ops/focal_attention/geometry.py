@@ -85,7 +85,7 @@ def _square_sources(w: int, e: int, moves: tuple[Move, ...]) -> tuple[tuple[int,
     return tuple(first), tuple(second)
 
 
-def _regions(w: int, e: int, f: int, levels: int) -> tuple[Region, ...]:
+def regions_of(w: int, e: int, f: int, levels: int) -> tuple[Region, ...]:
     """Return the fine region, then one per coarse level."""
     regions = [Region(w + 2 * e, w, e, 0, True)]
     for level in range(levels - 1):
@@ -145,7 +145,7 @@ class FocalGeometry:
         # Plain attributes rather than cached properties: torch.compile cannot trace the latter.
         object.__setattr__(self, 'moves', _neighbor_moves(w, e))
         object.__setattr__(self, 'square_sources', _square_sources(w, e, self.moves))
-        object.__setattr__(self, 'regions', _regions(w, e, f, levels))
+        object.__setattr__(self, 'regions', regions_of(w, e, f, levels))
 
     @property
     def num_neighbors(self) -> int:

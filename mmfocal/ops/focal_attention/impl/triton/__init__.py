@@ -22,14 +22,13 @@ from mmfocal import compat
 from ...inputs import FocalInputs
 from .attention import focal_attention
 from .bias import combined_bias
-from .operators import ARE_REGISTERED, INTERPRETED, launches
+from .operators import ARE_REGISTERED, INTERPRETED, MAX_EXTENT
 from .tokens import pool_tokens, tokens_dtype
 
 __all__ = [
     'INSTALLED',
     'combined_bias',
     'focal_attention',
-    'launches',
     'pool_tokens',
     'tokens_dtype',
     'unavailable_reasons',
@@ -37,7 +36,6 @@ __all__ = [
 ]
 
 MAX_WINDOW_SIZE, MAX_HEAD_DIM = 16, 128
-MAX_EXTENT = 2**31  # of an image, in elements
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MIN_VERSION = '3.3'  # kernels use named tuples
 INSTALLED = False

@@ -19,9 +19,7 @@ from mmfocal.ops.focal_attention.bias import FocalBias
 from mmfocal.ops.focal_attention.geometry import FocalGeometry
 
 from .columns import num_columns, to_columns
-from .operators import Operator, ceil_div, start
-
-MAX_COARSE_LEVELS = 3
+from .operators import MAX_COARSE_LEVELS, Operator, ceil_div, start
 
 
 class Indices(NamedTuple):

@@ -14,10 +14,8 @@ from torch.autograd.function import once_differentiable
 from mmfocal import compat
 from mmfocal.ops.focal_attention.geometry import FocalGeometry, compute_dtype
 
-from .operators import Operator, ceil_div, start
+from .operators import MAX_COARSE_LEVELS, MAX_EXTENT, Operator, ceil_div, start
 
-MAX_COARSE_LEVELS = 3
-MAX_EXTENT = 2**31  # of an image, in elements: offsets within it are 32-bit integers
 # Number of programs of the backward kernel: several per multiprocessor of a large GPU. The number,
 # and with it the order of summation, does not depend on the GPU.
 STRIPS = 2048
