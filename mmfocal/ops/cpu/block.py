@@ -28,7 +28,7 @@ from mmfocal.ops.focal_attention.impl.chunked import ChunkedAttention
 from . import memory
 from .linear import linear
 from .mlp import MlpParameters, is_worthwhile, mlp, norm_mlp, token_chunks
-from .tokens import fill_tokens, pool_tokens
+from .tokens import fill_tokens, pad_and_roll, pool_tokens
 
 # Bytes of queries, keys and values that are computed at a time; one head of a large map.
 QKV_BYTES = 32 * 2**20
@@ -60,12 +60,9 @@ def _norm_and_pool(x: Tensor, p: BlockParameters, shift: int) -> Tensor:
     map_size = padded_size(x, p.geometry.window_size)
     tokens = memory.scratch('tokens', (batch, p.geometry.num_tokens(*map_size), dim), x)
     fine = split_maps(tokens, [map_size])[0]
-    fine[:, height:] = 0
-    fine[:, :height, width:] = 0
     for image, row in product(range(batch), token_chunks(x[0], width * dim)):
         fine[image, row, :width] = F.layer_norm(x[image, row], (dim,), *p.norm1, p.eps1)
-    if shift:
-        fine.copy_(torch.roll(fine, (-shift, -shift), (1, 2)))
+    pad_and_roll(fine, height, width, shift)
     weights, biases = [pool.weight for pool in p.pool], [pool.bias for pool in p.pool]
     fill_tokens(tokens, fine, weights, biases, p.geometry)
     return tokens

@@ -22,6 +22,7 @@ and neighbor keys form one wrapped square. All keys of a window are therefore sq
 of the fine map and one of each coarse map (:class:`Region`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -183,6 +184,16 @@ def split_maps(tokens: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
         maps.append(tokens[:, start : start + rows * cols].unflatten(1, (rows, cols)))
         start += rows * cols
     return maps
+
+
+def trim(x: Tensor, cell: int, grid: Sequence[int]) -> Tensor:
+    """Trim a map ``(B, H, W, C)`` to a grid of cells, evenly on opposite sides.
+
+    The map is larger if its size is not a multiple of the cell (``w = 7``, cells of 2x2).
+    """
+    rows, cols = (count * cell for count in grid)
+    top, left = (x.shape[1] - rows) // 2, (x.shape[2] - cols) // 2
+    return x[:, top : top + rows, left : left + cols]
 
 
 def _spans(count: int, region: Region, device: torch.device) -> Tensor:
