@@ -45,11 +45,11 @@ class Setting(NamedTuple):
     def cases(self, runtime: str, mode: str, size: Size) -> list[backbone.Case]:
         """Return the cases of Swin and Focal with the same settings."""
         small = max(size[:2]) <= 224
-        coarse = backbone.CLASSIFICATION if small else backbone.DETECTION
+        focal_windows = backbone.CLASSIFICATION if small else backbone.DETECTION
         how = dict(dtype=self.dtype, mode=mode, runtime=runtime, size=size, device=self.device)
         return [
-            backbone.Case('timm_swin_tiny', '', coarse=(), **how),
-            backbone.Case(f'focal_{self.arch}', 'triton', coarse=coarse, **how),
+            backbone.Case('timm_swin_tiny', '', focal_windows=(), **how),
+            backbone.Case(f'focal_{self.arch}', 'triton', focal_windows=focal_windows, **how),
         ]
 
 
@@ -96,7 +96,7 @@ class Goal(NamedTuple):
         runtimes: Runtimes, of which the best one counts; ``'attention'``: the operator only;
             ``'cold'``: the first step of eager training, from an empty cache of kernels.
         mode: ``'infer'`` or ``'train'``; ``'fwd'`` or ``'bwd'`` of the operator.
-        column: ``'speed'`` (Swin's is 1), ``'memory_ratio'``, ``'tflop_per_s'`` or ``'first_s'``.
+        column: ``'speed'`` (Swin's is 1), ``'memory_ratio'``, ``'tflop_per_s'`` or ``'cold_s'``.
         before: Values at commit ce20759, small and large; None if not measured.
         wanted: Target values, small and large; a maximum in columns of ``AT_MOST``.
     """
@@ -124,9 +124,9 @@ GOALS = [
     Goal('peak training memory', ('eager',), 'train', 'memory_ratio', (1.04, 1.05), (1.0, 1.0)),
     Goal('attention forward, TFLOP/s', ('attention',), 'fwd', 'tflop_per_s', (43.0,), (60.0,)),
     Goal('attention backward, TFLOP/s', ('attention',), 'bwd', 'tflop_per_s', (33.0,), (50.0,)),
-    Goal('first training step, seconds', ('cold',), 'train', 'first_s', (None,), (20.0,)),
+    Goal('first training step, seconds', ('cold',), 'train', 'cold_s', (None,), (20.0,)),
 ]
-AT_MOST = ('memory_ratio', 'first_s')
+AT_MOST = ('memory_ratio', 'cold_s')
 
 
 # Parts, each in its own process
@@ -176,9 +176,8 @@ def start_cold(part: Part, setting: Setting, results: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ['TRITON_CACHE_DIR'] = folder
         _, seconds, note = measure.start(backbone.make_step, case, setting.device)
-    what = dict(model=case.model, impl=case.impl, mode=case.mode, runtime='cold')
-    row = what | case.size._asdict() | dict(first_s=seconds, note=note)
-    append_rows(results / FILES['cold'], [row])
+    what = dict(model=case.model, impl=case.impl, mode=case.mode, **case.size._asdict())
+    append_rows(results / FILES['cold'], [what | dict(cold_s=seconds, note=note)])
 
 
 def kernels_of(step: Step, device: str, steps: int = 3) -> list[tuple[str, float, float]]:
@@ -292,7 +291,7 @@ def values_of(goal: Goal, size: Size, results: Path) -> list[float]:
     for row in rows:
         same = all(row[name] == str(value) for name, value in size._asdict().items())
         mode = row.get('mode') or row['direction']
-        runtime = row.get('runtime') or 'attention'
+        runtime = row.get('runtime') or table
         if same and row['impl'] == 'triton' and mode == goal.mode and runtime in goal.runtimes:
             if goal.column == 'speed':
                 values += [1 / float(row['ratio'])] if row['ratio'] else []

@@ -32,7 +32,7 @@ def test_goals(tmp_path: Path) -> None:
     quick.append_rows(tmp_path / quick.FILES['backbone'], rows[3:])
     attention = dict(impl='triton', direction='bwd', **small._asdict(), gflop_per_s=44_000.0)
     quick.append_rows(tmp_path / quick.FILES['attention'], [attention])
-    cold = dict(impl='triton', mode='train', runtime='cold', **small._asdict(), first_s=21.5)
+    cold = dict(impl='triton', mode='train', **small._asdict(), cold_s=21.5)
     quick.append_rows(tmp_path / quick.FILES['cold'], [cold])
     found = {(r['goal'], r['image']): r for r in quick.judge(quick.GPU, tmp_path)}
     assert len(found) == 13
