@@ -21,7 +21,6 @@ from mmfocal.ops.block import (
     plain_norm_mlp,
     run_block,
 )
-from mmfocal.ops.focal_attention import FocalInputs
 from mmfocal.ops.focal_attention.geometry import split_maps
 from mmfocal.ops.focal_attention.impl.chunked import ChunkedAttention
 
@@ -113,8 +112,8 @@ def _attend(
     by_head = out.unflatten(-1, (num_heads, -1))
     for images, heads in _images_and_heads(tokens, dim, num_heads):
         qkv = _project(tokens[images], _select_heads(p.qkv, num_heads, heads))
-        inputs = FocalInputs(qkv, map_size, p.bias, p.geometry, p.scale, shift)
-        attention = ChunkedAttention(inputs, combined_bias[heads])
+        bias = combined_bias[heads]
+        attention = ChunkedAttention(qkv, bias, map_size, p.geometry, p.scale, shift)
         attention.forward(by_head[images, ..., heads, :].flatten(-2))
     return out
 
