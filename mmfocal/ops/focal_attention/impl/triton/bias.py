@@ -103,7 +103,7 @@ def _combine(tables: list[Tensor], sizes: list[int]) -> Tensor:
         *_five([table.contiguous() for table in tables], sizes),
         index.first, index.second, combined,
         num_heads, sizes[0], index.num_neighbors, sizes[2], index.num_entries, num_places,
-        LEVELS=sizes[3] - 1, BLOCK=BLOCK,
+        COARSE_LEVELS=sizes[3] - 1, BLOCK=BLOCK,
     )  # fmt: skip
     return combined
 
@@ -128,7 +128,7 @@ def _combine_backward(
         *_five([table.contiguous() for table in tables], sizes), *_five(gradients, sizes),
         index.starts, index.places,
         num_heads, sizes[0], index.num_neighbors, sizes[2], num_entries, index.first.numel(),
-        LEVELS=sizes[3] - 1, BLOCK=BLOCK_ENTRIES, BLOCK_P=BLOCK_PLACES,
+        COARSE_LEVELS=sizes[3] - 1, BLOCK=BLOCK_ENTRIES, BLOCK_P=BLOCK_PLACES,
     )  # fmt: skip
     return gradients
 

@@ -50,7 +50,7 @@ def _constants(x: Tensor, sizes: list[int]) -> dict:
     return {
         'IS_DOUBLE': x.dtype == torch.float64,
         'WINDOW': window,
-        'LEVELS': levels - 1,
+        'COARSE_LEVELS': levels - 1,
         'BLOCK_P': 1 << (window**2 - 1).bit_length(),
         'BLOCK_C': BLOCK_C,
     }
