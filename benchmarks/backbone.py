@@ -49,7 +49,7 @@ class Case:
     mode: str
     runtime: str
     size: Size
-    coarse: tuple[int, ...]
+    focal_windows: tuple[int, ...]
     device: str
 
 
@@ -77,7 +77,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--compile', action='store_true', help='with torch.compile too')
     add('--cuda-graphs', action='store_true', help='inference replayed as a CUDA graph too')
     add(
-        '--coarse',
+        '--focal-windows',
         type=int,
         nargs=4,
         metavar='F',
@@ -135,9 +135,9 @@ def build_model(case: Case) -> nn.Module:
         return _timm_swin(arch, case.size)
     return FocalTransformer(
         NANO if arch == 'nano' else arch,
-        focal_windows=case.coarse,
+        focal_windows=case.focal_windows,
         # at 224 pixels the last stage is one window
-        expand_sizes=(3, 3, 3, 0 if case.coarse[3] == 1 else 3),
+        expand_sizes=(3, 3, 3, 0 if case.focal_windows[3] == 1 else 3),
         drop_path_rate=0.0,
         attn_impl=case.impl,
     )
@@ -199,9 +199,9 @@ def make_step(case: Case) -> Step:
 
 
 @cache
-def macs_per_image(name: str, size: Size, coarse: tuple[int, ...]) -> int:
+def macs_per_image(name: str, size: Size, focal_windows: tuple[int, ...]) -> int:
     """Return the multiply-accumulates of a forward pass of one image."""
-    model = build_model(Case(name, 'auto', 'fp32', 'infer', 'eager', size, coarse, 'meta'))
+    model = build_model(Case(name, 'auto', 'fp32', 'infer', 'eager', size, focal_windows, 'meta'))
     model.eval()
     with MacCounter(model.to('meta')) as counter, torch.no_grad():
         model(torch.empty(1, 3, *size[:2], device='meta'))
@@ -211,11 +211,13 @@ def macs_per_image(name: str, size: Size, coarse: tuple[int, ...]) -> int:
 
 def list_cases(args: argparse.Namespace, **how) -> list[Case]:
     """Return the cases of all models and backends, baselines first."""
-    coarse = DETECTION if max(how['size'][:2]) > 224 else CLASSIFICATION
-    coarse = tuple(args.coarse or coarse)
-    baselines = [Case(name, '', coarse=(), device=args.device, **how) for name in args.baselines]
+    focal_windows = DETECTION if max(how['size'][:2]) > 224 else CLASSIFICATION
+    focal_windows = tuple(args.focal_windows or focal_windows)
+    baselines = [
+        Case(name, '', focal_windows=(), device=args.device, **how) for name in args.baselines
+    ]
     return baselines + [
-        Case(f'focal_{arch}', impl, coarse=coarse, device=args.device, **how)
+        Case(f'focal_{arch}', impl, focal_windows=focal_windows, device=args.device, **how)
         for arch, impl in product(args.archs, args.impls)
     ]
 
@@ -234,10 +236,10 @@ def make_row(case: Case, baseline: str, **measured) -> Row:
     times, memory, beside = (measured[key] for key in ('times', 'memory', 'baseline_memory'))
     row = dict(model=case.model, impl=case.impl, dtype=case.dtype, mode=case.mode)
     row |= dict(runtime=case.runtime, **case.size._asdict())
-    row['coarse'] = '-'.join(map(str, case.coarse))
+    row['coarse'] = '-'.join(map(str, case.focal_windows))
     row |= measure.time_columns(times, measured['baseline_times']) | dict(baseline=baseline)
     ms_per_image = images_per_s = utilization = None
-    macs = macs_per_image(case.model, case.size._replace(batch=1), case.coarse)
+    macs = macs_per_image(case.model, case.size._replace(batch=1), case.focal_windows)
     if times:
         ms_per_image = row['ms'] / case.size.batch
         images_per_s = 1000 / ms_per_image

@@ -33,8 +33,8 @@ import allocated, backbone, measure, torch
 assert backbone.__file__.startswith(tree), backbone.__file__
 torch.set_num_threads(int(threads))
 size = measure.Size(int(height), int(width), int(batch))
-coarse = backbone.DETECTION if max(size[:2]) > 224 else backbone.CLASSIFICATION
-case = backbone.Case(model, impl, 'fp32', mode, 'eager', size, coarse if impl else (), 'cpu')
+windows = backbone.DETECTION if max(size[:2]) > 224 else backbone.CLASSIFICATION
+case = backbone.Case(model, impl, 'fp32', mode, 'eager', size, windows if impl else (), 'cpu')
 step = None
 for line in sys.stdin:
     if line == 'memory\\n':

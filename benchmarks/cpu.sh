@@ -30,7 +30,7 @@ measure cpu_compile backbone.py --sizes 224x224x8 784x1344x1 --modes infer --imp
 measure cpu_archs backbone.py --sizes 224x224x8 --memory "${archs[@]}"
 measure cpu_bf16 backbone.py "${sizes[@]}" --dtypes bf16 --impls chunked
 # the parameters of one model at all sizes
-measure cpu_growth backbone.py --growth --coarse 15 13 9 7 --memory --plot "$picture"
+measure cpu_growth backbone.py --growth --focal-windows 15 13 9 7 --memory --plot "$picture"
 measure cpu_attention attention.py --sizes 224x224x8 784x1344x1 --impls chunked sdpa reference
 measure cpu_detector detector.py configs/quickstart/focal_nano_maskrcnn.py \
     --baseline configs/quickstart/swin_nano_maskrcnn.py --data-root data/digit_scenes --memory

@@ -39,7 +39,7 @@ sizes=(--sizes 224x224x128 448x448x32 800x1344x2 --dtypes bf16 --memory "${basel
 measure gpu_backbone backbone.py "${sizes[@]}" --impls triton sdpa reference
 measure gpu_compile backbone.py "${sizes[@]}" --impls triton sdpa --compile --cuda-graphs
 measure gpu_archs backbone.py --sizes 224x224x128 --dtypes bf16 --memory "${archs[@]}"
-measure gpu_growth backbone.py --growth --coarse 15 13 9 7 --dtypes bf16 --memory \
+measure gpu_growth backbone.py --growth --focal-windows 15 13 9 7 --dtypes bf16 --memory \
     --impls triton sdpa --plot "$picture"
 measure gpu_attention attention.py --sizes 224x224x128 448x448x32 800x1344x2 --dtypes bf16 \
     --impls triton sdpa reference

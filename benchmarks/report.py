@@ -150,6 +150,14 @@ KERNELS: dict[str, Value] = {
     'ms per step': _number('kernel_ms'),
     'calls': _number('calls'),
 }
+COLD: dict[str, Value] = {
+    'model': _text('model'),
+    'backend': _text('impl'),
+    'mode': _text('mode'),
+    'image, batch': _image,
+    'seconds, first step': _number('cold_s'),
+    'note': _text('note'),
+}
 GOALS: dict[str, Value] = {
     "goal (a speed of 1 is Swin-T's)": _text('goal'),
     'image, batch': _text('image'),
@@ -167,6 +175,7 @@ KINDS = {
     'spincount': BUSY,
     'time_new_to_old': COMMITS,
     'kernel_ms': KERNELS,
+    'cold_s': COLD,
     'verdict': GOALS,
 }
 

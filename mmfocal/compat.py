@@ -22,7 +22,6 @@ def numbers(version: str) -> tuple[int, ...]:
 
 VERSION = numbers(torch.__version__)
 COMPILES_SINCE = (2, 6)
-DispatchMode = _python_dispatch.TorchDispatchMode
 # Batch norm in evaluation mode, which has no public name; older releases run `native_batch_norm`.
 EVAL_BATCH_NORM = getattr(
     torch.ops.aten, '_native_batch_norm_legit_no_training', torch.ops.aten.native_batch_norm

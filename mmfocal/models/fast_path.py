@@ -174,7 +174,8 @@ def _path_of(block: nn.Module, x: Tensor) -> str | None:
     if device == 'cpu' and impl in ('auto', 'chunked'):
         return 'cpu'
     if impl == 'triton' or (impl == 'auto' and device == 'cuda'):
-        return None if triton.unavailable_reasons(x) else 'triton'
+        reasons = triton.unavailable_reasons(x.device, triton.tokens_dtype(x))
+        return None if reasons else 'triton'
     return None
 
 

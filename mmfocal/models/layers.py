@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmfocal import compat
+from mmfocal.ops.focal_attention.geometry import trim
 
 
 def pad_or_crop(x: Tensor, height: int, width: int) -> Tensor:
@@ -117,8 +118,7 @@ def pool_cells(
         ``(B, *grid, C)``.
     """
     rows, cols = grid
-    top, left = (x.shape[1] - rows * cell) // 2, (x.shape[2] - cols * cell) // 2
-    x = x[:, top : top + rows * cell, left : left + cols * cell]
+    x = trim(x, cell, grid)
     if method == 'fc':
         return pool(x.unflatten(2, (cols, cell)).unflatten(1, (rows, cell)))
     return pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

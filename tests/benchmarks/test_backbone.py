@@ -133,20 +133,24 @@ def test_compile(tmp_path, read_rows, monkeypatch):
 def test_settings_follow_the_size():
     args = backbone.parse_args(['--sizes', '224x224x1', '64x512x2', '--archs', 'base'])
     how = dict(dtype='fp32', mode='infer', runtime='eager')
-    for size, coarse in zip(args.sizes, ((7, 5, 3, 1), (15, 13, 9, 7)), strict=True):
+    for size, windows in zip(args.sizes, ((7, 5, 3, 1), (15, 13, 9, 7)), strict=True):
         swin, focal = backbone.list_cases(args, size=size, **how)
-        assert (swin.model, focal.model, focal.coarse) == ('swin_tiny', 'focal_base', coarse)
-    args = backbone.parse_args(['--growth', '--coarse', '3', '3', '3', '3'])
+        assert (swin.model, focal.model, focal.focal_windows) == (
+            'swin_tiny',
+            'focal_base',
+            windows,
+        )
+    args = backbone.parse_args(['--growth', '--focal-windows', '3', '3', '3', '3'])
     assert (args.sizes[0], args.sizes[-1]) == ((224, 224, 1), (2048, 2048, 1))
     _, focal = backbone.list_cases(args, size=args.sizes[0], **how)
-    assert focal.coarse == (3, 3, 3, 3)
+    assert focal.focal_windows == (3, 3, 3, 3)
     model = backbone.build_model(focal)
     assert isinstance(model, FocalTransformer)
     assert [layer.blocks[0].geometry.expand_size for layer in model.layers] == [3, 3, 3, 3]
 
 
 def test_baseline_of_the_same_size():
-    how = dict(impl='sdpa', dtype='', mode='', runtime='', size=(), coarse=(), device='')
+    how = dict(impl='sdpa', dtype='', mode='', runtime='', size=(), focal_windows=(), device='')
     small, large = (backbone.Case(f'focal_{arch}', **how) for arch in ('small', 'large'))
     names = ['swin_tiny', 'swin_small', 'timm_swin_small']
     assert backbone.baseline_of(small, names) == 'swin_small'

@@ -32,8 +32,10 @@ def test_goals(tmp_path: Path) -> None:
     quick.append_rows(tmp_path / quick.FILES['backbone'], rows[3:])
     attention = dict(impl='triton', direction='bwd', **small._asdict(), gflop_per_s=44_000.0)
     quick.append_rows(tmp_path / quick.FILES['attention'], [attention])
+    cold = dict(impl='triton', mode='train', **small._asdict(), cold_s=21.5)
+    quick.append_rows(tmp_path / quick.FILES['cold'], [cold])
     found = {(r['goal'], r['image']): r for r in quick.judge(quick.GPU, tmp_path)}
-    assert len(found) == 12
+    assert len(found) == 13
     verdicts = {key: (row['measured'], row['verdict']) for key, row in found.items()}
     images = str(small), str(large)
     assert verdicts['eager training', images[0]] == (1.0, 'reached')
@@ -43,6 +45,9 @@ def test_goals(tmp_path: Path) -> None:
     assert verdicts['eager inference', images[0]] == (None, 'not run')
     assert verdicts['peak training memory', images[0]] == (0.9, 'reached')
     assert verdicts['attention backward, TFLOP/s', images[0]] == (55.0, 'reached')
+    assert verdicts['first training step, seconds', images[0]] == (21.5, 'missed')
+    timed = {part[1:4] for part in quick.PARTS if part.runtime == 'compile'}
+    assert timed <= {part[1:4] for part in quick.WARM}  # compilers are slower than the limits
 
 
 def test_parts_are_stopped_in_time() -> None:
@@ -79,4 +84,5 @@ def test_rehearsal(repo_root: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     goals = measure.read_csv(tmp_path / quick.FILES['goals'])
+    assert len(goals) == 13
     assert {row['verdict'] for row in goals} <= {'reached', 'missed'}

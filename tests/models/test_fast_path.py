@@ -17,6 +17,7 @@ from mmfocal.models.focal_transformer import FocalAttention, FocalBlock, FocalSt
 from mmfocal.models.layers import Mlp
 from mmfocal.ops.cpu import block as block_module
 from mmfocal.ops.focal_attention import FocalGeometry
+from mmfocal.ops.focal_attention.impl import triton
 
 GEOMETRY = FocalGeometry(3, 1, 3, 2)
 DIM = 8
@@ -233,6 +234,15 @@ def test_layers_are_visited_if_the_backend_has_a_fast_path(
     block.attn.impl = 'sdpa'
     call_block(block, x)
     assert visited == [block]
+
+
+@pytest.mark.skipif(not (triton.INSTALLED and triton.INTERPRETED), reason='needs the interpreter')
+def test_dtype_of_autocast_decides() -> None:
+    """The map is float32 still, but the tokens will not be; interpreters lack bfloat16."""
+    block, x = make_block(impl='triton'), torch.randn(1, 6, 6, DIM)
+    assert fast_path._path_of(block, x) == 'triton'
+    with torch.autocast('cpu', torch.bfloat16):
+        assert fast_path._path_of(block, x) is None
 
 
 @torch.no_grad()

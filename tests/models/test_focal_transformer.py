@@ -79,8 +79,8 @@ def test_hosts_find_it_under_the_same_name(host: str) -> None:
     assert registry.get('FocalTransformer') is FocalTransformer
 
 
-def test_the_chosen_backend_is_in_the_run_log() -> None:
-    api.log_choice.cache_clear()
+def test_the_chosen_backend_is_in_the_run_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, '_logged', set())
     logger = MMLogger.get_instance('some_run', logger_name='some_run')
     handler = logging.StreamHandler(stream := io.StringIO())
     logger.addHandler(handler)

@@ -227,13 +227,17 @@ def test_auto_announces_its_choice_once(monkeypatch: pytest.MonkeyPatch) -> None
     inputs = make_inputs(geometry, windows)
     messages: list[str] = []
     monkeypatch.setattr(api, 'announce', messages.append)
-    api.log_choice.cache_clear()
+    monkeypatch.setattr(api, '_logged', set())
     call(inputs, geometry, 'auto')
     call(inputs, geometry, 'auto')
     assert messages == ["focal attention on cpu uses 'chunked'"]
     call(inputs, geometry, 'auto', dropout_p=0.5)
     expected = "focal attention on cpu uses 'sdpa' ('chunked': attention dropout is not supported)"
     assert messages[1:] == [expected]
+    for size in (5, 6):  # reasons may contain sizes
+        api.log_choice('sdpa', 'cuda', [f'{size} tokens are too many'])
+    expected = "focal attention on cuda uses 'sdpa' ('triton': 5 tokens are too many)"
+    assert messages[2:] == [expected]
 
 
 @pytest.mark.parametrize(

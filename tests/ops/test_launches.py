@@ -13,22 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmfocal import FocalTransformer
 from mmfocal.ops.focal_attention.impl import triton as backend
+from tests.helpers.launches import launches, starts_nothing
 
 timm = pytest.importorskip('timm')
 pytestmark = pytest.mark.skipif(not backend.INSTALLED, reason='needs Triton')
 
-# Operators of PyTorch that start nothing, besides views.
-FREE = ('empty', 'empty_like', 'empty_strided', 'new_empty', 'new_empty_strided', '_unsafe_view')
-FREE += ('is_same_size', 'lift_fresh')
+
 # height, width, images; focal windows and expand sizes of the stages
 CLASSIFICATION = ((224, 224, 128), (7, 5, 3, 1), (3, 3, 3, 0))
 DETECTION = ((800, 1344, 2), (15, 13, 9, 7), (3, 3, 3, 3))
-
-
-def starts_nothing(operator: torch._ops.OpOverload) -> bool:
-    results = [result.alias_info for result in operator._schema.returns]
-    is_view = any(alias is not None and not alias.is_write for alias in results)
-    return is_view or operator.namespace == 'prim' or operator.overloadpacket.__name__ in FREE
 
 
 class LaunchCounter(TorchDispatchMode):
@@ -42,7 +35,7 @@ class LaunchCounter(TorchDispatchMode):
         self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         if operator.namespace == 'mmfocal':
-            self.counts.update(f'{operator}: {name}' for name in backend.launches(operator, *args))
+            self.counts.update(f'{operator}: {name}' for name in launches(operator, *args))
         elif not starts_nothing(operator):
             self.counts[str(operator)] += 1
         return operator(*args, **(kwargs or {}))
@@ -85,7 +78,7 @@ def count(model: nn.Module, size: tuple[int, int, int], is_training: bool) -> Co
     with FakeTensorMode(allow_non_fake_inputs=True), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, 'scaled_dot_product_attention', attend)
         # as if these were tensors of a GPU
-        patch.setattr(backend, '_device_reasons', lambda tensor: [])
+        patch.setattr(backend, '_device_reasons', lambda device, dtype: [])
         make_fake(model)
         images = torch.empty(batch, 3, height, width)
         model.train(is_training)

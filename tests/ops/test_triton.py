@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs
 from mmfocal.ops.focal_attention.impl import triton as backend
-from mmfocal.ops.focal_attention.impl.triton import attention
+from mmfocal.ops.focal_attention.impl.triton import attention, configs
 from tests.helpers.attention import call, make_inputs, run, to_bias, to_tokens
+from tests.helpers.launches import launches
 from tests.helpers.triton import DEVICE, SHARPEST, check, check_half, few_images
 
 pytestmark = [
@@ -170,15 +171,15 @@ def test_launches(
     qkv, bias, *rest = op_arguments()
     qkv, bias = qkv.to('meta', dtype), bias.to('meta', torch.float32)
     forward = attention.attend.operator
-    assert backend.launches(forward, qkv, bias, *rest) == ['forward_kernel']
+    assert launches(forward, qkv, bias, *rest) == ['forward_kernel']
     strided = qkv.mT.contiguous().mT
-    assert backend.launches(forward, strided, bias, *rest) == [
+    assert launches(forward, strided, bias, *rest) == [
         'aten.clone.default',
         'forward_kernel',
     ]
     d_out, _, _, out, log_sum, *rest = backward_arguments()
     maps = (d_out.to('meta', dtype), qkv, bias, out.to('meta', dtype), log_sum.to('meta'))
-    assert backend.launches(attention.attend_backward.operator, *maps, *rest) == backward
+    assert launches(attention.attend_backward.operator, *maps, *rest) == backward
 
 
 def test_watched_calls_run_operators() -> None:
@@ -313,12 +314,45 @@ def test_needs_a_gpu_and_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         call(inputs, geometry, 'triton')
 
 
+@pytest.mark.skipif(torch.version.hip is not None, reason='needs an NVIDIA release')
+def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bfloat16 needs compute capability 8.0; AMD GPUs, whose devices are cuda, are unsupported."""
+
+    def reasons(dtype: torch.dtype) -> list[str]:
+        return backend.unavailable_reasons(torch.device('cuda', 0), dtype)
+
+    monkeypatch.setattr(backend, 'INTERPRETED', False)
+    monkeypatch.setattr(backend, '_kept_capability', lambda device: (7, 5))
+    assert reasons(torch.float32) == reasons(torch.float16) == []
+    needed = 'torch.bfloat16 needs compute capability 8.0, this GPU has 7.5'
+    assert reasons(torch.bfloat16) == [needed]
+    monkeypatch.setattr(torch.version, 'hip', '6.4')
+    assert reasons(torch.float32) == ['AMD GPUs are not supported']
+
+
+@pytest.mark.parametrize('capability', [7, 8, 9, 12])
+def test_every_head_dim_has_a_configuration(
+    capability: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smallest one where none has been chosen."""
+    monkeypatch.setattr(configs, 'INTERPRETED', False)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for head_dim in range(1, backend.MAX_HEAD_DIM + 1):
+            smallest = configs.fitting(dtype, head_dim)[0]
+            assert min(32, configs.largest_block(dtype, head_dim)) == smallest.BLOCK_K
+            for kernel in ('forward', 'gradient'):
+                key = (kernel, dtype.itemsize, configs.block(head_dim), capability)
+                chosen = configs.choose.__wrapped__(kernel, dtype, head_dim, capability)
+                assert chosen == configs._CHOSEN.get(key, smallest)
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
 @pytest.mark.parametrize(
     ('dtype', 'head_dim', 'capability', 'config', 'kib'),
     [
         ('float16', 32, 80, 'smallest', 64),
         ('float32', 8, 80, 'smallest', 64),
+        ('float32', 128, 90, 'smallest', 64),
         ('bfloat16', 49, 90, 'chosen', 227),
         ('bfloat16', 32, 90, 'chosen', 227),
         ('bfloat16', 128, 90, 'largest', 227),

@@ -16,7 +16,7 @@ from mmfocal.ops.focal_attention.geometry import FocalGeometry
 pytest.importorskip('triton')
 from mmfocal.ops.focal_attention.impl.triton import bias as operator
 from mmfocal.ops.focal_attention.impl.triton.columns import to_columns
-from mmfocal.ops.focal_attention.impl.triton.operators import launches
+from tests.helpers.launches import launches
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning:triton.*')
 

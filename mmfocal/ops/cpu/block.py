@@ -21,14 +21,13 @@ from mmfocal.ops.block import (
     plain_norm_mlp,
     run_block,
 )
-from mmfocal.ops.focal_attention import FocalInputs
 from mmfocal.ops.focal_attention.geometry import split_maps
 from mmfocal.ops.focal_attention.impl.chunked import ChunkedAttention
 
 from . import memory
 from .linear import linear
 from .mlp import MlpParameters, is_worthwhile, mlp, norm_mlp, token_chunks
-from .tokens import fill_tokens, pool_tokens
+from .tokens import fill_tokens, pad_and_roll, pool_tokens
 
 # Bytes of queries, keys and values that are computed at a time; one head of a large map.
 QKV_BYTES = 32 * 2**20
@@ -60,12 +59,9 @@ def _norm_and_pool(x: Tensor, p: BlockParameters, shift: int) -> Tensor:
     map_size = padded_size(x, p.geometry.window_size)
     tokens = memory.scratch('tokens', (batch, p.geometry.num_tokens(*map_size), dim), x)
     fine = split_maps(tokens, [map_size])[0]
-    fine[:, height:] = 0
-    fine[:, :height, width:] = 0
     for image, row in product(range(batch), token_chunks(x[0], width * dim)):
         fine[image, row, :width] = F.layer_norm(x[image, row], (dim,), *p.norm1, p.eps1)
-    if shift:
-        fine.copy_(torch.roll(fine, (-shift, -shift), (1, 2)))
+    pad_and_roll(fine, height, width, shift)
     weights, biases = [pool.weight for pool in p.pool], [pool.bias for pool in p.pool]
     fill_tokens(tokens, fine, weights, biases, p.geometry)
     return tokens
@@ -116,8 +112,8 @@ def _attend(
     by_head = out.unflatten(-1, (num_heads, -1))
     for images, heads in _images_and_heads(tokens, dim, num_heads):
         qkv = _project(tokens[images], _select_heads(p.qkv, num_heads, heads))
-        inputs = FocalInputs(qkv, map_size, p.bias, p.geometry, p.scale, shift)
-        attention = ChunkedAttention(inputs, combined_bias[heads])
+        bias = combined_bias[heads]
+        attention = ChunkedAttention(qkv, bias, map_size, p.geometry, p.scale, shift)
         attention.forward(by_head[images, ..., heads, :].flatten(-2))
     return out
 

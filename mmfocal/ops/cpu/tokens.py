@@ -12,15 +12,21 @@ import torch
 from torch import Tensor
 
 from mmfocal.ops.block import padded_size
-from mmfocal.ops.focal_attention.geometry import FocalGeometry, split_maps
+from mmfocal.ops.focal_attention.geometry import FocalGeometry, split_maps, trim
 
 
 def _cells(fine: Tensor, cell: int, grid: Sequence[int]) -> Tensor:
     """View a padded map by pooled cells, trimmed evenly: ``(B, rows, cell, cols, cell, C)``."""
     rows, cols = grid
-    top, left = (fine.shape[1] - rows * cell) // 2, (fine.shape[2] - cols * cell) // 2
-    fine = fine[:, top : top + rows * cell, left : left + cols * cell]
-    return fine.unflatten(2, (cols, cell)).unflatten(1, (rows, cell))
+    return trim(fine, cell, grid).unflatten(2, (cols, cell)).unflatten(1, (rows, cell))
+
+
+def pad_and_roll(fine: Tensor, height: int, width: int, shift: int) -> None:
+    """Fill a map with zeros outside its first rows and columns, then roll it by ``-shift``."""
+    fine[:, height:] = 0
+    fine[:, :height, width:] = 0
+    if shift:
+        fine.copy_(torch.roll(fine, (-shift, -shift), (1, 2)))
 
 
 def fill_tokens(
@@ -56,11 +62,8 @@ class _PoolTokens(torch.autograd.Function):
         map_size = padded_size(x, geometry.window_size)
         tokens = x.new_empty(batch, geometry.num_tokens(*map_size), dim)
         fine = split_maps(tokens, [map_size])[0]
-        fine[:, height:] = 0
-        fine[:, :height, width:] = 0
         fine[:, :height, :width] = x
-        if shift:
-            fine.copy_(torch.roll(fine, (-shift, -shift), (1, 2)))
+        pad_and_roll(fine, height, width, shift)
         fill_tokens(tokens, fine, parameters[:half], parameters[half:], geometry)
         ctx.save_for_backward(tokens, *parameters[:half])
         ctx.geometry, ctx.shift, ctx.size, ctx.map_size = geometry, shift, x.shape[1:3], map_size

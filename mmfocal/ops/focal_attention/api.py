@@ -2,9 +2,8 @@
 """Public function of focal attention: validates inputs, selects a backend and calls it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -61,9 +60,18 @@ def check_impl(impl: str, name: str = 'attn_impl') -> None:
         raise ValueError(f'{name} must be one of {", ".join(IMPLS)}, got {impl!r}')
 
 
-@cache
-def log_choice(name: str, device_type: str, reasons: tuple[str, ...] = ()) -> None:
-    """Log once which backend ``'auto'`` selected and why the preferred one is unsupported."""
+_logged: set[tuple[str, str]] = set()
+
+
+def log_choice(name: str, device_type: str, reasons: Sequence[str] = ()) -> None:
+    """Log which backend ``'auto'`` selected and why the preferred one is unsupported.
+
+    It is logged once per backend and type of device, with the first reasons: they may contain
+    sizes, which vary.
+    """
+    if (name, device_type) in _logged:
+        return
+    _logged.add((name, device_type))
     because = f' ({auto_order(device_type)[0]!r}: {"; ".join(reasons)})' if reasons else ''
     announce(f'focal attention on {device_type} uses {name!r}{because}')
 
@@ -84,12 +92,12 @@ def _choose(impl: str, inputs: FocalInputs) -> Backend:
         return BACKENDS[impl]
     device_type, reasons = inputs.qkv.device.type, []
     for name in auto_order(device_type):
-        refused = BACKENDS[name].unsupported_reasons(inputs)
-        if not refused:
+        unsupported = BACKENDS[name].unsupported_reasons(inputs)
+        if not unsupported:
             break
-        reasons += refused
+        reasons += unsupported
     if not compat.is_compiling() and device_type != 'meta':
-        log_choice(name, device_type, tuple(reasons))
+        log_choice(name, device_type, reasons)
     return BACKENDS[name]
 
 
@@ -109,8 +117,8 @@ def focal_attention(inputs: FocalInputs, impl: str = 'auto') -> Tensor:
             ``MMFOCAL_ATTN_IMPL`` if set, else the fastest supported backend.
 
     Returns:
-        ``(B, H, W, C)`` in the dtype of ``qkv``, heads merged. Bias and softmax are computed in
-        float32 at least.
+        ``(B, H, W, C)`` in the dtype of ``qkv``, heads merged. The bias is combined, and softmax
+        computed, in float32 at least; ``'sdpa'`` centers the bias, then rounds it to that dtype.
 
     Raises:
         ValueError: If shapes contradict the geometry, or an explicit backend is unsupported.

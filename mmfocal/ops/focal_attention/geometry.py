@@ -22,6 +22,7 @@ and neighbor keys form one wrapped square. All keys of a window are therefore sq
 of the fine map and one of each coarse map (:class:`Region`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -85,7 +86,7 @@ def _square_sources(w: int, e: int, moves: tuple[Move, ...]) -> tuple[tuple[int,
     return tuple(first), tuple(second)
 
 
-def _regions(w: int, e: int, f: int, levels: int) -> tuple[Region, ...]:
+def regions_of(w: int, e: int, f: int, levels: int) -> tuple[Region, ...]:
     """Return the fine region, then one per coarse level."""
     regions = [Region(w + 2 * e, w, e, 0, True)]
     for level in range(levels - 1):
@@ -145,7 +146,7 @@ class FocalGeometry:
         # Plain attributes rather than cached properties: torch.compile cannot trace the latter.
         object.__setattr__(self, 'moves', _neighbor_moves(w, e))
         object.__setattr__(self, 'square_sources', _square_sources(w, e, self.moves))
-        object.__setattr__(self, 'regions', _regions(w, e, f, levels))
+        object.__setattr__(self, 'regions', regions_of(w, e, f, levels))
 
     @property
     def num_neighbors(self) -> int:
@@ -183,6 +184,16 @@ def split_maps(tokens: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
         maps.append(tokens[:, start : start + rows * cols].unflatten(1, (rows, cols)))
         start += rows * cols
     return maps
+
+
+def trim(x: Tensor, cell: int, grid: Sequence[int]) -> Tensor:
+    """Trim a map ``(B, H, W, C)`` to a grid of cells, evenly on opposite sides.
+
+    The map is larger if its size is not a multiple of the cell (``w = 7``, cells of 2x2).
+    """
+    rows, cols = (count * cell for count in grid)
+    top, left = (x.shape[1] - rows) // 2, (x.shape[2] - cols) // 2
+    return x[:, top : top + rows, left : left + cols]
 
 
 def _spans(count: int, region: Region, device: torch.device) -> Tensor:
@@ -287,5 +298,5 @@ def window_reverse(windows: Tensor, window_size: int, height: int, width: int) -
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of bias and softmax, which are never computed in half precision."""
+    """Return the dtype in which bias tables are combined and softmax is computed."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

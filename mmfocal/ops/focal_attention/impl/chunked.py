@@ -149,16 +149,28 @@ class ChunkedAttention:
     """Data that the tiles of one call share: maps, bias and masks.
 
     Args:
-        inputs: Inputs of attention; the bias tables are not read.
+        qkv: Queries, keys and values of all tokens, ``(B, T, 3C)``.
         bias: Combined bias ``(h, w*w, K)``; everything is computed in its dtype.
+        map_size: Rows and columns of the map.
+        geometry: The key set of a window.
+        scale: Factor on the query-key products.
+        shift: Number of tokens that the map is rolled by.
     """
 
-    def __init__(self, inputs: FocalInputs, bias: Tensor) -> None:
-        self.bias, self.geometry, self.scale = bias, inputs.geometry, inputs.scale
-        self.shift, self.map_size = inputs.shift, inputs.map_size
+    def __init__(
+        self,
+        qkv: Tensor,
+        bias: Tensor,
+        map_size: tuple[int, int],
+        geometry: FocalGeometry,
+        scale: float,
+        shift: int,
+    ) -> None:
+        self.bias, self.geometry, self.scale = bias, geometry, scale
+        self.shift, self.map_size = shift, map_size
         self.w, self.regions = self.geometry.window_size, self.geometry.regions
         self.num_heads, self.area, self.num_keys = bias.shape
-        self.maps = view_maps(inputs.qkv, self.map_size, self.num_heads, self.geometry)
+        self.maps = view_maps(qkv, self.map_size, self.num_heads, self.geometry)
         self.mask = self._validity_mask()
 
     def _validity_mask(self) -> Tensor | None:
@@ -353,20 +365,22 @@ class ChunkedAttention:
         return keys
 
 
-def _attend(inputs: FocalInputs, bias: Tensor) -> Tensor:
-    qkv = inputs.qkv
-    out = qkv.new_empty(qkv.shape[0], *inputs.map_size, qkv.shape[-1] // 3)
-    ChunkedAttention(inputs, bias).forward(out)
-    return out
-
-
 class _ChunkedFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, bias: Tensor, inputs: FocalInputs) -> Tensor:
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        bias: Tensor,
+        map_size: tuple[int, int],
+        geometry: FocalGeometry,
+        scale: float,
+        shift: int,
+    ) -> Tensor:
         ctx.save_for_backward(qkv, bias)
-        # tensors are saved by autograd instead
-        ctx.inputs = inputs._replace(qkv=None, bias=None)  # type: ignore[arg-type]
-        return _attend(inputs._replace(qkv=qkv), bias)
+        ctx.others = map_size, geometry, scale, shift
+        out = qkv.new_empty(qkv.shape[0], *map_size, qkv.shape[-1] // 3)
+        ChunkedAttention(qkv, bias, *ctx.others).forward(out)
+        return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
@@ -378,11 +392,11 @@ class _ChunkedFunction(torch.autograd.Function):
         qkv, bias = ctx.saved_tensors
         d_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
         d_bias = torch.zeros_like(bias)
-        call = ChunkedAttention(ctx.inputs._replace(qkv=qkv), bias)
-        call.backward(d_out, d_qkv, d_bias)
-        return d_qkv, d_bias, None
+        ChunkedAttention(qkv, bias, *ctx.others).backward(d_out, d_qkv, d_bias)
+        return d_qkv, d_bias, None, None, None, None
 
 
 def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
     """See :func:`mmfocal.ops.focal_attention.focal_attention`."""
-    return _ChunkedFunction.apply(inputs.qkv, bias, inputs)
+    qkv, map_size, _, geometry, scale, shift, _ = inputs
+    return _ChunkedFunction.apply(qkv, bias, map_size, geometry, scale, shift)

@@ -48,7 +48,7 @@ def coarse_mask(kv: Tensor, geometry: FocalGeometry, level: int) -> Tensor:
 
 
 def relative_bias(table: Tensor, window_size: int, size: int) -> Tensor:
-    """Look up a table ``(h, (w+R-1)^2)`` for each query and key: ``(h, w*w, R*R)``."""
+    """Return the entry of ``(h, (w+R-1)^2)`` for each query and key: ``(h, w*w, R*R)``."""
     return table[:, relative_index(window_size, size, table.device)]
 
 

@@ -10,6 +10,7 @@ set before the import, the kernels also run on CPU tensors, slowly, in Triton's 
 """
 
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -21,21 +22,20 @@ from mmfocal import compat
 from ...inputs import FocalInputs
 from .attention import focal_attention
 from .bias import combined_bias
-from .operators import ARE_REGISTERED, INTERPRETED, launches
-from .tokens import pool_tokens
+from .operators import ARE_REGISTERED, INTERPRETED, MAX_EXTENT
+from .tokens import pool_tokens, tokens_dtype
 
 __all__ = [
     'INSTALLED',
     'combined_bias',
     'focal_attention',
-    'launches',
     'pool_tokens',
+    'tokens_dtype',
     'unavailable_reasons',
     'unsupported_reasons',
 ]
 
 MAX_WINDOW_SIZE, MAX_HEAD_DIM = 16, 128
-MAX_EXTENT = 2**31  # of an image, in elements
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MIN_VERSION = '3.3'  # kernels use named tuples
 INSTALLED = False
@@ -53,42 +53,52 @@ def _is_unregistered() -> bool:
     return not (ARE_REGISTERED or compat.is_plain_eager())
 
 
-def _device_reasons(qkv: Tensor) -> list[str]:
+def _capability(device: torch.device) -> tuple[int, int]:
+    gpu = torch.cuda.get_device_properties(device)  # get_device_capability does not compile
+    return gpu.major, gpu.minor
+
+
+_kept_capability = cache(_capability)  # does not compile either
+
+
+def _interpreter_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
+    reasons = []
+    if device.type not in ('cpu', 'cuda'):
+        reasons.append(f"the device {device.type} is not supported by Triton's interpreter")
+    if dtype == torch.bfloat16:
+        reasons.append("torch.bfloat16 is not supported by Triton's interpreter")
+    return reasons
+
+
+def _device_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
     """Return reasons that concern the device and its support of the dtype."""
     if INTERPRETED:
-        checks = {
-            f"the device {qkv.device.type} is not supported by Triton's interpreter": (
-                qkv.device.type not in ('cpu', 'cuda')
-            ),
-            "torch.bfloat16 is not supported by Triton's interpreter": (
-                qkv.dtype == torch.bfloat16
-            ),
-        }
-        return [reason for reason, applies in checks.items() if applies]
-    if qkv.device.type != 'cuda':
+        return _interpreter_reasons(device, dtype)
+    if device.type != 'cuda':
         return [
-            f'the device {qkv.device.type} is not supported, only cuda is '
+            f'the device {device.type} is not supported, only cuda is '
             '(unless TRITON_INTERPRET=1 is set)'
         ]
+    if torch.version.hip is not None:  # its devices are called cuda, too
+        return ['AMD GPUs are not supported']
     reasons = []
-    if qkv.dtype == torch.float64:
+    if dtype == torch.float64:
         reasons.append('torch.float64 is supported under TRITON_INTERPRET=1 only')
-    gpu = torch.cuda.get_device_properties(qkv.device)  # get_device_capability does not compile
-    needed = 8 if qkv.dtype == torch.bfloat16 else 7
-    if gpu.major < needed:
+    needed = 8 if dtype == torch.bfloat16 else 7
+    major, minor = (_capability if compat.is_compiling() else _kept_capability)(device)
+    if major < needed:
         reasons.append(
-            f'{qkv.dtype} needs compute capability {needed}.0, '
-            f'this GPU has {gpu.major}.{gpu.minor}'
+            f'{dtype} needs compute capability {needed}.0, this GPU has {major}.{minor}'
         )
     return reasons
 
 
-def unavailable_reasons(x: Tensor) -> list[str]:
-    """Return why kernels do not support a tensor: installation, device and dtype."""
+def unavailable_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Return why kernels do not support a device and a dtype of tokens."""
     if not INSTALLED:
         return ['Triton is not installed']
     old = [f'Triton {MIN_VERSION} or newer is needed, got {VERSION}'] if IS_TOO_OLD else []
-    return old + _device_reasons(x)
+    return old + _device_reasons(device, dtype)
 
 
 def _size_reasons(qkv: Tensor) -> list[str]:
@@ -106,24 +116,26 @@ def _size_reasons(qkv: Tensor) -> list[str]:
 
 
 def unsupported_reasons(inputs: FocalInputs) -> list[str]:
-    """Return the reasons why inputs are unsupported."""
+    """Return the reasons why inputs are unsupported; messages are formatted only if they apply."""
     qkv, w = inputs.qkv, inputs.geometry.window_size
     head_dim = qkv.shape[-1] // 3 // inputs.bias.own.shape[1]
-    reasons = {
-        'exporting and tracing are not supported': compat.is_traced_for_export(),
-        'transforms of torch.func and forward-mode differentiation are not supported': (
-            not compat.is_compiling() and compat.are_transforms_active()
-        ),
-        'PyTorch 2.4 or newer is needed to compile, and under dispatch modes': _is_unregistered(),
-        f'{qkv.dtype} is not supported': qkv.dtype not in DTYPES,
-        f'windows over {MAX_WINDOW_SIZE} are not supported, got {w}': w > MAX_WINDOW_SIZE,
-        f'more than {MAX_HEAD_DIM} channels per head are not supported, got {head_dim}': (
-            head_dim > MAX_HEAD_DIM
-        ),
-        'attention dropout is not supported': inputs.dropout_p > 0,
-    }
-    return [
-        *unavailable_reasons(qkv),
-        *_size_reasons(qkv),
-        *(reason for reason, applies in reasons.items() if applies),
-    ]
+    reasons = [*unavailable_reasons(qkv.device, qkv.dtype), *_size_reasons(qkv)]
+    if compat.is_traced_for_export():
+        reasons.append('exporting and tracing are not supported')
+    if not compat.is_compiling() and compat.are_transforms_active():
+        reasons.append(
+            'transforms of torch.func and forward-mode differentiation are not supported'
+        )
+    if _is_unregistered():
+        reasons.append('PyTorch 2.4 or newer is needed to compile, and under dispatch modes')
+    if qkv.dtype not in DTYPES:
+        reasons.append(f'{qkv.dtype} is not supported')
+    if w > MAX_WINDOW_SIZE:
+        reasons.append(f'windows over {MAX_WINDOW_SIZE} are not supported, got {w}')
+    if head_dim > MAX_HEAD_DIM:
+        reasons.append(
+            f'more than {MAX_HEAD_DIM} channels per head are not supported, got {head_dim}'
+        )
+    if inputs.dropout_p > 0:
+        reasons.append('attention dropout is not supported')
+    return reasons

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmfocal import compat
 
 from ...bias import NO_KEY
+from ...geometry import regions_of
 from ...inputs import FocalInputs
 from . import configs
 from .columns import num_columns, to_columns
@@ -33,8 +34,8 @@ class Plan(NamedTuple):
 
     Attributes:
         batch, nh, nw, num_heads: See the shape legend.
-        regions: Expand size and focal window, from which kernels derive the regions.
-        sizes_of_regions: Side of each region, in keys.
+        expand_size, focal_window: Those of the geometry; kernels derive the regions.
+        sides: Side of each region, in keys.
         constants: Compile-time constants of the kernels.
         dtype: Dtype of the tokens.
         capability: Major compute capability of the GPU; 0 without a GPU.
@@ -44,16 +45,17 @@ class Plan(NamedTuple):
     nh: int
     nw: int
     num_heads: int
-    regions: tuple[int, int]
-    sizes_of_regions: tuple[int, ...]
+    expand_size: int
+    focal_window: int
+    sides: tuple[int, ...]
     constants: dict[str, Any]
     dtype: torch.dtype
     capability: int
 
     @property
-    def sizes(self) -> tuple[int, ...]:
+    def of_windows(self) -> tuple[int, ...]:
         """Arguments of all kernels that visit windows."""
-        return (self.nh, self.nw, self.num_heads, *self.regions)
+        return (self.nh, self.nw, self.num_heads, self.expand_size, self.focal_window)
 
     @property
     def num_windows(self) -> int:
@@ -68,7 +70,7 @@ class Plan(NamedTuple):
 
     def key_blocks(self, block: int) -> int:
         """Number of key blocks of a window."""
-        return sum(ceil_div(size**2, block) for size in self.sizes_of_regions)
+        return sum(ceil_div(side**2, block) for side in self.sides)
 
     @property
     def windows_per_strip(self) -> int:
@@ -110,14 +112,15 @@ def _make_plan(
         'BLOCK_D': configs.block(head_dim),
         'BLOCK_Q': min(largest, configs.block(w * w)),
     }
-    regions = (w + 2 * expand_size, *(focal_window + 2**k - 1 for k in range(levels - 1)))
+    regions = regions_of(w, expand_size, focal_window, levels)
     return Plan(
         batch,
         map_size[0] // w,
         map_size[1] // w,
         num_heads,
-        (expand_size, focal_window),
-        regions,
+        expand_size,
+        focal_window,
+        tuple(region.size for region in regions),
         constants,
         dtype,
         _capability(device),
@@ -186,7 +189,7 @@ def _attend(
     programs = plan.num_windows * plan.query_blocks
     _start_chosen(
         'forward', forward_kernel, plan, lambda _: programs,
-        qkv, bias, out, log_sum, *qkv.stride()[:2], *plan.sizes,
+        qkv, bias, out, log_sum, *qkv.stride()[:2], *plan.of_windows,
     )  # fmt: skip
     return out, log_sum
 
@@ -215,7 +218,7 @@ def _add_gradients(plan: Plan, queries: tuple[Tensor, ...], sums: Tensor, strips
     _start_chosen(
         'gradient', gradient_kernel, plan,
         lambda block: plan.strips * plan.query_blocks * plan.key_blocks(block),
-        *queries, sums, strips, *qkv.stride()[:2], *plan.sizes,
+        *queries, sums, strips, *qkv.stride()[:2], *plan.of_windows,
         plan.num_windows, plan.windows_per_strip, sums.shape[1], 0, IS_ORDERED=False,
     )  # fmt: skip
 
@@ -231,7 +234,7 @@ def _add_gradients_in_order(
     for block in range(plan.key_blocks(config.BLOCK_K)):
         start(
             gradient_kernel, (plan.strips * plan.query_blocks,), qkv,
-            *queries, sums, strips, *strides, *plan.sizes,
+            *queries, sums, strips, *strides, *plan.of_windows,
             plan.num_windows, plan.windows_per_strip, sums.shape[1], block,
             IS_ORDERED=True, **constants, **config._asdict(),
         )  # fmt: skip
@@ -243,7 +246,7 @@ def _add_gradients_in_order(
         tiles = ceil_div(plan.nh * side, tile) * ceil_div(plan.nw * side, tile)
         start(
             key_gradient_kernel, (plan.batch * tiles * plan.num_heads,), qkv,
-            *queries, sums, *strides, *plan.sizes, sums.shape[1], region,
+            *queries, sums, *strides, *plan.of_windows, sums.shape[1], region,
             **constants, TILE=tile, num_warps=4, num_stages=1,
         )  # fmt: skip
 

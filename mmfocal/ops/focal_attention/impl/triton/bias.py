@@ -19,9 +19,7 @@ from mmfocal.ops.focal_attention.bias import FocalBias
 from mmfocal.ops.focal_attention.geometry import FocalGeometry
 
 from .columns import num_columns, to_columns
-from .operators import Operator, ceil_div, start
-
-MAX_COARSE_LEVELS = 3
+from .operators import MAX_COARSE_LEVELS, Operator, ceil_div, start
 
 
 class Indices(NamedTuple):
@@ -105,7 +103,7 @@ def _combine(tables: list[Tensor], sizes: list[int]) -> Tensor:
         *_five([table.contiguous() for table in tables], sizes),
         index.first, index.second, combined,
         num_heads, sizes[0], index.num_neighbors, sizes[2], index.num_entries, num_places,
-        LEVELS=sizes[3] - 1, BLOCK=BLOCK,
+        COARSE_LEVELS=sizes[3] - 1, BLOCK=BLOCK,
     )  # fmt: skip
     return combined
 
@@ -130,7 +128,7 @@ def _combine_backward(
         *_five([table.contiguous() for table in tables], sizes), *_five(gradients, sizes),
         index.starts, index.places,
         num_heads, sizes[0], index.num_neighbors, sizes[2], num_entries, index.first.numel(),
-        LEVELS=sizes[3] - 1, BLOCK=BLOCK_ENTRIES, BLOCK_P=BLOCK_PLACES,
+        COARSE_LEVELS=sizes[3] - 1, BLOCK=BLOCK_ENTRIES, BLOCK_P=BLOCK_PLACES,
     )  # fmt: skip
     return gradients
 

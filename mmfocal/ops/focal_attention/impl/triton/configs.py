@@ -20,8 +20,8 @@ class Config(NamedTuple):
     num_stages: int
 
 
-# Blocks of keys divide ``ALIGNMENT``. The first configuration is the smallest. On-chip memory of a
-# program grows with BLOCK_K and num_stages.
+# Blocks of keys divide ``ALIGNMENT``. The first configuration is the smallest: it fits the on-chip
+# memory of every supported GPU. The memory of a program grows with BLOCK_K and num_stages.
 CONFIGS = (
     Config(32, 4, 1),
     Config(32, 4, 2),
@@ -61,13 +61,17 @@ _CHOSEN = {
 
 
 def fitting(dtype: torch.dtype, head_dim: int) -> list[Config]:
-    """Return the configurations whose blocks fit the registers."""
-    return [config for config in CONFIGS if largest_block(dtype, head_dim) >= config.BLOCK_K]
+    """Return the configurations whose blocks fit the registers, the smallest first."""
+    largest = largest_block(dtype, head_dim)
+    configs = [config for config in CONFIGS if largest >= config.BLOCK_K]
+    return configs or [CONFIGS[0]._replace(BLOCK_K=largest)]
 
 
 @cache
 def choose(kernel: str, dtype: torch.dtype, head_dim: int, capability: int) -> Config:
     """Return the configuration of a kernel, ``'forward'`` or ``'gradient'``.
+
+    GPUs without a chosen configuration get the smallest one, as their on-chip memory is unknown.
 
     Args:
         kernel: Name of the kernel.
@@ -78,7 +82,7 @@ def choose(kernel: str, dtype: torch.dtype, head_dim: int, capability: int) -> C
     if INTERPRETED:
         return Config(ALIGNMENT, 4, 1)
     key = (kernel, dtype.itemsize, block(head_dim), capability)
-    return _CHOSEN.get(key) or fitting(dtype, head_dim)[-1]
+    return _CHOSEN.get(key) or fitting(dtype, head_dim)[0]
 
 
 def is_tuning() -> bool:

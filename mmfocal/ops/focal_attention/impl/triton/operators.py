@@ -8,8 +8,8 @@ supports it (``torch.library.triton_op``), compilers see the kernels of an opera
 themselves.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -24,15 +24,9 @@ ARE_REGISTERED = hasattr(torch.library, 'register_fake')
 ARE_KERNELS_VISIBLE = (
     hasattr(torch.library, 'triton_op') and compat.infers_schemas() and not INTERPRETED
 )
-# Operators that start no kernel: they create views or allocate.
-FREE = (
-    'alias', 'as_strided', 'detach', 'empty', 'expand', 'flatten', 'lift_fresh', 'narrow',
-    'new_empty', 'permute', 'reshape', 'select', 'slice', 'split', 'squeeze', 't', 'transpose',
-    'unflatten', 'unsqueeze', 'view', '_unsafe_view', 'empty_like', 'empty_strided',
-    'new_empty_strided',
-)  # fmt: skip
-
-_counts: list[list[str]] = []
+# Limits of the kernels.
+MAX_COARSE_LEVELS = 3
+MAX_EXTENT = 2**31  # of an image, in elements: offsets within it are 32-bit integers
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -40,42 +34,13 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def start(kernel: Any, grid: Any, like: Tensor, *args: Any, **constants: Any) -> None:
-    """Start a kernel on the device of ``like``, or record its name inside :func:`counted`."""
-    if _counts:
-        _counts[-1].append(kernel.__name__)
-        return
+    """Start a kernel on the device of ``like``."""
     if not compat.is_plain_tensor(like):  # traces record the kernel
         torch.library.wrap_triton(kernel)[grid](*args, **constants)
         return
     is_elsewhere = like.is_cuda and like.device.index != torch.cuda.current_device()
     with torch.cuda.device(like.device) if is_elsewhere else nullcontext():
         kernel[grid](*args, **constants)
-
-
-class _Counter(compat.DispatchMode):
-    """Dispatch mode that records fills and copies."""
-
-    def __torch_dispatch__(
-        self, operator: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        if operator.overloadpacket.__name__ not in FREE:
-            _counts[-1].append(str(operator))
-        return operator(*args, **(kwargs or {}))
-
-
-@contextmanager
-def counted() -> Iterator[list[str]]:
-    """Count kernels instead of starting them, so that launchers run on fake tensors.
-
-    Yields:
-        The list of names, which grows with each kernel, fill and copy that would have started.
-    """
-    _counts.append([])
-    try:
-        with _Counter():
-            yield _counts[-1]
-    finally:
-        _counts.pop()
 
 
 def _is_plain(arg: Any) -> bool:
@@ -110,25 +75,7 @@ class Operator:
             torch.library.register_fake(f'mmfocal::{name}', outputs)
         if ARE_REGISTERED:
             self.operator = getattr(torch.ops.mmfocal, name).default
-            _OPERATORS[self.operator] = self
 
     def __call__(self, *args: Any) -> Any:
         is_eager = compat.is_plain_eager() and all(map(_is_plain, args))
         return (self.launcher if is_eager else self.operator)(*args)
-
-
-_OPERATORS: dict[Any, Operator] = {}
-
-
-def launches(operator: Any, *args: Any) -> list[str]:
-    """List the kernels, fills and copies that an operator of this package starts.
-
-    The launcher runs under :func:`counted`. Values of tensors are not read, so fake tensors and
-    meta tensors are supported.
-
-    Raises:
-        KeyError: If it is not an operator of this package.
-    """
-    with counted() as names:
-        _OPERATORS[operator].launcher(*args)
-    return names

@@ -14,10 +14,8 @@ from torch.autograd.function import once_differentiable
 from mmfocal import compat
 from mmfocal.ops.focal_attention.geometry import FocalGeometry, compute_dtype
 
-from .operators import Operator, ceil_div, start
+from .operators import MAX_COARSE_LEVELS, MAX_EXTENT, Operator, ceil_div, start
 
-MAX_COARSE_LEVELS = 3
-MAX_EXTENT = 2**31  # of an image, in elements: offsets within it are 32-bit integers
 # Number of programs of the backward kernel: several per multiprocessor of a large GPU. The number,
 # and with it the order of summation, does not depend on the GPU.
 STRIPS = 2048
@@ -52,7 +50,7 @@ def _constants(x: Tensor, sizes: list[int]) -> dict:
     return {
         'IS_DOUBLE': x.dtype == torch.float64,
         'WINDOW': window,
-        'LEVELS': levels - 1,
+        'COARSE_LEVELS': levels - 1,
         'BLOCK_P': 1 << (window**2 - 1).bit_length(),
         'BLOCK_C': BLOCK_C,
     }
@@ -172,6 +170,13 @@ def unsupported_reasons(x: Tensor, num_levels: int) -> list[str]:
     return reasons
 
 
+def tokens_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of the tokens of a map: that of autocast, or of ``x`` without autocast."""
+    device_type = x.device.type
+    is_autocast = compat.is_autocast_enabled(device_type) and x.dtype != torch.float64
+    return compat.autocast_dtype(device_type) if is_autocast else x.dtype
+
+
 def pool_tokens(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -192,7 +197,7 @@ def pool_tokens(
         biases: ``(1,)`` per coarse level.
         geometry: Window size and levels.
         shift: 0 to ``w - 1``.
-        dtype: Dtype of the result; None for that of autocast, or of ``x`` without autocast.
+        dtype: Dtype of the result; None for :func:`tokens_dtype`.
 
     Returns:
         ``(B, T, C)``: the tokens of the padded map, row-major, then of each coarse level. The
@@ -205,8 +210,6 @@ def pool_tokens(
     if reasons:
         raise ValueError('; '.join(reasons))
     if dtype is None:
-        device_type = x.device.type
-        is_autocast = compat.is_autocast_enabled(device_type) and x.dtype != torch.float64
-        dtype = compat.autocast_dtype(device_type) if is_autocast else x.dtype
+        dtype = tokens_dtype(x)
     sizes = [geometry.window_size, geometry.focal_level]
     return _Pool.apply(x, sizes, shift, dtype, *weights, *biases)

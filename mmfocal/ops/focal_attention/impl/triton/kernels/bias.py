@@ -44,14 +44,14 @@ class Sizes(NamedTuple):
 
 
 @triton.jit
-def _entry_pointers(tables, entry, head, sizes, LEVELS: tl.constexpr):
+def _entry_pointers(tables, entry, head, sizes, COARSE_LEVELS: tl.constexpr):
     """Return pointers to entries of a head."""
     pointers = tables.own + entry * sizes.num_heads + head
     first = (2 * sizes.window - 1) * (2 * sizes.window - 1)
     size = sizes.window * sizes.window * sizes.num_neighbors
     table = tables.neighbors + head * size
     pointers = tl.where(entry >= first, table + (entry - first), pointers)
-    for level in tl.static_range(LEVELS):
+    for level in tl.static_range(COARSE_LEVELS):
         first += size
         side = sizes.window + sizes.focal_window + (1 << level) - 2  # w + R - 1
         size = side * side
@@ -79,7 +79,7 @@ def combine_kernel(
     num_entries,
     num_places,
     # constants
-    LEVELS: tl.constexpr,
+    COARSE_LEVELS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Compute the combined bias. Programs: (blocks of places, h)."""
@@ -90,9 +90,9 @@ def combine_kernel(
     exists = place < num_places
     first = tl.load(first_ptr + place, mask=exists, other=num_entries)
     second = tl.load(second_ptr + place, mask=exists, other=num_entries)
-    pointers = _entry_pointers(tables, first, head, sizes, LEVELS)
+    pointers = _entry_pointers(tables, first, head, sizes, COARSE_LEVELS)
     value = tl.load(pointers, mask=first < num_entries, other=NO_KEY)
-    pointers = _entry_pointers(tables, second, head, sizes, LEVELS)
+    pointers = _entry_pointers(tables, second, head, sizes, COARSE_LEVELS)
     is_double = second < num_entries
     other = tl.load(pointers, mask=is_double, other=0.0)
     both = tl.maximum(value, other) + tl.log(1.0 + tl.exp(-tl.abs(value - other)))
@@ -126,7 +126,7 @@ def combine_backward_kernel(
     num_entries,
     num_places,
     # constants
-    LEVELS: tl.constexpr,
+    COARSE_LEVELS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
@@ -136,7 +136,7 @@ def combine_backward_kernel(
     entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     head = tl.program_id(1)
     exists = entry < num_entries
-    pointers = _entry_pointers(tables, entry, head, sizes, LEVELS)
+    pointers = _entry_pointers(tables, entry, head, sizes, COARSE_LEVELS)
     value = tl.load(pointers, mask=exists, other=0.0)
     start = tl.load(starts_ptr + entry, mask=exists, other=0)
     end = tl.load(starts_ptr + entry + 1, mask=exists, other=0)
@@ -150,5 +150,5 @@ def combine_backward_kernel(
         gradient += tl.sum(d_combined * tl.exp(value[:, None] - combined), 1)
     coarse = (d_coarse_0_ptr, d_coarse_1_ptr, d_coarse_2_ptr)
     d_tables = Tables(d_own_ptr, d_neighbors_ptr, coarse)
-    pointers = _entry_pointers(d_tables, entry, head, sizes, LEVELS)
+    pointers = _entry_pointers(d_tables, entry, head, sizes, COARSE_LEVELS)
     tl.store(pointers, gradient, mask=exists)

@@ -22,7 +22,7 @@ class Layout(NamedTuple):
     """Sizes of a map, of its windows and tokens, and of blocks.
 
     Attributes:
-        LEVELS: Number of coarse levels.
+        COARSE_LEVELS: Number of coarse levels.
         ACCUMULATOR: Dtype of sums.
     """
 
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
     num_tokens: tl.tensor
     channels: tl.tensor
     WINDOW: tl.constexpr
-    LEVELS: tl.constexpr
+    COARSE_LEVELS: tl.constexpr
     BLOCK_P: tl.constexpr
     BLOCK_C: tl.constexpr
     ACCUMULATOR: tl.constexpr
@@ -161,7 +161,7 @@ def _pool(x_ptr, tokens_ptr, pooling, layout):
     x_ptr = _image(x_ptr, item, layout)
     tokens_ptr += item.image * layout.num_tokens * layout.channels
     _copy_window(x_ptr, tokens_ptr, item, layout)
-    for level in tl.static_range(layout.LEVELS):
+    for level in tl.static_range(layout.COARSE_LEVELS):
         _pool_level(x_ptr, tokens_ptr, pooling, item, layout, level)
 
 
@@ -187,7 +187,7 @@ def pool_kernel(
     # constants
     IS_DOUBLE: tl.constexpr,  # float64 maps, sums and parameters
     WINDOW: tl.constexpr,
-    LEVELS: tl.constexpr,
+    COARSE_LEVELS: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -201,7 +201,7 @@ def pool_kernel(
         Pooling(weights, biases),
         Layout(
             height, width, nh, nw, shift, num_tokens, channels,
-            WINDOW, LEVELS, BLOCK_P, BLOCK_C, ACCUMULATOR,
+            WINDOW, COARSE_LEVELS, BLOCK_P, BLOCK_C, ACCUMULATOR,
         ),
     )  # fmt: skip
 
@@ -253,7 +253,7 @@ def _map_gradient(pointers, item, layout):
     d_tokens_ptr = pointers.d_tokens_ptr + item.image * layout.num_tokens * layout.channels
     own = _rows(d_tokens_ptr, row * (layout.nw * layout.WINDOW) + col, channel, layout)
     d_x = tl.load(own, mask=mask, other=0.0).to(layout.ACCUMULATOR)
-    for level in tl.static_range(layout.LEVELS):
+    for level in tl.static_range(layout.COARSE_LEVELS):
         weight_ptr = pointers.weights[level]
         d_x += _cell_share(d_tokens_ptr, weight_ptr, positions, channel, layout, level)
     rows = _rows(_image(pointers.d_x_ptr, item, layout), offsets, channel, layout)
@@ -294,7 +294,7 @@ def _pool_backward(pointers, num_items, items_per_strip, layout, NUM_SUMS: tl.co
     for number in range(begin, end):
         _map_gradient(pointers, _locate(number, layout), layout)
     sums_ptr = pointers.sums_ptr + tl.program_id(0) * NUM_SUMS
-    for level in tl.static_range(layout.LEVELS):
+    for level in tl.static_range(layout.COARSE_LEVELS):
         _level_gradient(pointers, sums_ptr, begin, end, layout, level)
         sums_ptr += (layout.WINDOW >> level) * (layout.WINDOW >> level) + 1
 
@@ -324,7 +324,7 @@ def pool_backward_kernel(
     NUM_SUMS: tl.constexpr,
     IS_DOUBLE: tl.constexpr,
     WINDOW: tl.constexpr,
-    LEVELS: tl.constexpr,
+    COARSE_LEVELS: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -337,7 +337,7 @@ def pool_backward_kernel(
         items_per_strip,
         Layout(
             height, width, nh, nw, shift, num_tokens, channels,
-            WINDOW, LEVELS, BLOCK_P, BLOCK_C, ACCUMULATOR,
+            WINDOW, COARSE_LEVELS, BLOCK_P, BLOCK_C, ACCUMULATOR,
         ),
         NUM_SUMS,
     )  # fmt: skip
