@@ -150,7 +150,7 @@ def _check_part(key: str, part: dict, giver: str, maps: Maps) -> Maps | None:
         outputs = build_meta_model(part)(maps)
     if outputs is None and not _fits(part, [each.shape[1] for each in maps]):
         given = [f'{name}={part[name]}' for name in ('in_channels', *_COUNTS) if name in part]
-        _refuse(f'{key}.{", ".join(given)}', giver, maps)
+        _raise_misfit(f'{key}.{", ".join(given)}', giver, maps)
     return _as_maps(outputs)
 
 
@@ -195,7 +195,7 @@ def _check_roi_head(task: str, roi_head: dict, giver: str, maps: Maps) -> None:
     width, strides = extractor['out_channels'], extractor['featmap_strides']
     key = f'model.roi_head.{task}_roi_extractor'
     if [each.shape[1] for each in maps[: len(strides)]] != [width] * len(strides):
-        _refuse(f'{key}.out_channels={width}, featmap_strides={strides}', giver, maps)
+        _raise_misfit(f'{key}.out_channels={width}, featmap_strides={strides}', giver, maps)
     if 'shared_head' in roi_head:  # is between the two
         return
     for head_key, head in _parts(f'model.roi_head.{task}_head', roi_head.get(f'{task}_head')):
@@ -206,7 +206,7 @@ def _check_roi_head(task: str, roi_head: dict, giver: str, maps: Maps) -> None:
             )
 
 
-def _refuse(setting: str, giver: str, maps: Maps) -> None:
+def _raise_misfit(setting: str, giver: str, maps: Maps) -> None:
     widths = [each.shape[1] for each in maps]
     raise ValueError(f'{setting} does not fit {giver}, which gives {widths} channels')
 
