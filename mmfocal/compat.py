@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private and version-dependent names of PyTorch and of the hosts, in one place.
 
-This module imports torch only. A missing name has a substitute, or an error names it.
+Importing this module imports torch only. A missing name has a substitute, or an error names it.
 """
 
 import re
