@@ -99,7 +99,8 @@ setup(
     version=read_version(),
     packages=find_packages(include=['mmfocal', 'mmfocal.*']),
     package_data={'mmfocal': ['py.typed']},
-    install_requires=['numpy', 'torch>=2.1'],
+    # the releases that tools/dev/test_matrix.sh tests; torch has no upper bound
+    install_requires=['numpy>=1.26,<3', 'torch>=2.1'],
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['mmfocal = mmfocal.cli:main']},
     cmdclass={'build_py': BuildWithMim},

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private and version-dependent names of PyTorch and of the hosts, in one place.
 
-This module imports torch only. A missing name has a substitute, or an error names it.
+Importing this module imports torch only. A missing name has a substitute, or an error names it.
 """
 
 import re
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -171,16 +172,62 @@ def has_init_info(module: nn.Module) -> bool:
     return hasattr(module, '_params_init_info')
 
 
+_MMENGINE, _MMDET = 'mmengine 0.10', 'mmdet 3.0 to 3.5'  # supported releases of the hosts
+# Private methods that classes here override: the hosts call them and have no public ones.
+_OVERRIDDEN = {
+    'CheckpointHook': (('_save_checkpoint_with_step',), _MMENGINE),
+    'DDPStrategy': (('_wrap_model',), _MMENGINE),
+    'HybridTaskCascadeRoIHead': (('_mask_forward',), _MMDET),
+    'RepPointsHead': (('_init_layers', '_bbox_decode'), _MMDET),
+}
+
+
 def _method(owner: Any, name: str, known: str) -> Callable:
     """Return a private method of a host.
 
     Raises:
-        AttributeError: If the installed release lacks it.
+        AttributeError: If the installed release lacks it; names that release.
     """
     if not hasattr(owner, name):
         title = getattr(owner, '__name__', type(owner).__name__)
-        raise AttributeError(f'{title} of this release has no {name}; mmfocal supports {known}')
+        host = known.partition(' ')[0]
+        version = getattr(sys.modules.get(host), '__version__', 'of unknown version')
+        raise AttributeError(
+            f'{title} of {host} {version} has no {name}; mmfocal supports {known}'
+        )
     return getattr(owner, name)
+
+
+def check_base(base: type) -> None:
+    """Check that a host's class has the private methods that its subclass here overrides.
+
+    Args:
+        base: The class; it must be listed in ``_OVERRIDDEN``.
+
+    Raises:
+        AttributeError: If the installed release lacks one, so that the host would not call it.
+    """
+    names, known = _OVERRIDDEN[base.__name__]
+    for name in names:
+        _method(base, name, known)
+
+
+def import_strategies() -> tuple[type, type]:
+    """Return MMEngine's ``DDPStrategy`` and ``SingleDeviceStrategy``, whose module is private.
+
+    Raises:
+        ImportError: If this MMEngine lacks them.
+    """
+    try:
+        from mmengine._strategy import DDPStrategy, SingleDeviceStrategy
+    except ImportError as error:
+        import mmengine
+
+        raise ImportError(
+            f'mmengine {mmengine.__version__} has no mmengine._strategy with DDPStrategy and '
+            f'SingleDeviceStrategy; mmfocal supports {_MMENGINE}'
+        ) from error
+    return DDPStrategy, SingleDeviceStrategy
 
 
 def replace_model_lookup(inferencer: type, lookup: Callable[[Any, str, Callable], tuple]) -> None:
@@ -196,7 +243,7 @@ def replace_model_lookup(inferencer: type, lookup: Callable[[Any, str, Callable]
         AttributeError: If this MMEngine lacks the method.
     """
     name = '_load_model_from_metafile'
-    original = _method(inferencer, name, 'MMEngine 0.10')
+    original = _method(inferencer, name, _MMENGINE)
     setattr(inferencer, name, lambda self, model: lookup(self, model, original))
 
 
@@ -208,7 +255,7 @@ def propose(rpn_head: nn.Module, *args: Any, **kwargs: Any) -> Any:
     Raises:
         AttributeError: If this mmdet lacks the method.
     """
-    return _method(rpn_head, '_predict_by_feat_single', 'mmdet 3.0 to 3.5')(*args, **kwargs)
+    return _method(rpn_head, '_predict_by_feat_single', _MMDET)(*args, **kwargs)
 
 
 def run_branch(head: nn.Module, branch: str, *args: Any, **kwargs: Any) -> dict:
@@ -219,4 +266,4 @@ def run_branch(head: nn.Module, branch: str, *args: Any, **kwargs: Any) -> dict:
     Raises:
         AttributeError: If the head lacks the method of this name.
     """
-    return _method(head, f'_{branch}_forward', 'mmdet 3.0 to 3.5')(*args, **kwargs)
+    return _method(head, f'_{branch}_forward', _MMDET)(*args, **kwargs)

@@ -20,6 +20,7 @@ DISTRIBUTIONS = {
     'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
     'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
 }
+ONEDL = 'onedl-'  # prefix of the maintained family
 BUILD_MMCV = (
     'pip install "setuptools<81" wheel ninja && '
     'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-deps --no-cache-dir --force-reinstall'
@@ -47,9 +48,13 @@ def _is_onedl() -> bool:
     return installed('onedl-mmengine') is not None
 
 
-def _mmcv_requirement() -> str:
-    """Return the mmcv requirement of the installed MMEngine."""
-    return '"onedl-mmcv>=2.3,<2.4"' if _is_onedl() else 'mmcv==2.1.0'
+def _original_mmengine() -> str | None:
+    """Return the name of OpenMMLab's own MMEngine, if it is installed."""
+    return next((n for n in _providers('mmengine') if not n.startswith(ONEDL)), None)
+
+
+def _mmcv_requirement(is_onedl: bool) -> str:
+    return '"onedl-mmcv>=2.3,<2.4"' if is_onedl else 'mmcv==2.1.0'
 
 
 def has_operators() -> bool:
@@ -59,16 +64,41 @@ def has_operators() -> bool:
     return any(path.suffix in ('.so', '.pyd') for f in folders for path in Path(f).glob('_ext*'))
 
 
+def _listed(packages: dict[str, str]) -> str:
+    return ', '.join(f'{name} {installed(name)}' for name in packages.values())
+
+
 def _double_packages() -> Iterator[str]:
     for module in DISTRIBUTIONS:
         names = _providers(module)
         if len(names) > 1:
             found = ' and '.join(f'{name} {installed(name)}' for name in names)
-            kept = next((name for name in names if name.startswith('onedl-')), names[0])
+            kept = next((name for name in names if name.startswith(ONEDL)), names[0])
             yield (
                 f'{found} are both installed and overwrite each other as `{module}`: '
                 f'pip uninstall -y {" ".join(names)}, then install one of them, such as {kept}'
             )
+
+
+def _mixed_families() -> Iterator[str]:
+    """Compare the families of different modules. The family of MMEngine is kept."""
+    single = {m: names[0] for m in DISTRIBUTIONS if len(names := _providers(m)) == 1}
+    onedl = {m: name for m, name in single.items() if name.startswith(ONEDL)}
+    original = {m: name for m, name in single.items() if m not in onedl}
+    if not (onedl and original):
+        return
+    keeps_onedl = 'mmengine' not in original
+    wrong = original if keeps_onedl else onedl
+    commands = [f'pip uninstall -y {" ".join(wrong.values())}']
+    replaced = [DISTRIBUTIONS[m][-1 if keeps_onedl else 0] for m in wrong if m != 'mmcv']
+    if replaced:
+        commands.append(f'pip install {" ".join(replaced)}')
+    if 'mmcv' in wrong:
+        commands.append(f'{BUILD_MMCV} {_mmcv_requirement(keeps_onedl)}')
+    yield (
+        f'packages of OpenMMLab ({_listed(original)}) and of its continuation ({_listed(onedl)}) '
+        f'are mixed: {" && ".join(commands)}'
+    )
 
 
 def _mmcv_without_operators() -> Iterator[str]:
@@ -80,7 +110,7 @@ def _mmcv_without_operators() -> Iterator[str]:
             f'{" and ".join(hosts)} need mmcv with compiled operators, found '
             f'{f"{there} without" if there else "no mmcv"}: '
             f'{f"pip uninstall -y {remove} && " if remove else ""}{BUILD_MMCV} '
-            f'{_mmcv_requirement()}'
+            f'{_mmcv_requirement(_is_onedl())}'
         )
 
 
@@ -95,17 +125,17 @@ def _numpy_too_new() -> Iterator[str]:
 
 
 def _torch_too_new() -> Iterator[str]:
-    torch, mmengine = installed('torch'), installed('mmengine')
+    torch, mmengine = installed('torch'), _original_mmengine()
     if mmengine and _number(torch) >= (2, 6):
         yield (
-            f'mmengine {mmengine} cannot read its checkpoints with torch {torch}: '
+            f'{mmengine} {installed(mmengine)} cannot read its checkpoints with torch {torch}: '
             'pip install "torch<2.6" with the torchvision of that release, or change to '
             "onedl's packages, which continue the original ones"
         )
 
 
 def _setuptools_too_new() -> Iterator[str]:
-    if installed('mmengine') and find_spec('pkg_resources') is None:
+    if _original_mmengine() and find_spec('pkg_resources') is None:
         yield (
             'the original mmengine imports pkg_resources to find the configs of hosts, which '
             'setuptools 82 no longer has: pip install "setuptools<81"'
@@ -120,8 +150,8 @@ def _opencv_missing() -> Iterator[str]:
 def problems() -> list[str]:
     """Return incompatibilities, one sentence each, with the command that fixes it."""
     checks = (
-        *(_double_packages, _mmcv_without_operators, _numpy_too_new, _torch_too_new),
-        *(_setuptools_too_new, _opencv_missing),
+        *(_double_packages, _mixed_families, _mmcv_without_operators, _numpy_too_new),
+        *(_torch_too_new, _setuptools_too_new, _opencv_missing),
     )
     return [problem for check in checks for problem in check()]
 
@@ -130,7 +160,8 @@ def _from_error(error: Exception) -> list[str]:
     """Diagnose an error by its text, because mmcv does not record which torch it was built for."""
     if '_ext' in str(error) and 'symbol' in str(error):
         return [
-            f"mmcv's operators are compiled for another torch: {BUILD_MMCV} {_mmcv_requirement()}"
+            f"mmcv's operators are compiled for another torch: {BUILD_MMCV} "
+            f'{_mmcv_requirement(_is_onedl())}'
         ]
     return []
 

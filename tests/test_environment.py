@@ -23,6 +23,7 @@ except ImportError as error:
     print('import:', *str(error).splitlines())
 """
 ORIGINAL = {'mmengine': '0.10.7', 'torch': '2.4.1', 'numpy': '1.26.4'}
+LITE = {'mmengine-lite': '0.10.7', 'torch': '2.4.1', 'numpy': '1.26.4'}
 ONEDL = {'onedl-mmengine': '0.10.12', 'torch': '2.11.0', 'numpy': '2.2.6'}
 
 
@@ -73,6 +74,27 @@ def test_what_fits_is_not_complained_about(tmp_path: Path, family: dict[str, str
             ('mmcv 2.1.0 and onedl-mmcv 2.3.6', 'pip uninstall -y mmcv onedl-mmcv'),
         ),
         (
+            ONEDL | {'onedl-mmcv': '2.3.6', 'mmdet': '3.3.0'},
+            COMMON + OPERATORS,
+            ('(mmdet 3.3.0)', 'pip uninstall -y mmdet && pip install onedl-mmdetection'),
+        ),
+        (
+            ORIGINAL | {'onedl-mmcv': '2.3.6', 'onedl-mmpretrain': '1.3.6'},
+            COMMON + OPERATORS,
+            (
+                'OpenMMLab (mmengine 0.10.7) and of',
+                '(onedl-mmcv 2.3.6, onedl-mmpretrain 1.3.6) are mixed: pip uninstall -y '
+                'onedl-mmcv onedl-mmpretrain && pip install mmpretrain && ',
+                '--no-build-isolation',
+                'mmcv==2.1.0',
+            ),
+        ),
+        (
+            ONEDL | {'mmcv-lite': '2.1.0'},
+            (*COMMON, 'mmcv/__init__.py'),
+            ('pip uninstall -y mmcv-lite && pip install "setup', '"onedl-mmcv>=2.3,<2.4"'),
+        ),
+        (
             ORIGINAL | {'mmcv-lite': '2.1.0', 'mmdet': '3.3.0'},
             (*COMMON, 'mmcv/__init__.py'),
             ('mmdet need', 'pip uninstall -y mmcv-lite', '--no-build-isolation', 'mmcv==2.1.0'),
@@ -94,6 +116,8 @@ def test_what_fits_is_not_complained_about(tmp_path: Path, family: dict[str, str
         ),
         (ORIGINAL | {'torch': '2.6.0'}, COMMON, ('mmengine 0.10.7', 'pip install "torch<2.6"')),
         (ORIGINAL, ('cv2.py',), ('pkg_resources', 'pip install "setuptools<81"')),
+        (LITE | {'torch': '2.6.0'}, COMMON, ('mmengine-lite 0.10.7', 'pip install "torch<2.6"')),
+        (LITE, ('cv2.py',), ('pkg_resources', 'pip install "setuptools<81"')),
         (ONEDL, (), ('opencv', 'pip install opencv-python-headless')),
     ],
 )

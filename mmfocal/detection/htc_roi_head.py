@@ -10,6 +10,10 @@ from mmdet.models.roi_heads import HybridTaskCascadeRoIHead
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from mmfocal.compat import check_base
+
+check_base(HybridTaskCascadeRoIHead)
+
 
 @MODELS.register_module()
 class AveragedHTCRoIHead(HybridTaskCascadeRoIHead):

@@ -56,13 +56,6 @@ class RepairedInstaBoost(InstaBoost):
         ImportError: If the package ``instaboostfast`` is missing.
     """
 
-    def _load_anns(self, results: dict) -> tuple[list, list]:
-        """Convert masks to polygons, the only format that the library reads."""
-        for instance in results['instances']:
-            if isinstance(instance.get('mask'), dict):
-                instance['mask'] = rle_to_polygons(instance['mask'])
-        return super()._load_anns(results)
-
     def transform(self, results: dict) -> dict:
         """Paste instances elsewhere.
 
@@ -70,10 +63,14 @@ class RepairedInstaBoost(InstaBoost):
             results: ``img`` and ``instances``, whose masks are not loaded yet.
 
         Returns:
-            The same with both changed.
+            The same with both changed; masks are polygons, the only format that the library
+            reads.
         """
         from instaboostfast import affine_transform
 
         # not in __init__, which spawned workers do not run
         affine_transform.binary_mask_to_polygon = mask_to_polygons
+        for instance in results.get('instances', ()):
+            if isinstance(instance.get('mask'), dict):
+                instance['mask'] = rle_to_polygons(instance['mask'])
         return super().transform(results)

@@ -31,7 +31,11 @@ from mmengine.model import normal_init
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmfocal.compat import check_base
+
 from .reppoints_v2_targets import foreground_weights
+
+check_base(RepPointsHead)
 
 NUM_CORNER_MAPS = 6  # a score and an offset (x, y) for each of the two corners
 
@@ -397,12 +401,12 @@ class RepPointsV2Head(RepPointsHead):
             Targets of all images.
         """
         images = [
-            self._get_targets_single(assigner, priors[i], *grid.select(i), gt, ignored)
+            self._assign_in_image(assigner, priors[i], *grid.select(i), gt, ignored)
             for i, (gt, ignored) in enumerate(zip(batch_gt_instances, batch_gt_instances_ignore))
         ]
         return BoxTargets(*map(torch.stack, zip(*images)))
 
-    def _get_targets_single(
+    def _assign_in_image(
         self,
         assigner: BaseAssigner,
         priors: Tensor,

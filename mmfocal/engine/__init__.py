@@ -11,9 +11,9 @@ from .findings import InputError
 from .launch import add_common_arguments, build_runner, load_config, read_config
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .machine import adapt_to_machine, leave_process_group
+from .meta_model import build_meta_model
 from .resume import ValidateFinished, latest_checkpoint
 from .sharding import FullyShardStrategy
-from .skeleton import build_skeleton
 
 __all__ = [
     'FullyShardStrategy',
@@ -22,8 +22,8 @@ __all__ = [
     'ValidateFinished',
     'adapt_to_machine',
     'add_common_arguments',
+    'build_meta_model',
     'build_runner',
-    'build_skeleton',
     'check_checkpoint',
     'check_inputs',
     'check_run',

@@ -12,6 +12,9 @@ from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
+from mmfocal.compat import check_base
+
+check_base(CheckpointHook)
 _AGREEMENT = 10  # iterations between checks whether any process received the signal
 
 

@@ -139,8 +139,8 @@ def nothing_to_score(cfg: Config) -> str | None:
                 return f'nothing to score: {key}.data_prefix has no seg_map_path'
             if '://' not in path and not os.path.isdir(path):
                 return f'nothing to score: there are no label maps in {path}'
-        unlabelled = not dataset.get('with_label', True) or dataset.get('split') == 'test'
-        if cfg.default_scope == 'mmpretrain' and unlabelled:
+        is_unlabeled = not dataset.get('with_label', True) or dataset.get('split') == 'test'
+        if cfg.default_scope == 'mmpretrain' and is_unlabeled:
             return f'nothing to score: {key} has no labels'
     return None
 

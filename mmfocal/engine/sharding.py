@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine._strategy import DDPStrategy, SingleDeviceStrategy
 from mmengine.device import get_device
 from mmengine.dist import barrier, is_main_process
 from mmengine.registry import STRATEGIES
 from torch import Tensor, nn
 
+from mmfocal.compat import check_base, import_strategies
 from mmfocal.models.pretrained import read_checkpoint
+
+DDPStrategy, SingleDeviceStrategy = import_strategies()
+check_base(DDPStrategy)
 
 _SHARD = 'shard'  # the only key of a dict that stands for the part of a tensor
 _SHARDED = ('state_dict', 'optimizer')  # parts of a checkpoint that hold such dicts

@@ -49,7 +49,9 @@ def resize_pos_embed(embed: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resize ``(1, N, C)`` of a square token grid bicubically to ``grid``."""
     side = math.isqrt(embed.shape[1])
     if side**2 != embed.shape[1]:
-        raise ValueError(f'absolute_pos_embed has {embed.shape[1]} tokens, which is no square')
+        raise ValueError(
+            f'absolute_pos_embed has {embed.shape[1]} tokens; expected a square number'
+        )
     old = embed[0].t().unflatten(1, (side, side))
     return _interpolate(old, grid, 'bicubic').flatten(1).t()[None]
 

@@ -19,8 +19,8 @@ from tests.helpers.config_suite import (
     build_empty,
     differences,
     load,
+    meta_model,
     settings,
-    skeleton,
     skip_without_host,
     words,
 )
@@ -58,11 +58,11 @@ ABLATIONS = {
 
 
 def count(name: str) -> int:
-    return sum(param.numel() for param in skeleton(name).parameters())
+    return sum(param.numel() for param in meta_model(name).parameters())
 
 
 def trainable(name: str) -> int:
-    return sum(param.numel() for param in skeleton(name).parameters() if param.requires_grad)
+    return sum(param.numel() for param in meta_model(name).parameters() if param.requires_grad)
 
 
 @pytest.mark.parametrize('name', ANCHORED)
@@ -90,7 +90,7 @@ def test_dense_backbones_are_the_recipes(name):
     expected = RECIPE_BACKBONES[size]
     if tuple(backbone.get('out_indices', (0, 1, 2, 3))) == (1, 2, 3):
         expected -= 2 * WIDTHS[size]
-    found = sum(param.numel() for param in skeleton(name).backbone.parameters())
+    found = sum(param.numel() for param in meta_model(name).backbone.parameters())
     assert found == expected
     assert tuple(backbone.focal_windows) == (15, 13, 9, 7)
     assert tuple(backbone.expand_sizes) == (3, 3, 3, 3)
@@ -153,7 +153,7 @@ def test_swin_is_trained_as_focal(name):
 
 @pytest.mark.parametrize('name', [name for name in ROWS if words(name)[0] == 'swin'])
 def test_swin_windows(name):
-    backbone = skeleton(name).backbone
+    backbone = meta_model(name).backbone
     depths = {'d2222': [2, 2, 2, 2], 'd2242': [2, 2, 4, 2]}.get(words(name)[2], [2, 2, 6, 2])
     if words(name)[1] in 'sb':
         depths = [2, 2, 18, 2]

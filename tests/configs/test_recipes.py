@@ -21,8 +21,8 @@ from tests.helpers.config_suite import (
     differences,
     has_masks,
     load,
+    meta_model,
     method_of,
-    skeleton,
     words,
 )
 from tests.helpers.processes import run_in_processes
@@ -94,7 +94,7 @@ def decays(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     monkeypatch.setattr(machine, 'get_device', lambda: 'cpu')
     cfg = load(name)
     adapt_to_machine(cfg)  # mixed precision needs a GPU
-    model = skeleton(name)
+    model = meta_model(name)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
     decay = {id(param): group['weight_decay'] for group in groups for param in group['params']}

@@ -145,8 +145,8 @@ BAD_ANNOTATIONS = [
     ('RLE broken', first('annotations', segmentation=dict(counts='oops', size=[20, 30])),
      'add up to '),
     ('RLE without counts', first('annotations', segmentation=dict(size=[20, 30])), 'expected "co'),
-    ('annotations a dict', lambda content: content.update(annotations=dict(a=1)), 'no list of'),
-    ('images of text', lambda content: content.update(images=['a.png']), 'no list of objects'),
+    ('annotations a dict', lambda content: content.update(annotations=dict(a=1)), 'not a list of'),
+    ('images of text', lambda content: content.update(images=['a.png']), 'not a list of objects'),
     ('no annotations', lambda content: content.update(annotations=[]), "has no 'annotations'"),
     ('no categories', lambda content: content.pop('categories'), "has no 'categories'"),
 ]  # fmt: skip

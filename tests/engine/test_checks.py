@@ -145,7 +145,7 @@ def test_not_a_coco_file(root, part, value):
 
 
 @pytest.mark.parametrize(
-    ('text', 'message'), [('{"images": [', r'train\.json is no JSON'), ('[]', 'is a list')]
+    ('text', 'message'), [('{"images": [', r'train\.json is not JSON'), ('[]', 'is a list')]
 )
 def test_not_a_json_file(root, text, message):
     (root / 'train.json').write_text(text)

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mmfocal.engine import build_skeleton
+from mmfocal.engine import build_meta_model
 
 ROOT = Path(__file__).resolve().parents[2] / 'configs'
 HOSTS = dict(detection='mmdet', segmentation='mmseg', classification='mmpretrain')
@@ -105,11 +105,11 @@ def build(cfg: Config) -> nn.Module:
 def build_empty(cfg: Config) -> nn.Module:
     """Build a model without memory for its parameters."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return build_skeleton(cfg.model)
+        return build_meta_model(cfg.model)
 
 
 @functools.cache
-def skeleton(name: str) -> nn.Module:
+def meta_model(name: str) -> nn.Module:
     """A config's model without memory for its parameters; not to be changed."""
     return build_empty(_read(name))
 
@@ -123,7 +123,7 @@ def backbone_maps(name: str) -> list[Tensor]:
     backbone = _read(name).model.backbone
     key = repr({key: value for key, value in backbone.items() if key not in ignored})
     if key not in _maps:
-        backbone = skeleton(name).backbone
+        backbone = meta_model(name).backbone
         backbone.eval()
         with torch.no_grad():
             _maps[key] = list(backbone(torch.zeros(1, 3, 224, 224, device='meta')))

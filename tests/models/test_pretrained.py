@@ -513,7 +513,7 @@ def test_position_embedding_is_what_the_model_would_resize_to(save):
 def test_position_embedding_of_an_unknown_grid_is_refused(save):
     path = save(FocalTransformer(ARCH, abs_pos_embed_size=(4, 5)).state_dict())
     with pytest.raises(
-        ValueError, match=r'file\.pth: cannot resize .*20 tokens, which is no square'
+        ValueError, match=r'file\.pth: cannot resize .*20 tokens; expected a square number'
     ):
         load(path, abs_pos_embed_size=8)
 

@@ -76,12 +76,17 @@ set_up() {
   touch "$folder/$leg/.ready"
 }
 
-# Runs the tests of a leg: those of what a torch or a host can break, and two steps of training per recipe and host.
+# Runs the tests of a leg: those of what a torch or a host can break, the command lines of the three tasks where all hosts
+# are installed, and two steps of training per recipe and host.
 run_tests() {
   local leg=$1 report=$folder/$1.xml status=0
+  local tests=(tests/models tests/ops tests/configs tests/plug_in)
+  if "$python" -c 'import mmdet, mmseg, mmpretrain' 2>/dev/null; then
+    tests+=(tests/detection tests/datasets tests/tools/test_train_and_test.py)
+  fi
   say "$leg: tests"
   OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} "$python" -m pytest -q -p no:cacheprovider --junitxml "$report" \
-    -m 'not slow or plug_in' tests/models tests/ops tests/configs tests/plug_in || status=$?
+    -m 'not slow or plug_in' "${tests[@]}" || status=$?
   if [[ -n $record ]]; then "$python" tools/dev/record_leg.py "$leg" "$report" docs/compatibility.md; fi
   return "$status"
 }

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmfocal.engine import build_skeleton
+from mmfocal.engine import build_meta_model
 
 from .conventions import Shape, find_convention
 from .counter import MacCounter
@@ -136,7 +136,7 @@ def complexity(cfg: Config, shape: Shape | None = None) -> Complexity:
             f'shape must be a height and a width of at least {LEAST_SIDE}, got {tuple(shape)}'
         )
     with DefaultScope.overwrite_default_scope(scope):
-        model = build_skeleton(cfg.model)
+        model = build_meta_model(cfg.model)
     keep_shape = shape is not None
     chosen = shape or test_shape(cfg) or DEFAULT_SHAPES[scope]
     return Complexity(model, tuple(chosen), keep_shape)

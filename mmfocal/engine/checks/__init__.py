@@ -48,8 +48,8 @@ _DIGIT_SCENES = 'Digit scenes are made in seconds: python tools/data/make_digit_
 _DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')  # mmpretrain downloads these itself
 _CLASS_FOLDERS = ('CustomDataset', 'ImageNet', 'ImageNet21k')
 _ELSEWHERE = (
-    'Data that lies elsewhere: a link, or --cfg-options {key}=/path/to/data, which every '
-    'dataloader and the ann_file of val_evaluator need likewise.'
+    'If the data is elsewhere, link it, or pass --cfg-options {key}=PATH for each dataloader and '
+    'for val_evaluator.ann_file.'
 )
 
 
@@ -89,8 +89,9 @@ def check_run(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
 def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
     """Check the data of a config: folders, annotation files and their content.
 
-    Only the first process of a launcher checks. Annotations are read completely, but of polygons
-    up to 100,000 per file are checked; of images and label maps, up to 50 per data set are opened.
+    Only the first process of a launcher checks. Annotation files are read completely. At most
+    100,000 polygons per file are checked. At most 50 images and 50 label maps per data set are
+    opened.
 
     Args:
         cfg: Config with ``{split}_dataloader`` and ``{split}_evaluator``; None skips it.

@@ -75,7 +75,7 @@ def _numbers(file: CocoFile, name: str, length: int, expected: str) -> np.ndarra
 
 
 def _as_array(values: list) -> np.ndarray | None:
-    """Convert all at once, which is fast; None if these are no numbers or of several lengths."""
+    """Convert all at once, which is fast; None if they are not numbers or differ in length."""
     try:
         array = np.array(values)
     except ValueError:

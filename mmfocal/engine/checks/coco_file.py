@@ -62,7 +62,7 @@ class CocoFile:
         try:
             self.content = _parse(Path(self.path).read_bytes())
         except (ValueError, RecursionError) as error:
-            self.error(f'{self.path} is no JSON: {error}')
+            self.error(f'{self.path} is not JSON: {error}')
             return False
         if not isinstance(self.content, dict):
             self.error(f'{self.path} is a {type(self.content).__name__}; expected COCO instances')
@@ -79,7 +79,7 @@ class CocoFile:
             self.error(f'{self.path} has no {part!r}; expected a COCO instances file')
             return False
         if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
-            self.error(f'{part} in {self.path} is no list of objects')
+            self.error(f'{part} in {self.path} is not a list of objects')
             return False
         if part == 'annotations' and self.scored:
             names = (*names, 'iscrowd')

@@ -17,7 +17,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from ..findings import Findings, first_few
-from ..skeleton import build_skeleton
+from ..meta_model import build_meta_model
 
 Maps = Sequence[Tensor]
 
@@ -121,7 +121,7 @@ def _run_backbone(backbone: dict) -> tuple[str, Maps | None]:
     """Run the backbone; return its description and its maps, None if it does not run."""
     kind = backbone.get('type')
     try:
-        module = build_skeleton(backbone)
+        module = build_meta_model(backbone)
     except _BAD_ARGUMENTS as error:
         raise ValueError(f'model.backbone ({kind}) cannot be built: {error!r}') from error
     except Exception:  # unsupported on the meta device, but possibly not on others
@@ -147,17 +147,17 @@ def _check_part(key: str, part: dict, giver: str, maps: Maps) -> Maps | None:
     """
     outputs = None
     with suppress(Exception):
-        outputs = build_skeleton(part)(maps)
+        outputs = build_meta_model(part)(maps)
     if outputs is None and not _fits(part, [each.shape[1] for each in maps]):
         given = [f'{name}={part[name]}' for name in ('in_channels', *_COUNTS) if name in part]
-        _refuse(f'{key}.{", ".join(given)}', giver, maps)
+        _raise_misfit(f'{key}.{", ".join(given)}', giver, maps)
     return _as_maps(outputs)
 
 
 def _check_single(key: str, part: dict, maps: Maps) -> None:
     """Run a head in training mode on one image."""
     try:
-        build_skeleton(part).train()([each[:1] for each in maps])
+        build_meta_model(part).train()([each[:1] for each in maps])
     except ValueError as error:
         if 'more than 1 value per channel' in str(error):
             raise ValueError(
@@ -195,7 +195,7 @@ def _check_roi_head(task: str, roi_head: dict, giver: str, maps: Maps) -> None:
     width, strides = extractor['out_channels'], extractor['featmap_strides']
     key = f'model.roi_head.{task}_roi_extractor'
     if [each.shape[1] for each in maps[: len(strides)]] != [width] * len(strides):
-        _refuse(f'{key}.out_channels={width}, featmap_strides={strides}', giver, maps)
+        _raise_misfit(f'{key}.out_channels={width}, featmap_strides={strides}', giver, maps)
     if 'shared_head' in roi_head:  # is between the two
         return
     for head_key, head in _parts(f'model.roi_head.{task}_head', roi_head.get(f'{task}_head')):
@@ -206,7 +206,7 @@ def _check_roi_head(task: str, roi_head: dict, giver: str, maps: Maps) -> None:
             )
 
 
-def _refuse(setting: str, giver: str, maps: Maps) -> None:
+def _raise_misfit(setting: str, giver: str, maps: Maps) -> None:
     widths = [each.shape[1] for each in maps]
     raise ValueError(f'{setting} does not fit {giver}, which gives {widths} channels')
 

@@ -22,7 +22,7 @@ class _EmptyOnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def build_skeleton(part: dict) -> nn.Module:
+def build_meta_model(part: dict) -> nn.Module:
     """Build a module without memory for its parameters and buffers.
 
     Args:

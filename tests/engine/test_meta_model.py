@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmfocal.engine import build_skeleton
+from mmfocal.engine import build_meta_model
 
 FOCAL = dict(
     type='FocalTransformer', arch=dict(embed_dims=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4))
@@ -41,16 +41,16 @@ def shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 def test_everything_has_its_shape_and_nothing_has_memory(sharing: dict) -> None:
     for part in (FOCAL, sharing):
-        skeleton = build_skeleton(part)
-        assert shapes(skeleton) == shapes(MODELS.build(copy.deepcopy(part)))
-        tensors = (*skeleton.parameters(), *skeleton.buffers())
+        model = build_meta_model(part)
+        assert shapes(model) == shapes(MODELS.build(copy.deepcopy(part)))
+        tensors = (*model.parameters(), *model.buffers())
         assert {tensor.device.type for tensor in tensors} == {'meta'}
-        assert not any(module.training for module in skeleton.modules())
+        assert not any(module.training for module in model.modules())
 
 
 def test_sharing_and_numbers_survive_and_the_config_is_left_as_it_was(sharing: dict) -> None:
-    skeleton = build_skeleton(sharing)
-    assert skeleton.first.weight is skeleton.second.weight
-    assert skeleton.middle == 0.5
+    model = build_meta_model(sharing)
+    assert model.first.weight is model.second.weight
+    assert model.middle == 0.5
     assert sharing['parts'] == dict(length=5)
     assert torch.empty(1).device.type == 'cpu'  # afterwards
