@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """RepPoints V2 with BiFPN and quality focal loss, without a backbone.
 
-The released settings of Swin's RepPoints V2, to which the published 45M parameters belong.
+The released settings of Swin's RepPointsV2. Inferred: the published 45M parameters belong to them.
 """
 
 _base_ = 'preprocessor.py'
