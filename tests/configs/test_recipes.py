@@ -207,7 +207,7 @@ def test_runs_repeat_and_are_validated(name):
 
 
 def _draw(rank: int, folder: Path) -> None:
-    """What one rank draws for its batch, twice from the start."""
+    """Save the numbers that one rank draws for its batch, twice from the start."""
     found = []
     for _ in range(2):
         set_random_seed(**load('classification/focal_t_in1k').randomness)
