@@ -182,6 +182,13 @@ def test_classification_regularizes_as_the_released_code():
     )
 
 
+@pytest.mark.parametrize('name', CONFIGS)
+def test_initial_weights_can_be_overridden(name):
+    cfg, init_cfg = load(name), dict(type='SwinPretrained', checkpoint='swin.pth')
+    cfg.merge_from_dict({f'model.backbone.init_cfg.{key}': init_cfg[key] for key in init_cfg})
+    assert init_cfg.items() <= cfg.model.backbone.init_cfg.items()
+
+
 def test_choices_have_one_tag():
     lines = [(path, line) for path in ROOT.rglob('*.py') for line in path.read_text().splitlines()]
     choices = [(path, line) for path, line in lines if re.search(r'\bchoices?\b', line, re.I)]
