@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every test relies on."""
+"""Fixtures and settings of every test."""
 
 import os
 from collections.abc import Callable, Iterator

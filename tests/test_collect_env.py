@@ -25,9 +25,7 @@ def test_versions_are_those_installed() -> None:
 @pytest.mark.parametrize(
     ('name', 'value'), [('MMFOCAL_ATTN_IMPL', 'sdpa'), ('MMFOCAL_CPU_LINEAR', 'mkl')]
 )
-def test_chosen_back_ends_are_shown(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+def test_chosen_backends_are_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.delenv(name, raising=False)
     assert collect_env.collect()[name] == 'not set'
     monkeypatch.setenv(name, value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does not fit is named, with a command, by ``collect_env`` and by the import that fails."""
+"""``collect_env`` and a failing import name what does not fit, with a command that fixes it."""
 
 import os
 import shutil

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 _base_ = 'focal_t_in1k.py'
 
-# drop path: choice 0.5 as in the released settings; the paper says 0.3: drop_path_rate=0.3
+# choice: drop path as in the released settings; the paper says drop_path_rate=0.3
 # 8 GPUs x 64 x 2 steps in the released code: optim_wrapper.accumulative_counts=2
 model = dict(
     backbone=dict(arch='base', drop_path_rate=0.5),

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-training for HTC++, DyHead and UperNet at 640 pixels. Choice, not run.
-
-The paper says "common practice": this is Swin's recipe on ImageNet-22K (fall 2011 release), for
-which there is no validation set.
-"""
+"""Pre-training for HTC++, DyHead and UperNet at 640 pixels; not run."""
 
 _base_ = 'focal_t_in1k.py'
 
+# choice: Swin's recipe on ImageNet-22K (fall 2011 release), for which there is no validation set;
+# the paper says "common practice"
 classes = 21841
 data_preprocessor = dict(num_classes=classes)
 model = dict(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 _base_ = 'focal_t_in1k.py'
 
-# drop path: choice 0.3 as in the released settings; the paper says 0.2: drop_path_rate=0.2
+# choice: drop path as in the released settings; the paper says drop_path_rate=0.2
 model = dict(backbone=dict(arch='small', drop_path_rate=0.3))

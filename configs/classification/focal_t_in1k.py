@@ -8,5 +8,7 @@ _base_ = [
 ]
 
 # from scratch; the settings of the released classifiers at 224 pixels
-backbone = dict(focal_windows=(7, 5, 3, 1), expand_sizes=(3, 3, 3, 0), init_cfg=None)
-model = dict(backbone=dict(_delete_=True, **{**_base_.backbone, **backbone}, out_indices=(3,)))
+backbone = dict(focal_windows=(7, 5, 3, 1), expand_sizes=(3, 3, 3, 0), out_indices=(3,))
+backbone = {**_base_.backbone, **backbone}
+del backbone['init_cfg']  # not None, into which MMEngine merges no --cfg-options
+model = dict(backbone=dict(_delete_=True, **backbone))

@@ -8,7 +8,10 @@ _base_ = [
     '../_base_/default_runtime_mmdet.py',
 ]
 
-# window: choice 7, to share one set of Focal-L weights; focal_l_dyhead_w12_2x.py has 12
+# choice: window 7, to share one set of Focal-L weights; focal_l_dyhead_w12_2x.py has 12
+# choice: checkpointing and mixed precision (coco_1x.py), which the paper does not name, to fit a
+# GPU; mmdet's DyHead has neither (58 GB a GPU): with_cp=False and
+# optim_wrapper=dict(type='OptimWrapper')
 backbone = {**_base_.backbone, **_base_.focal_l}
 model = dict(
     backbone=dict(out_indices=(1, 2, 3), with_cp=True, **backbone),
@@ -17,6 +20,5 @@ model = dict(
         _base_.model.neck[1],
     ],
 )
-# mmdet's DyHead has fp32 without checkpointing (58 GB a GPU): type='OptimWrapper', with_cp=False
 # choice: lr for a batch of 16; DyHead's own is lr=1e-4 for 32
 optim_wrapper = dict(optimizer=dict(lr=5e-5))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does it learn? A small RepPoints V2 from scratch on a few photographs, tested on the same ones.
+"""Does it learn? A small RepPointsV2 from scratch on a few photographs, tested on the same ones.
 
 Makes sense with an annotation file of a few images (``tools/data/subset_coco.py``).
 """

@@ -7,7 +7,7 @@ _base_ = [
     '../_base_/default_runtime_mmdet.py',
 ]
 
-# drop path: choice 0.2 as in Swin's text and CBNetV2's HTC++; the paper is silent
+# choice: drop path 0.2 as in Swin's text and CBNetV2's HTC++; the paper is silent
 # choice: checkpointing and mixed precision (coco_1x.py), which the paper does not name, to fit a
 # GPU; without: with_cp=False and optim_wrapper=dict(type='OptimWrapper')
 model = dict(backbone=dict(with_cp=True, **_base_.backbone))

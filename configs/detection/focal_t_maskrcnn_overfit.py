@@ -8,8 +8,10 @@ _base_ = 'focal_t_maskrcnn_3x.py'
 
 max_iters = 360
 ann_file = 'annotations/five.json'
+backbone = {**_base_.model.backbone, 'drop_path_rate': 0.0}
+del backbone['init_cfg']  # not None, into which MMEngine merges no --cfg-options
 model = dict(
-    backbone=dict(drop_path_rate=0.0, init_cfg=None),
+    backbone=dict(_delete_=True, **backbone),
     # a few boxes an image: the mask head on 128 of them would take most of the time
     train_cfg=dict(rcnn=dict(sampler=dict(num=64))),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RepPoints V2 on ResNet-50 with the settings of its authors' 1x."""
+"""RepPointsV2 on ResNet-50 with the settings of its authors' 1x."""
 
 _base_ = [
     '../_base_/models/reppointsv2.py',

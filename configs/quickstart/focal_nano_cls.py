@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells single digits apart after some minutes; its backbone is a start for the other tasks:
+"""Classifier of single digits. Its backbone initializes the models of the other tasks:
 
 ``--cfg-options model.backbone.init_cfg.type=FocalPretrained
 model.backbone.init_cfg.checkpoint=FILE``.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The baseline: Swin of the same width, depth and schedule as ``focal_nano_cls.py``.
 
-Also what a Focal Transformer can start from: ``type='SwinPretrained'``.
+A Focal Transformer can start from its weights: ``type='SwinPretrained'``.
 """
 
 _base_ = 'focal_nano_cls.py'

@@ -7,5 +7,5 @@ _base_ = [
     '../_base_/default_runtime_mmseg.py',
 ]
 
-# drop path: choice 0.3 as in Swin's and FocalNet's configs; Swin's text: drop_path_rate=0.2
+# choice: drop path as in Swin's and FocalNet's configs; Swin's text says drop_path_rate=0.2
 model = dict(backbone=dict(_base_.backbone, drop_path_rate=0.3))

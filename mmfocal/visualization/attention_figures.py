@@ -14,8 +14,11 @@ from mmfocal.ops.focal_attention.geometry import FocalGeometry, key_index
 
 from .attention_maps import AttentionMap
 
-NOTHING, OWN, NEIGHBOR, TWICE, COARSE, MASKED = range(6)
-KINDS = ('no key', 'own window', 'neighbor', 'neighbor, attended twice', 'pooled cell', 'masked')
+NOTHING, WINDOW, NEIGHBOR, TWICE, COARSE, MASKED = range(6)
+KINDS = (
+    *('no key', 'window key', 'neighbor key', 'neighbor key, attended twice'),
+    *('coarse key', 'masked'),
+)
 COLORS = ('#f4f4f4', '#d1495b', '#edae49', '#9a5b00', '#3d7ea6', '#c9c9c9')
 
 
@@ -28,7 +31,7 @@ def fine_kinds(geometry: FocalGeometry, map_size: tuple[int, int], window: int) 
         window: Index of the window, row-major.
 
     Returns:
-        (H, W) of ``NOTHING``, ``OWN``, ``NEIGHBOR`` and ``TWICE``.
+        (H, W) of ``NOTHING``, ``WINDOW``, ``NEIGHBOR`` and ``TWICE``.
     """
     (height, width), w = map_size, geometry.window_size
     top, left = (w * place for place in divmod(window, width // w))
@@ -38,14 +41,14 @@ def fine_kinds(geometry: FocalGeometry, map_size: tuple[int, int], window: int) 
             row, column = top + position // w + move.rows, left + position % w + move.cols
             count[row % height, column % width] += 1
     kinds = np.choose(np.minimum(count, 2), (NOTHING, NEIGHBOR, TWICE))
-    kinds[top : top + w, left : left + w] = OWN
+    kinds[top : top + w, left : left + w] = WINDOW
     return kinds
 
 
 def coarse_cells(
     geometry: FocalGeometry, map_size: tuple[int, int], window: int, level: int
 ) -> tuple[np.ndarray, int]:
-    """Return the kind of key that each pooled cell is for a window.
+    """Return the kind of key that each coarse cell is for a window.
 
     Args:
         geometry: The key set.

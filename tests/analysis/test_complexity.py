@@ -206,7 +206,7 @@ def test_swins_rows_are_found():
     methods = Counter(case.values[1].method.name for case in swin_rows())
     assert methods == {
         **{'Focal Transformer': 2, 'Mask R-CNN': 5, 'Cascade Mask R-CNN': 1, 'ATSS': 1},
-        **{'RepPointsV2': 1, 'Sparse R-CNN': 1, 'UPerNet': 3},
+        **{'RepPointsV2': 1, 'Sparse R-CNN': 1, 'UperNet': 3},
     }
 
 

@@ -101,7 +101,7 @@ def test_baselines_of_all_benchmarks(row, tmp_path):
 
 
 def test_documented_example(repo_root, tmp_path):
-    """What the page measures before it compares are candidates of the committed file."""
+    """The candidates that the page measures before it compares are in the committed file."""
     page = (repo_root / 'docs/performance.md').read_text()
     command = re.search(r'^python benchmarks/backbone.py (.* --csv new.csv)$', page, re.MULTILINE)
     old = re.search(r'^python benchmarks/compare.py (\S+) new.csv$', page, re.MULTILINE)

@@ -14,7 +14,7 @@ RECIPE = 'configs/detection/focal_t_maskrcnn_3x.py'
 
 @pytest.fixture
 def options(scenes, tmp_path) -> list[str]:
-    """What every run here has; the rows go into ``tmp_path / 'rows.csv'``."""
+    """Options of every run here; the rows go into ``tmp_path / 'rows.csv'``."""
     text = f'--data-root {scenes} --threads 1 --device cpu --csv {tmp_path / "rows.csv"}'
     return text.split()
 

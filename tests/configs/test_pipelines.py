@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the data pipelines make of an image: sizes, crops and views of the published recipes."""
+"""Images leave the data pipelines with sizes, crops and views of the published recipes."""
 
 from collections.abc import Collection
 from pathlib import Path

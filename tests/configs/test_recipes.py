@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers, precision, batches, regularisation and seeds are those of the published recipes."""
+"""Optimizers, precision, batches, regularization and seeds are those of the published recipes."""
 
 import re
 from pathlib import Path
@@ -17,6 +17,7 @@ from mmpretrain.models.utils.batch_augments import Mixup
 from mmfocal.engine import adapt_to_machine, machine
 from tests.helpers.config_suite import (
     CONFIGS,
+    ROOT,
     ROWS,
     differences,
     has_masks,
@@ -150,7 +151,7 @@ def test_every_undecayed_kind_exists(monkeypatch):
 
 
 @pytest.mark.parametrize('name', [name for name in ROWS if recipe_of(name) is not R50])
-def test_regularisation_and_checkpointing(name):
+def test_regularization_and_checkpointing(name):
     backbone = load(name).model.backbone
     task, (_, size, *_) = name.split('/')[0], words(name)
     assert backbone.drop_path_rate == DROP_PATH[task][size]
@@ -172,13 +173,28 @@ def test_sizes_differ_in_nothing_else(name):
     assert all(key.startswith(allowed) for key in changed), changed
 
 
-def test_classification_regularises_as_the_released_code():
+def test_classification_regularizes_as_the_released_code():
     cfg = load('classification/focal_t_in1k')
     mixup, cutmix = cfg.model.train_cfg.augments
     assert (mixup.type, mixup.alpha, cutmix.type, cutmix.alpha) == ('Mixup', 0.8, 'CutMix', 1.0)
     assert (cfg.model.head.loss.type, cfg.model.head.loss.label_smooth_val) == (
         *('LabelSmoothLoss', 0.1),
     )
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_initial_weights_can_be_overridden(name):
+    cfg, init_cfg = load(name), dict(type='SwinPretrained', checkpoint='swin.pth')
+    cfg.merge_from_dict({f'model.backbone.init_cfg.{key}': init_cfg[key] for key in init_cfg})
+    merged = dict(cfg.model.backbone.init_cfg)
+    assert {**merged, **init_cfg} == merged
+
+
+def test_choices_have_one_tag():
+    lines = [(path, line) for path in ROOT.rglob('*.py') for line in path.read_text().splitlines()]
+    choices = [(path, line) for path, line in lines if re.search(r'\bchoices?\b', line, re.I)]
+    assert len(choices) > 20
+    assert [found for found in choices if not re.match(r' *# choice: ', found[1])] == []
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -199,7 +215,7 @@ def test_runs_repeat_and_are_validated(name):
 
 
 def _draw(rank: int, folder: Path) -> None:
-    """What one rank draws for its batch, twice from the start."""
+    """Save the numbers that one rank draws for its batch, twice from the start."""
     found = []
     for _ in range(2):
         set_random_seed(**load('classification/focal_t_in1k').randomness)

@@ -91,7 +91,7 @@ def make_optimizer(
 
 
 def check_gradients(model: nn.Module) -> None:
-    """What DDP needs: every parameter takes part in every step."""
+    """Every parameter takes part in every step, as DDP requires."""
     params = {name: param for name, param in model.named_parameters() if param.requires_grad}
     unused = [name for name, param in params.items() if param.grad is None]
     assert not unused, f'{len(unused)} without gradient: {unused[:5]}'

@@ -53,7 +53,7 @@ class Shell:
 
 @pytest.fixture(scope='session')
 def digit_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages' first command makes, so that it finds it there."""
+    """Data of the pages' first command, which then finds them there."""
     root = tmp_path_factory.mktemp('scenes') / 'digit_scenes'
     build(root, DigitSceneParams(train=16, val=4))
     return root

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of a batch that the learning rate was not chosen for."""
+"""Messages about a batch that the learning rate was not chosen for."""
 
 import pytest
 from mmengine.config import Config

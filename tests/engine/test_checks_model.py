@@ -38,7 +38,7 @@ def load(name: str, options: dict | None = None) -> Config:
 
 
 def refusal(name: str, options: dict) -> str:
-    """What is refused, without the path of the config, which comes first."""
+    """The error message without the path of the config, which comes first."""
     with pytest.raises(ValueError) as error:
         check_widths(load(name, options))
     file, message = str(error.value).split(': ', 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What testing adds to a config."""
+"""Additions of testing to a config."""
 
 import shutil
 from pathlib import Path

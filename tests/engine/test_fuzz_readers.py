@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the checks of annotations accept, pycocotools and mmdet read as the checks say."""
+"""Annotations that pass the checks are read by pycocotools and mmdet as the checks say."""
 
 import contextlib
 import io

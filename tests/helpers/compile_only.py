@@ -31,7 +31,7 @@ _compiled: set[str] = set()
 
 
 def specialize(kernel: Any, values: dict[str, Any], constants: dict[str, Any]) -> dict:
-    """What a launch tells the compiler of pointers and of sizes that are multiples of 16."""
+    """Attributes that a launch passes for pointers and for sizes that are multiples of 16."""
     return {
         (place,): [['tt.divisibility', 16]]
         for place, parameter in enumerate(kernel.params)

@@ -118,7 +118,7 @@ _maps: dict[str, list[Tensor]] = {}
 
 
 def backbone_maps(name: str) -> list[Tensor]:
-    """What the backbone makes of an image of 224 pixels, as tensors without memory."""
+    """Maps of the backbone for an image of 224 pixels, as tensors without memory."""
     ignored = ('init_cfg', 'drop_path_rate', 'with_cp')
     backbone = _read(name).model.backbone
     key = repr({key: value for key, value in backbone.items() if key not in ignored})

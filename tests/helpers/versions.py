@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What older releases of PyTorch and Triton lack, and which tests ask for it."""
+"""Features that older releases of PyTorch and Triton lack, and the tests that need them."""
 
 from fnmatch import fnmatch
 
@@ -28,7 +28,7 @@ HALF = ('test_autocast_trains*', 'test_half_precision*', 'test_bias_and_softmax_
 
 
 def lacking(item: pytest.Item) -> str | None:
-    """What a test needs and this environment lacks."""
+    """Name the feature that a test needs and this environment lacks."""
     for feature, (since, names) in FEATURES.items():
         if since > VERSION and any(fnmatch(item.name, name) for name in names):
             return f'{feature} needs PyTorch {since[0]}.{since[1]}'

@@ -93,7 +93,7 @@ def test_a_row_without_its_config_says_so(tmp_path: Path, repo_root: Path) -> No
 
 
 def write_run(work_dir: Path, config: str, *scalars: dict) -> Path:
-    """What MMEngine leaves of a training of 12 epochs."""
+    """Write the files that MMEngine leaves after a training of 12 epochs."""
     log = work_dir / '20260101_000000' / 'vis_data' / 'scalars.json'
     log.parent.mkdir(parents=True)
     log.write_text(''.join(json.dumps(line) + '\n' for line in scalars))
@@ -242,7 +242,7 @@ def test_published_runs_are_those_of_the_docs(repo_root: Path) -> None:
 
 @pytest.fixture(scope='module')
 def committed(repo_root: Path) -> dict[str, Ours]:
-    """What the metafiles say; another test computes it anew."""
+    """Numbers of the metafiles; another test computes them anew."""
     ours = {}
     for path in repo_root.glob('configs/**/metafile.yml'):
         for model in yaml.safe_load(path.read_text())['Models']:

@@ -107,7 +107,7 @@ def test_any_input_size(size: tuple[int, int], embed: bool) -> None:
 
 
 def test_input_size_means_zero_padding() -> None:
-    """What is missing to whole patches is zero, so padding the image changes nothing."""
+    """Incomplete patches are filled with zeros, so padding the image changes nothing."""
     model, x = nano(), torch.randn(2, 3, 61, 90)
     padded = torch.nn.functional.pad(x, (0, 2, 0, 3))
     for ours, explicit in zip(model(x), model(padded), strict=True):

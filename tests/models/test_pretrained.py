@@ -86,7 +86,7 @@ def save(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """What MMEngine's logger prints."""
+    """Output of MMEngine's logger."""
     handler = logging.StreamHandler(io.StringIO())
     logger = MMLogger.get_current_instance()
     logger.addHandler(handler)
@@ -207,7 +207,7 @@ def test_two_backbones_are_refused(save):
 
 
 def training_checkpoint() -> dict:
-    """What MMEngine saves besides parameters: log buffers, numpy scalars, optimizer state."""
+    """Checkpoint of MMEngine's with log buffers, numpy scalars and optimizer state."""
     model = FocalTransformer(ARCH)
     hub = MessageHub('checkpoint-test')
     hub.update_scalar('train/loss', 1.5)
@@ -438,7 +438,7 @@ def test_symmetric_tables_stay_symmetric():
         assert torch.allclose(new, new.flip(2), atol=1e-5)
 
 
-def composed(table: Tensor, w: int, e: int) -> Tensor:
+def combined(table: Tensor, w: int, e: int) -> Tensor:
     """Bias of each place around the window: ``(h, w, w, R, R)``."""
     own = torch.zeros((2 * w - 1) ** 2, table.shape[1])
     square = combined_bias(FocalBias(own, table), FocalGeometry(w, e))
@@ -446,7 +446,7 @@ def composed(table: Tensor, w: int, e: int) -> Tensor:
 
 
 def table_of(function: Callable[..., Tensor], w: int, e: int) -> Tensor:
-    """Neighbor table that composes to ``function(query row, column, key row, column)``."""
+    """Neighbor table whose combined bias is ``function(query row, column, key row, column)``."""
     queries = torch.arange(float(w))
     places = [
         (p // w + move.rows, p % w + move.cols)
@@ -463,11 +463,11 @@ NEW_SIZES = [(7, 1), (7, 2), (7, 4), (7, 7), (14, 3), (12, 2), (12, 6), (5, 2)]
 
 
 @pytest.mark.parametrize(('w', 'e'), NEW_SIZES)
-def test_neighbors_keep_a_constant_composed_bias(w, e):
+def test_neighbors_keep_a_constant_combined_bias(w, e):
     table = table_of(lambda qr, *_: 0 * qr + 1.5, 7, 3)
     new = resize_neighbors(table, FocalGeometry(7, 3), FocalGeometry(w, e))
     assert new.shape == (1, 1, w * w, 4 * (w * w - (w - e) ** 2))
-    square = composed(new, w, e)
+    square = combined(new, w, e)
     square[..., e : e + w, e : e + w] = 1.5
     keys = square > -1e9  # places that hold a key
     assert torch.allclose(square[keys], torch.tensor(1.5), atol=1e-5)
@@ -479,14 +479,14 @@ def test_neighbors_stay_symmetric(w, e):
         return 0.3 * (qr - kr).abs() + 0.01 * (qc - kc) ** 2
 
     table = table_of(distance, 7, 3)
-    square = composed(resize_neighbors(table, FocalGeometry(7, 3), FocalGeometry(w, e)), w, e)
+    square = combined(resize_neighbors(table, FocalGeometry(7, 3), FocalGeometry(w, e)), w, e)
     assert torch.allclose(square, square.flip(1, 3), atol=1e-5)
     assert torch.allclose(square, square.flip(2, 4), atol=1e-5)
 
 
 def test_neighbors_follow_columns_and_queries_linearly():
     table = table_of(lambda qr, qc, kr, kc: kc + 10 * qc + 0 * qr, 7, 3)
-    square = composed(resize_neighbors(table, FocalGeometry(7, 3), FocalGeometry(14, 3)), 14, 3)
+    square = combined(resize_neighbors(table, FocalGeometry(7, 3), FocalGeometry(14, 3)), 14, 3)
     above = square[0, :, 1:-1, :3, 4:-4]  # inner queries, keys above the window
     assert torch.allclose(above.diff(dim=-1), torch.tensor(0.5), atol=1e-3)
     assert torch.allclose(above.diff(dim=1), torch.tensor(5.0), atol=1e-3)

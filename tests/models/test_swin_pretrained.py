@@ -85,7 +85,7 @@ def save(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """What MMEngine's logger prints."""
+    """Output of MMEngine's logger."""
     handler = logging.StreamHandler(io.StringIO())
     logger = MMLogger.get_current_instance()
     logger.addHandler(handler)

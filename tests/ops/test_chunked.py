@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sets the CPU operators apart: memory of their own, and inputs that they do not support.
+"""Properties of the CPU operators alone: their memory, and the inputs that they do not support.
 
 That they compute the right thing is tested in ``test_focal_attention``.
 """
@@ -332,7 +332,7 @@ def test_constants_of_modes_are_not_shared(
 
 
 def test_default_device() -> None:
-    """What calls make goes where their tensors are."""
+    """Calls create tensors on the device of their inputs."""
     geometry, windows, shift = CASES['shift']
     inputs = make_inputs(geometry, windows)
     truth = call(inputs, geometry, 'reference', shift=shift)

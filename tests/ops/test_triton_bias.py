@@ -51,7 +51,7 @@ def results(combine, bias: FocalBias, geometry: FocalGeometry) -> list[Tensor]:
 
 
 def in_columns(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
-    """What plain PyTorch makes of it."""
+    """The combined bias by plain PyTorch, in columns."""
     return to_columns(plain.combined_bias(bias, geometry), geometry, plain.NO_KEY)
 
 

@@ -79,7 +79,7 @@ def test_other_files_are_refused(run, tmp_path):
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """What a run of MMEngine's writes: weights, optimizer and log buffers."""
+    """Checkpoint of a run of MMEngine's: weights, optimizer and log buffers."""
     cfg = Config(
         dict(
             model=dict(type='ToyModel'),

@@ -19,7 +19,7 @@ def nano_paper(tmp_path: Path) -> Path:
     """Printed numbers with two rows, both of nano models."""
     content = yaml.safe_load(PAPER_FILE.read_text())
     rows = [
-        dict(name='UPerNet', method='upernet', config='quickstart/focal_nano_upernet.py'),
+        dict(name='UperNet', method='upernet', config='quickstart/focal_nano_upernet.py'),
         dict(name='Classifier', method='classification', config='quickstart/focal_nano_cls.py'),
     ]
     settings = dict(shape=[160, 160], convention='default')
@@ -58,7 +58,7 @@ def test_the_page_is_written_then_checked(
     assert 'Building models' in printed and '100%' in printed
     assert f'wrote {tmp_path}/out/paper_tables.md' in printed
     page = (tmp_path / 'out' / 'paper_tables.md').read_text()
-    assert '| UPerNet | [`focal_nano_upernet`](' in page
+    assert '| UperNet | [`focal_nano_upernet`](' in page
     assert '| not run |' in page
     tables(*options, '--check')
 
@@ -90,7 +90,7 @@ def test_scores_of_a_real_run(
     def cells() -> list[str]:
         tables(*options)
         page = (workspace / 'paper_tables.md').read_text()
-        (line,) = (line for line in page.splitlines() if line.startswith('| UPerNet |'))
+        (line,) = (line for line in page.splitlines() if line.startswith('| UperNet |'))
         return [cell.strip() for cell in line.strip('| ').split('|')]
 
     (log,) = workspace.glob('out/*/vis_data/scalars.json')

@@ -17,8 +17,8 @@ from mmfocal.visualization.attention_figures import (
     COLORS,
     MASKED,
     NEIGHBOR,
-    OWN,
     TWICE,
+    WINDOW,
     coarse_cells,
     fine_kinds,
     save_attention,
@@ -37,7 +37,7 @@ def count(kinds: np.ndarray) -> dict[int, int]:
 
 def test_fine_keys_are_own_neighbors_and_doubled_ones():
     kinds = fine_kinds(PAPER, (56, 56), window=36)
-    assert count(kinds) == {0: 56 * 56 - 169, OWN: 49, NEIGHBOR: 108, TWICE: 12}
+    assert count(kinds) == {0: 56 * 56 - 169, WINDOW: 49, NEIGHBOR: 108, TWICE: 12}
     assert (kinds[25:38, 25:38] > 0).all()
     corner = fine_kinds(PAPER, (56, 56), window=0)
     assert (corner[-3:, -3:] == NEIGHBOR).all() and count(corner) == count(kinds)
@@ -62,7 +62,7 @@ def test_pictures_of_keys_show_every_kind(tmp_path):
     save_keys(PAPER, (8, 8), tmp_path / 'keys.png')
     assert all(has_color(tmp_path / 'keys.png', color) for color in COLORS)
     save_keys(FocalGeometry(7, 0, 1, 1), (2, 2), tmp_path / 'window.png')
-    only_own = [has_color(tmp_path / 'window.png', COLORS[kind]) for kind in (OWN, NEIGHBOR)]
+    only_own = [has_color(tmp_path / 'window.png', COLORS[kind]) for kind in (WINDOW, NEIGHBOR)]
     picture = matplotlib.image.imread(tmp_path / 'window.png')
     assert only_own[0] and picture[: picture.shape[0] * 3 // 4].shape[1] < 400
     save_receptive_field([PAPER], tmp_path / 'field.png')
@@ -100,7 +100,7 @@ def test_receptive_fields(geometry, keys, side):
 
 
 def test_effective_field_is_as_large_as_the_attention_reaches():
-    """One block of stage 1 with its own window only: 7 tokens of 4 pixels."""
+    """One block of stage 1 with window keys only: 7 tokens of 4 pixels."""
     settings = dict(arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)))
     own = dict(pool_method='none', expand_sizes=(0, 0, 0, 0), out_indices=(0,))
     field = effective_field(FocalTransformer(**settings, **own), 84, 0)

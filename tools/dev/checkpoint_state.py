@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a resumed training must restore, for comparisons bit for bit."""
+"""The state that a resumed training must restore, for comparisons bit for bit."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -12,7 +12,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../dist_common.sh"
 
 root=${WORK_DIRS:-work_dirs/nano}
-methods=(retinanet maskrcnn maskrcnn_jitter cascade atss reppointsv2 sparsercnn htcpp dyhead upernet)
+methods=(retinanet maskrcnn maskrcnn_jitter cascade atss reppointsv2 sparsercnn htcpp dyhead upernet cls)
 if [[ $# -gt 0 ]]; then methods=("$@"); fi
 
 [[ -f data/digit_scenes/meta.json ]] || "$PYTHON" "$TOOLS/data/make_digit_scenes.py"

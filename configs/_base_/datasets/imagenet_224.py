@@ -3,7 +3,7 @@
 
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
-# RandomErasing: choice 0.25 as in the released code; the paper's text excludes it. Without it:
+# choice: RandomErasing as in the released code; the paper's text excludes it. Without it:
 # train_pipeline = [step for step in _base_.train_pipeline if step['type'] != 'RandomErasing']
 # train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RepPoints V2 with BiFPN and quality focal loss, without a backbone.
+"""RepPointsV2 with BiFPN and quality focal loss, without a backbone.
 
-The released settings of Swin's RepPoints V2, to which the published 45M parameters belong.
+The released settings of Swin's RepPointsV2. Inferred: the published 45M parameters belong to them.
 """
 
 _base_ = 'preprocessor.py'
@@ -31,8 +31,8 @@ model = dict(
         point_base_scale=4,
         norm_cfg=norm_cfg,
         loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0, loss_weight=1.0),
-        # choice: GIoU as it was then, with boxes one unit larger; today's, which
-        # teaches inverted boxes nothing: type='GIoULoss'
+        # choice: GIoU as it was then, with boxes one unit larger; today's, which has no gradient
+        # for inverted boxes: type='GIoULoss'
         loss_bbox_init=dict(type='InclusiveGIoULoss', loss_weight=1.0),
         loss_bbox_refine=dict(type='InclusiveGIoULoss', loss_weight=2.0),
         loss_heatmap=dict(type='GaussianFocalLoss', alpha=2.0, gamma=4.0, loss_weight=0.25),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What RepPoints V2 as its authors published it has instead of BiFPN and quality focal loss."""
+"""FPN and focal loss, the neck and the class loss of RepPointsV2 as its authors published it."""
 
 fpn = dict(
     neck=dict(

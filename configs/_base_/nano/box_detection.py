@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What small detectors without masks share, complete but for the model."""
+"""Settings that small detectors without masks share, complete but for the model."""
 
 _base_ = 'detection.py'
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What small detectors for digit scenes share, complete but for the model."""
+"""Settings that small detectors for digit scenes share, complete but for the model."""
 
 _base_ = [
     '../datasets/digit_scenes_det.py',

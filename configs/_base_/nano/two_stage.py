@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What small detectors with proposals share; models take the parts as ``_base_.fpn`` and so on."""
+"""Parts that small detectors with proposals share, for use as ``_base_.fpn`` and so on."""
 
 _base_ = 'detection.py'
 

@@ -14,7 +14,7 @@ optim_wrapper = dict(
         }
     ),
 )
-# warm-up: choice 500 as in Swin's detection code; mmdet's Swin configs have 1000: end=1000
+# choice: warm-up as in Swin's detection code; mmdet's Swin configs have end=1000
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
     dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figure 5: windows and pooled windows."""
+"""Figure 5: window and coarse keys only."""
 
 _base_ = '../focal_t_in1k.py'
 

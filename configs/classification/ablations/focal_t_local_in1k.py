@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figure 5: windows and their fine surroundings."""
+"""Figure 5: window and neighbor keys only."""
 
 _base_ = '../focal_t_in1k.py'
 
