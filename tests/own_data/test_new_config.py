@@ -76,7 +76,7 @@ FOLDERS = '--train folders/train --val folders/val'
     ('base', 'options', 'count'),
     [
         ('detection/focal_t_cascade_3x', COCO, 2),
-        ('detection/focal_s_retinanet_1x', COCO, 2),
+        ('detection/focal_s_retinanet_1x.py', COCO, 2),
         ('segmentation/focal_t_upernet_160k', MAPS, 3),
         ('classification/focal_t_in1k', FOLDERS, 2),
     ],
@@ -84,7 +84,7 @@ FOLDERS = '--train folders/train --val folders/val'
 def test_writes_what_differs(new_config, data, base, options, count):
     arguments = [*options.split(), '--batch-size', '4', '--gpus', '2', '--epochs', '24']
     new_config.main(['--base', base, *arguments, '--out', 'my.py'])  # runs the checks
-    cfg, old = Config.fromfile('my.py'), load(base)
+    cfg, old = Config.fromfile('my.py'), load(base.removesuffix('.py'))
     text = cfg.pretty_text
     assert 'num_classes=1000' not in text and 'num_classes=80' not in text
     head = cfg.model.get('bbox_head') or cfg.model.get('head') or cfg.model.get('decode_head')
@@ -99,6 +99,19 @@ def test_writes_what_differs(new_config, data, base, options, count):
     assert cfg.default_hooks.checkpoint.save_best
     lines = [line for line in Path('my.py').read_text().splitlines() if line.strip()]
     assert max(map(len, lines)) < 100
+
+
+def test_missing_weights_are_reported(new_config, data, monkeypatch, capsys):
+    monkeypatch.setenv('FOCAL_T_CKPT', 'swin:weights.pth')
+    arguments = ['--base', 'detection/focal_t_retinanet_1x', *COCO.split(), '--out', 'my.py']
+    new_config.main(arguments)
+    assert 'starts from swin:weights.pth, which is not there' in capsys.readouterr().out
+    Path('weights.pth').touch()
+    for there in ('weights.pth', 'swin:weights.pth'):
+        assert not new_config.is_absent(there)
+    assert new_config.is_absent('absent.pth')
+    for address in ('https://example.org/swin.pth', 'hf-hub:owner/name'):
+        assert not new_config.is_absent(address) and not new_config.is_absent(f'swin:{address}')
 
 
 def test_schedules_in_proportion():

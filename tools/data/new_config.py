@@ -9,6 +9,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmfocal.engine import check_inputs, check_widths, read_config
+from mmfocal.models.checkpoint_files import HUB
+from mmfocal.models.pretrained import SWIN
 from mmfocal.own_data import (
     FORMATS,
     OwnData,
@@ -96,6 +98,13 @@ def write_checked(text: str, out: Path) -> Config:
     return cfg
 
 
+def is_absent(weights: str) -> bool:
+    """Whether a checkpoint is a local file that does not exist; addresses are not tried."""
+    name = weights.removeprefix(SWIN)
+    is_address = name.startswith(HUB) or '://' in name
+    return not is_address and not Path(name).expanduser().is_file()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the config and print the next steps."""
     args = make_parser().parse_args(argv)
@@ -118,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f'{data.val.count} to validate on; it passes the checks before training'
     )
     weights = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
-    if weights and not Path(weights).exists():
+    if weights and is_absent(weights):
         print(
             f'The base starts from {weights}, which is not there: name a file by '
             '--cfg-options model.backbone.init_cfg.checkpoint=FILE, or start from random weights '
