@@ -152,8 +152,6 @@ def test_recipes(shell, repo_root):
     blocks = re.findall(r'```python\n(.+?)```', (repo_root / 'docs/recipes.md').read_text(), re.S)
     base = "_base_ = __import__('mmfocal').config('quickstart/focal_nano_maskrcnn')"
     for index, block in enumerate(blocks):  # each has the one before as its base
-        if base.startswith("_base_ = 'recipe"):
-            block = block.replace('custom_hooks = [', 'custom_hooks = [*_base_.custom_hooks, ')
         name = 'recipes.py' if index == len(blocks) - 1 else f'recipe_{index}.py'
         Path(name).write_text(f'{base}\n{block}')
         base = f"_base_ = '{name}'"
