@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predict on pictures, folders, videos or a camera, and draw what was found."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -68,9 +69,8 @@ def _predictions(
         progress.advance(bar)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the predictions of the command line."""
-    args = make_parser().parse_args(argv)
+def predict(args: Namespace) -> None:
+    """Predict on every input and write the results."""
     checkpoint, *inputs = args.inputs
     if not checkpoint.lower().endswith(CHECKPOINTS):
         checkpoint, inputs = None, args.inputs
@@ -95,6 +95,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             writer.write(source, _predictions(predictor, source, progress, bar))
     writer.close()
     print(f'results are in {args.out}')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the predictions of the command line."""
+    args = make_parser().parse_args(argv)
+    try:
+        predict(args)
+    except (OSError, ImportError, ValueError) as error:
+        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -201,21 +201,23 @@ def test_cvat_becomes_coco(data):
 
 def test_bad_input_is_named(new_config, data):
     arguments = [*COCO.split(), '--out', 'my.py', '--base']
-    with pytest.raises(ValueError, match='wrapped by RepeatDataset'):
+    with pytest.raises(SystemExit, match='error: config absent does not exist'):
+        new_config.main([*arguments, 'absent'])
+    with pytest.raises(SystemExit, match='error: .*wrapped by RepeatDataset'):
         new_config.main([*arguments, 'detection/focal_l_dyhead_2x'])
-    with pytest.raises(ValueError, match='stuff maps'):
+    with pytest.raises(SystemExit, match='stuff maps'):
         new_config.main([*arguments, 'detection/focal_t_htcpp_3x'])
     content = json.loads(Path('train.json').read_text())
     del content['annotations'][0]['segmentation']
     Path('train.json').write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r'train\.json has instances without segmentation'):
+    with pytest.raises(SystemExit, match=r'train\.json has instances without segmentation'):
         new_config.main([*arguments, 'detection/focal_t_maskrcnn_1x'])
     content['categories'].reverse()
     Path('train.json').write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r'categories of train\.json and val\.json differ'):
+    with pytest.raises(SystemExit, match=r'categories of train\.json and val\.json differ'):
         new_config.main([*arguments, 'detection/focal_t_retinanet_1x'])
     cv2.imwrite('maps/val/0.png', np.full((40, 80), 7, np.uint8))
-    with pytest.raises(ValueError, match='7'):
+    with pytest.raises(SystemExit, match='7'):
         new_config.main(
             ['--base', 'segmentation/focal_t_upernet_160k', *MAPS.split(), '--out', 'my.py']
         )

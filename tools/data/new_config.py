@@ -2,6 +2,7 @@
 """Write a config that trains a shipped model on data of your own."""
 
 import shlex
+import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,9 +106,8 @@ def is_absent(weights: str) -> bool:
     return not is_address and not Path(name).expanduser().is_file()
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def new_config(args: Namespace) -> None:
     """Write the config and print the next steps."""
-    args = make_parser().parse_args(argv)
     if args.out.exists() and not args.overwrite:
         raise FileExistsError(f'{args.out} exists; --overwrite replaces it')
     base = read_config(find_config(args.base))
@@ -134,6 +134,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             'by --cfg-options model.backbone.init_cfg=None'
         )
     print(f'Train it:\n  mmfocal train {shlex.quote(str(args.out))}')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the config of the command line."""
+    args = make_parser().parse_args(argv)
+    try:
+        new_config(args)
+    except (OSError, ImportError, ValueError) as error:
+        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':
