@@ -203,7 +203,7 @@ def test_bad_input_is_named(new_config, data):
     arguments = [*COCO.split(), '--out', 'my.py', '--base']
     with pytest.raises(SystemExit, match='error: config absent does not exist'):
         new_config.main([*arguments, 'absent'])
-    with pytest.raises(SystemExit, match='error: .*wrapped by RepeatDataset'):
+    with pytest.raises(SystemExit, match=r'error: .*wrapped by RepeatDataset'):
         new_config.main([*arguments, 'detection/focal_l_dyhead_2x'])
     with pytest.raises(SystemExit, match='stuff maps'):
         new_config.main([*arguments, 'detection/focal_t_htcpp_3x'])
