@@ -156,7 +156,11 @@ def test_names_work_in_the_hosts_tools(installed: Path, tmp_path: Path) -> None:
         "print(type(DetInferencer('mine.py', device='cpu').model.backbone).__name__);"
         "print(DetInferencer('focal_nano_retinanet', device='cpu').model.bbox_head.num_classes);"
         "print('focal_t_in1k' in mmpretrain.list_models());"
-        "print(get_config('mmfocal::detection/focal_t_atss_3x.py').model.type)"
+        "print(get_config('mmfocal::detection/focal_t_atss_3x.py').model.type);"
+        'from mmseg.apis import MMSegInferencer;'
+        "print(MMSegInferencer('focal_nano_upernet', device='cpu').model.decode_head.num_classes);"
+        'from mmpretrain import ImageClassificationInferencer as Inferencer;'
+        "print(Inferencer('focal_nano_cls', device='cpu').model.head.in_channels)"
     )
     shown = run_python('-c', code, cwd=tmp_path, path=installed).splitlines()
     expected = [str(installed / 'mmfocal/__init__.py'), 'FocalTransformer', '10', 'True', 'ATSS']

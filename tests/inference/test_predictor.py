@@ -144,9 +144,9 @@ def test_sources(tmp_path):
     ]
     with pytest.raises(FileNotFoundError, match=r'absent\.png does not exist'):
         find_sources(['absent.png'])
-    with pytest.raises(ValueError, match='neither a picture nor a video'):
+    with pytest.raises(ValueError, match='neither an image nor a video'):
         find_sources([tmp_path / 'notes.txt'])
-    with pytest.raises(ValueError, match='no picture that OpenCV can read'):
+    with pytest.raises(ValueError, match='not an image that OpenCV can read'):
         next(sources[2].frames())
 
 

@@ -26,7 +26,7 @@ from mmfocal.zoo import find_config
 EXAMPLES = """examples:
   boxes and masks of a COCO file
     new_config.py --base detection/focal_t_maskrcnn_1x --train a.json --val b.json
-      --images pictures --out my.py
+      --images images --out my.py
   boxes of YOLO
     new_config.py --base detection/focal_t_fasterrcnn_1x --format yolo --names data.yaml
       --train labels/train --val labels/val --images images/train --val-images images/val
@@ -46,8 +46,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument('--base', required=True, help='name of a shipped config, or a file')
     parser.add_argument('--train', required=True, help='annotations to learn from')
     parser.add_argument('--val', required=True, help='annotations to validate on')
-    parser.add_argument('--images', help='folder of the pictures (class folders need none)')
-    parser.add_argument('--val-images', help='folder of the validation pictures, if another')
+    parser.add_argument('--images', help='folder of the images (class folders need none)')
+    parser.add_argument('--val-images', help='folder of the validation images, if another')
     parser.add_argument(
         '--format',
         choices=FORMATS,
@@ -59,8 +59,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         '--ignore-zero', action='store_true', help='label maps: 0 is no class, 1 is the first'
     )
-    parser.add_argument('--epochs', type=int, help="how often to see each picture (the base's)")
-    parser.add_argument('--batch-size', type=int, help="pictures per GPU (the base's)")
+    parser.add_argument('--epochs', type=int, help="how often to see each image (the base's)")
+    parser.add_argument('--batch-size', type=int, help="images per GPU (the base's)")
     parser.add_argument('--gpus', type=int, default=1, help='for the learning rate (default: 1)')
     parser.add_argument('--out', required=True, type=Path, help='config to write')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing config')
@@ -72,7 +72,7 @@ def read_data(args: Namespace, scope: str) -> OwnData:
     if scope == 'mmpretrain':
         return read_class_folders(args.train, args.val)
     if args.images is None:
-        raise ValueError('--images is missing: the folder of the pictures')
+        raise ValueError('--images is missing: the folder of the images')
     val_images = args.val_images or args.images
     if scope == 'mmseg':
         return read_label_maps(args.train, args.val, args.images, val_images, args.classes)
@@ -123,7 +123,7 @@ def new_config(args: Namespace) -> None:
     )
     cfg = write_checked(text, args.out)
     print(
-        f'{args.out}: {len(data.classes)} classes, {data.train.count} pictures to learn from, '
+        f'{args.out}: {len(data.classes)} classes, {data.train.count} images to learn from, '
         f'{data.val.count} to validate on; it passes the checks before training'
     )
     weights = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
