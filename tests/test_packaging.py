@@ -164,6 +164,7 @@ def test_names_work_in_the_hosts_tools(installed: Path, tmp_path: Path) -> None:
     )
     shown = run_python('-c', code, cwd=tmp_path, path=installed).splitlines()
     expected = [str(installed / 'mmfocal/__init__.py'), 'FocalTransformer', '10', 'True', 'ATSS']
+    expected += ['10', '256']  # classes of the segmentor, channels of the classifier
     assert [line for line in shown if line in expected] == expected
     command = ['-m', 'mmfocal.cli', 'predict', 'work_dirs/mine', 'data/digit_scenes/val']
     run_python(*command, '--score-thr', '0', cwd=tmp_path, path=installed)

@@ -21,7 +21,7 @@ from sybil.parsers.markdown import CodeBlockParser
 
 from mmfocal.datasets.digit_scenes import DigitSceneParams, build
 from mmfocal.models.pretrained import convert_to_upstream, read_checkpoint
-from tests.helpers.config_suite import build, load
+from tests.helpers import config_suite
 
 SHORTER = {
     'make_digit_scenes.py': '--train 16 --val 4',
@@ -192,7 +192,7 @@ def run(shell: Shell) -> Path:
     cfg = Config.fromfile('my_detector.py')
     cfg.dump(folder / 'my_detector.py')
     with DefaultScope.overwrite_default_scope('mmdet'):
-        model = build(cfg)
+        model = config_suite.build(cfg)
         model.init_weights()
     classes = tuple(f'class {index}' for index in range(10))
     content = dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes)))
@@ -223,7 +223,7 @@ def test_predict(shell, repo_root, run):
 @pytest.mark.slow
 def test_checkpoints(shell, repo_root, run):
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        classifier = build(load('classification/focal_t_in1k'))
+        classifier = config_suite.build(config_suite.load('classification/focal_t_in1k'))
         classifier.init_weights()
     released = convert_to_upstream(classifier.state_dict(), 'focal_t_in1k')
     torch.save(dict(model=released), 'focal-tiny-is224-ws7.pth')
@@ -246,7 +246,8 @@ def test_checkpoints(shell, repo_root, run):
     assert 'optimizer' not in read_checkpoint(published)
 
 
-def test_configs(shell, repo_root):
+def test_configs(tmp_path, monkeypatch, repo_root):
+    monkeypatch.chdir(tmp_path)
     (block,) = re.findall(
         r'```python\n(.+?)```', (repo_root / 'docs/configs.md').read_text(), re.S
     )
