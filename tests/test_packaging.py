@@ -160,11 +160,11 @@ def test_names_work_in_the_hosts_tools(installed: Path, tmp_path: Path) -> None:
         'from mmseg.apis import MMSegInferencer;'
         "print(MMSegInferencer('focal_nano_upernet', device='cpu').model.decode_head.num_classes);"
         'from mmpretrain import ImageClassificationInferencer as Inferencer;'
-        "print(Inferencer('focal_nano_cls', device='cpu').model.head.in_channels)"
+        "print(Inferencer('focal_t_in1k', device='cpu').model.head.in_channels)"
     )
     shown = run_python('-c', code, cwd=tmp_path, path=installed).splitlines()
     expected = [str(installed / 'mmfocal/__init__.py'), 'FocalTransformer', '10', 'True', 'ATSS']
-    expected += ['10', '256']  # classes of the segmentor, channels of the classifier
+    expected += ['10', '768']  # classes of the segmentor, channels of the classifier
     assert [line for line in shown if line in expected] == expected
     command = ['-m', 'mmfocal.cli', 'predict', 'work_dirs/mine', 'data/digit_scenes/val']
     run_python(*command, '--score-thr', '0', cwd=tmp_path, path=installed)
