@@ -32,11 +32,11 @@ COMMANDS = {
     'test': _Command(
         'test.py',
         'evaluate a checkpoint',
-        ('mmfocal test my_config.py work_dirs/my_config/epoch_12.pth --show-dir pictures',),
+        ('mmfocal test my_config.py work_dirs/my_config/epoch_12.pth --show-dir images',),
     ),
     'predict': _Command(
         'predict.py',
-        'predict on pictures, folders, videos or a camera',
+        'predict on images, folders, videos or a camera',
         (
             'mmfocal predict work_dirs/my_config photo.jpg',
             'mmfocal predict work_dirs/my_config photos/ --out found --score-thr 0.5',
@@ -48,7 +48,7 @@ COMMANDS = {
         'write a config for data of your own',
         (
             'mmfocal new-config --base detection/focal_t_maskrcnn_1x --train a.json --val b.json '
-            '--images pictures --out my.py',
+            '--images images --out my.py',
         ),
     ),
     'flops': _Command(
@@ -91,7 +91,7 @@ def _make_main_parser() -> ArgumentParser:
             [
                 'examples:',
                 *examples,
-                'mmfocal tool mmdet browse_dataset my_config.py --output-dir pictures --not-show',
+                'mmfocal tool mmdet browse_dataset my_config.py --output-dir images --not-show',
                 'mmfocal env',
             ]
         ),

@@ -161,6 +161,13 @@ def test_names_work_in_the_hosts_tools(installed: Path, tmp_path: Path) -> None:
     shown = run_python('-c', code, cwd=tmp_path, path=installed).splitlines()
     expected = [str(installed / 'mmfocal/__init__.py'), 'FocalTransformer', '10', 'True', 'ATSS']
     assert [line for line in shown if line in expected] == expected
+    for module, inferencer, name in (  # a process each: inferencers leave their default scope
+        ('mmseg.apis', 'MMSegInferencer', 'focal_nano_upernet'),
+        ('mmpretrain', 'ImageClassificationInferencer', 'focal_t_in1k'),
+    ):
+        code = f'import mmfocal.hub; from {module} import {inferencer} as Inferencer;'
+        code += f"print(type(Inferencer('{name}', device='cpu').model.backbone).__name__)"
+        assert 'FocalTransformer' in run_python('-c', code, cwd=tmp_path, path=installed)
     command = ['-m', 'mmfocal.cli', 'predict', 'work_dirs/mine', 'data/digit_scenes/val']
     run_python(*command, '--score-thr', '0', cwd=tmp_path, path=installed)
     assert len(list((tmp_path / 'predictions/vis').glob('*.png'))) == 2

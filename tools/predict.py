@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predict on pictures, folders, videos or a camera, and draw what was found."""
+"""Predict on images, folders, videos or a camera, and draw what was found."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -37,7 +38,7 @@ def make_parser() -> ArgumentParser:
         'inputs',
         nargs='+',
         metavar='[CHECKPOINT] INPUT',
-        help='checkpoint, if a config came before; then pictures, folders, patterns, videos or '
+        help='checkpoint, if a config came before; then images, folders, patterns, videos or '
         'the number of a camera',
     )
     parser.add_argument('--out', default='predictions', help='folder (default: predictions)')
@@ -48,9 +49,9 @@ def make_parser() -> ArgumentParser:
         '--format',
         choices=FORMATS,
         default='json',
-        help='json: a file per picture (default); coco: boxes and masks of all in one file; none',
+        help='json: a file per image (default); coco: boxes and masks of all in one file; none',
     )
-    parser.add_argument('--no-draw', action='store_true', help='write no pictures')
+    parser.add_argument('--no-draw', action='store_true', help='write no images')
     parser.add_argument(
         '--allow-pickle',
         action='store_true',
@@ -68,14 +69,13 @@ def _predictions(
         progress.advance(bar)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the predictions of the command line."""
-    args = make_parser().parse_args(argv)
+def predict(args: Namespace) -> None:
+    """Predict on every input and write the results."""
     checkpoint, *inputs = args.inputs
     if not checkpoint.lower().endswith(CHECKPOINTS):
         checkpoint, inputs = None, args.inputs
     if not inputs:
-        raise ValueError('nothing to predict on; expected pictures, folders, videos or a camera')
+        raise ValueError('nothing to predict on; expected images, folders, videos or a camera')
     sources = find_sources(inputs)
     predictor = Predictor(
         args.config,
@@ -95,6 +95,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             writer.write(source, _predictions(predictor, source, progress, bar))
     writer.close()
     print(f'results are in {args.out}')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the predictions of the command line."""
+    args = make_parser().parse_args(argv)
+    try:
+        predict(args)
+    except (OSError, ImportError, ValueError) as error:
+        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -24,7 +24,7 @@ from mmfocal.models.pretrained import (
 
 from .prediction import Boxes, ClassScores, LabelMap, Prediction
 from .run_folder import find_run
-from .sources import read_picture
+from .sources import read_image
 
 
 class Predictor:
@@ -82,7 +82,7 @@ class Predictor:
             ``Boxes``, ``LabelMap`` or ``ClassScores``.
         """
         if not isinstance(image, np.ndarray):
-            image = read_picture(image)
+            image = read_image(image)
         inferencer = self._inferencer
         with DefaultScope.overwrite_default_scope(self.scope):
             (batch,) = inferencer.preprocess([image], batch_size=1)

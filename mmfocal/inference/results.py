@@ -53,7 +53,7 @@ class ResultWriter:
                     sink = sink or self._open_video(source, prediction)
                     sink.write_frame(prediction.draw())
                 elif self.draw:
-                    prediction.save(self._target('vis', source.name, _picture_suffix(source.path)))
+                    prediction.save(self._target('vis', source.name, _image_suffix(source.path)))
                 records.append(self._record(name, source, prediction))
         finally:  # also when the user stops a camera
             if sink:
@@ -116,7 +116,7 @@ class ResultWriter:
         return target
 
 
-def _picture_suffix(path: str) -> str:
+def _image_suffix(path: str) -> str:
     """Return the output suffix: JPEG stays, other formats become PNG."""
     suffix = Path(path.partition('?')[0]).suffix.lower()
     return suffix if suffix in ('.jpg', '.jpeg') else '.png'

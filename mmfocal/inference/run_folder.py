@@ -34,7 +34,7 @@ def find_run(config_or_run: str | Path, checkpoint: str | Path | None = None) ->
     run = Path(config_or_run)
     configs = sorted(run.glob('*.py'), key=lambda path: path.stat().st_mtime)
     if not configs:
-        raise FileNotFoundError(f'{run} holds no config (*.py), so it is no folder of a run')
+        raise FileNotFoundError(f'{run} holds no config (*.py), so it is not the folder of a run')
     return str(configs[-1]), str(checkpoint or _best(run))
 
 

@@ -16,7 +16,7 @@ IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.we
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.gif')
 
 
-def read_picture(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path) -> np.ndarray:
     """Read an image.
 
     Args:
@@ -31,7 +31,7 @@ def read_picture(path: str | Path) -> np.ndarray:
     content = fileio.get(str(path))
     image = mmcv.imfrombytes(content) if content else None
     if image is None:
-        raise ValueError(f'{path} is no picture that OpenCV can read')
+        raise ValueError(f'{path} is not an image that OpenCV can read')
     return image
 
 
@@ -59,7 +59,7 @@ class Source:
             ValueError: If it cannot be read.
         """
         if self.kind == 'image':
-            yield read_picture(self.path)
+            yield read_image(self.path)
         elif self.kind == 'video':
             yield from sv.get_video_frames_generator(self.path)
         else:
@@ -94,14 +94,14 @@ def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
     """Find the images and videos of a command line.
 
     Args:
-        inputs: Pictures, videos, folders (searched with their subfolders), patterns such as
-            ``'scans/*.png'``, addresses of pictures, and numbers of cameras.
+        inputs: Images, videos, folders (searched with their subfolders), patterns such as
+            ``'scans/*.png'``, addresses of images, and numbers of cameras.
 
     Returns:
         Sources in the order of the inputs, those of a folder or pattern sorted.
 
     Raises:
-        FileNotFoundError: If an input does not exist, or if it holds neither picture nor video.
+        FileNotFoundError: If an input does not exist, or if it holds neither image nor video.
         ValueError: If a file is neither.
     """
     sources: list[Source] = []
@@ -121,7 +121,7 @@ def _expand(entry: str) -> list[tuple[str, str]]:
     if path.is_dir():
         files = sorted(file for file in path.rglob('*') if file.suffix.lower() in IMAGES + VIDEOS)
         if not files:
-            raise FileNotFoundError(f'{entry} holds no picture and no video')
+            raise FileNotFoundError(f'{entry} holds no image and no video')
         return [(str(file), file.relative_to(path).as_posix()) for file in files]
     if path.exists() or '://' in entry:
         return [(entry, path.name)]
@@ -130,7 +130,7 @@ def _expand(entry: str) -> list[tuple[str, str]]:
     found = sorted(glob(entry, recursive=True)) if has_magic(entry) else []
     if not found:
         raise FileNotFoundError(
-            f'{entry} does not exist; expected a picture, a video, a folder, a pattern or the '
+            f'{entry} does not exist; expected an image, a video, a folder, a pattern or the '
             'number of a camera'
         )
     return [(file, Path(file).name) for file in found if Path(file).is_file()]
@@ -145,7 +145,7 @@ def _kind(path: str) -> str:
     if path.isdecimal():
         return 'camera'
     known = ' '.join(IMAGES + VIDEOS)
-    raise ValueError(f'{path} is neither a picture nor a video; expected a suffix of {known}')
+    raise ValueError(f'{path} is neither an image nor a video; expected a suffix of {known}')
 
 
 def _unused(name: str, used: set[str]) -> str:

@@ -165,9 +165,9 @@ def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
         )
         if foreign and not allow_pickle:
             raise ValueError(
-                f'{path} holds objects beside tensors ({foreign[0]}). Unpickling them can run any '
-                'code, so it is refused; for a file that you trust say allow_pickle=True '
-                '(init_cfg) or --allow-pickle (tools/test.py)'
+                f'{path} holds objects beside tensors ({foreign[0]}). Unpickling can run any '
+                'code. For a trusted file, set allow_pickle=True (init_cfg) or pass '
+                '--allow-pickle.'
             ) from error
         reason = str(error).strip().split('\n')[0] or type(error).__name__
         raise ValueError(

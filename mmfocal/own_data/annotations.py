@@ -34,7 +34,7 @@ class OwnData:
         train: Training data.
         val: Validation data.
         has_masks: Whether every instance has a mask (COCO files only).
-        image_suffix: Suffix of all pictures (label maps only).
+        image_suffix: Suffix of all images (label maps only).
         label_suffix: Suffix of all label maps.
     """
 
@@ -102,7 +102,7 @@ def read_label_maps(
         Classes and the suffixes of the files.
 
     Raises:
-        FileNotFoundError: If a folder holds no pictures.
+        FileNotFoundError: If a folder holds no images.
         ValueError: If names are missing, or if a folder has files of several suffixes.
     """
     if not classes:
@@ -116,8 +116,8 @@ def read_label_maps(
             )
     return OwnData(
         classes=tuple(classes),
-        train=Split(train, images, len(_pictures(train))),
-        val=Split(val, val_images, len(_pictures(val))),
+        train=Split(train, images, len(_images(train))),
+        val=Split(val, val_images, len(_images(val))),
         image_suffix=suffixes[2],
         label_suffix=suffixes[0],
     )
@@ -146,18 +146,18 @@ def read_class_folders(train: str, val: str) -> OwnData:
         raise ValueError(
             f'the classes of {train} and {val} differ: {list(names)} and {list(val_names)}'
         )
-    counts = [sum(len(_pictures(f'{folder}/{name}')) for name in names) for folder in (train, val)]
+    counts = [sum(len(_images(f'{folder}/{name}')) for name in names) for folder in (train, val)]
     return OwnData(names, Split(train, train, counts[0]), Split(val, val, counts[1]))
 
 
-def _pictures(folder: str) -> list[Path]:
+def _images(folder: str) -> list[Path]:
     return [path for path in Path(folder).rglob('*') if path.suffix.lower() in IMAGES]
 
 
 def _suffix(folder: str) -> str:
-    found = Counter(path.suffix for path in _pictures(folder))
+    found = Counter(path.suffix for path in _images(folder))
     if not found:
-        raise FileNotFoundError(f'{folder} holds no pictures')
+        raise FileNotFoundError(f'{folder} holds no images')
     if len(found) > 1:
         raise ValueError(f'{folder} holds files of several suffixes: {dict(found)}; expected one')
     return next(iter(found))

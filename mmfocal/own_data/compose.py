@@ -2,6 +2,7 @@
 """Write a config with the differences to its base."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -32,7 +33,7 @@ def compose(
     """Write a config that trains a shipped model on other data.
 
     Args:
-        base: Base config: the name of a shipped config, or a path.
+        base: Base config: the name of a shipped config, or an absolute path.
         cfg: Content of the base.
         data: The data set.
         batch: Images per GPU; by default that of the base.
@@ -64,7 +65,7 @@ def compose(
     checkpoint.update(save_best=lines.pop('metric'), rule='greater')
     lines.update({key: value for key, value in changes.items() if value != cfg.get(key)})
     header = [f"_base_ = __import__('mmfocal').config({base!r})"]
-    if base.endswith('.py'):
+    if Path(base).is_absolute():
         header = [f'_base_ = {base!r}']
     body = [f'{name} = {to_code(value)}' for name, value in lines.items()]
     text, _ = FormatCode('\n'.join([*header, '', *body]) + '\n', style_config=_STYLE)

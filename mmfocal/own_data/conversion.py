@@ -49,7 +49,7 @@ def _by_supervision(form: str, labels: str, images: str, target: str, names: str
     else:
         dataset = sv.DetectionDataset.from_yolo(images, labels, names)
     if not len(dataset):
-        raise ValueError(f'{images} holds no pictures with annotations in {labels}')
+        raise ValueError(f'{images} holds no images with annotations in {labels}')
     dataset.as_coco(annotations_path=target)
 
 

@@ -12,13 +12,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from sybil import Document, Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 
 from mmfocal.datasets.digit_scenes import DigitSceneParams, build
-from mmfocal.models.pretrained import read_checkpoint
+from mmfocal.models.pretrained import convert_to_upstream, read_checkpoint
+from tests.helpers import config_suite
 
 SHORTER = {
     'make_digit_scenes.py': '--train 16 --val 4',
@@ -103,6 +106,7 @@ def test_detection(shell, repo_root):
     # after a few steps no box may be good enough to be evaluated
     shell.shorter['mmfocal test'] = '--cfg-options model.test_cfg.rcnn.score_thr=0'
     printed = follow(repo_root / 'docs/own_data_detection.md', shell)
+    assert "type='FocalTransformer'" in printed
     assert 'it passes the checks before training' in printed
     assert re.search(r'\| zero +\|', printed) and '| three ' not in printed  # AP of each class
     cfg = Config.fromfile('my_detector.py')
@@ -122,6 +126,7 @@ def test_detection(shell, repo_root):
 @pytest.mark.slow
 def test_segmentation(shell, repo_root):
     printed = follow(repo_root / 'docs/own_data_segmentation.md', shell)
+    assert "type='FocalTransformer'" in printed
     assert 'it passes the checks before training' in printed
     assert re.search(r'\| +ground +\|', printed) and ' three ' not in printed  # IoU of each class
     assert Path('work_dirs/my_segmentor/iter_4.pth').exists()
@@ -137,11 +142,13 @@ def test_segmentation(shell, repo_root):
 @pytest.mark.slow
 def test_classification(shell, repo_root):
     printed = follow(repo_root / 'docs/own_data_classification.md', shell)
+    assert "type='FocalTransformer'" in printed
     assert 'it passes the checks before training' in printed and 'accuracy/top1' in printed
     assert Path('work_dirs/my_classifier/iter_4.pth').exists()
     assert is_picture(Path('confusion.png'))
-    assert len(list(Path('looked_at').rglob('*.*'))) >= 8
-    assert list(Path('best_and_worst').rglob('*.png'))
+    looked_at = list(Path('looked_at').rglob('*.*'))
+    ranked = list(Path('best_and_worst').rglob('*.png'))
+    assert len(looked_at) >= 8 and ranked and all(map(is_picture, [*looked_at, *ranked]))
     results = sorted(Path('found/preds').glob('*.json'))
     assert len(results) == len(list(Path('data/three_folders/val/one').iterdir()))
     assert json.loads(results[0].read_text())['class_name'] in ('zero', 'one', 'two')
@@ -152,8 +159,6 @@ def test_recipes(shell, repo_root):
     blocks = re.findall(r'```python\n(.+?)```', (repo_root / 'docs/recipes.md').read_text(), re.S)
     base = "_base_ = __import__('mmfocal').config('quickstart/focal_nano_maskrcnn')"
     for index, block in enumerate(blocks):  # each has the one before as its base
-        if base.startswith("_base_ = 'recipe"):
-            block = block.replace('custom_hooks = [', 'custom_hooks = [*_base_.custom_hooks, ')
         name = 'recipes.py' if index == len(blocks) - 1 else f'recipe_{index}.py'
         Path(name).write_text(f'{base}\n{block}')
         base = f"_base_ = '{name}'"
@@ -174,6 +179,81 @@ def test_recipes(shell, repo_root):
     assert list(Path('work_dirs/recipes').rglob('events.out.tfevents*'))
     cfg = Config.fromfile('recipes.py')
     assert cfg.model.backbone.with_cp and cfg.optim_wrapper.accumulative_counts == 4
+
+
+@pytest.fixture
+def run(shell: Shell) -> Path:
+    """What the pages below name: a config, its run before any training, and a scene."""
+    Path('my_detector.py').write_text(
+        "_base_ = __import__('mmfocal').config('quickstart/focal_nano_maskrcnn')\n"
+    )
+    folder = Path('work_dirs/my_detector')
+    folder.mkdir(parents=True)
+    cfg = Config.fromfile('my_detector.py')
+    cfg.dump(folder / 'my_detector.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = config_suite.build(cfg)
+        model.init_weights()
+    classes = tuple(f'class {index}' for index in range(10))
+    content = dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes)))
+    torch.save(content, folder / 'iter_1.pth')
+    shutil.copy('data/digit_scenes/val/000000.png', 'scene.png')
+    return folder
+
+
+@pytest.mark.slow
+def test_predict(shell, repo_root, run):
+    shell.shorter['mmfocal predict'] = '--score-thr 0.05'
+    shutil.copy(run / 'iter_1.pth', 'my_detector.pth')
+    shutil.copytree('data/digit_scenes/val', 'scans')
+    follow(repo_root / 'docs/predict.md', shell)
+    names = {path.name for path in Path('predictions/vis').iterdir()}
+    assert names == {'scene.png', *(path.name for path in Path('scans').glob('*.png'))}
+    assert all(map(is_picture, Path('predictions/vis').iterdir())) and is_picture(
+        Path('found.png')
+    )
+    Path('found.png').unlink()
+    shutil.copytree(run, 'work_dirs/quickstart/focal_nano_maskrcnn_seed0')
+    readme = (repo_root / 'README.md').read_text()
+    follow(_page(re.search(r'\n## Predict\n.+?(?=\n## )', readme, re.S)[0]), shell)
+    assert len(list(Path('predicted/vis').glob('*.png'))) == 4
+    assert is_picture(Path('found.png'))
+
+
+@pytest.mark.slow
+def test_checkpoints(shell, repo_root, run):
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        classifier = config_suite.build(config_suite.load('classification/focal_t_in1k'))
+        classifier.init_weights()
+    released = convert_to_upstream(classifier.state_dict(), 'focal_t_in1k')
+    torch.save(dict(model=released), 'focal-tiny-is224-ws7.pth')
+    for path in ('work_dirs/focal_t_maskrcnn_3x/epoch_36.pth', 'work_dirs/run/epoch_12.pth'):
+        Path(path).parent.mkdir()
+        shutil.copy(run / 'iter_1.pth', path)
+    shutil.copytree('data/digit_scenes/val', 'data/imagenet')
+    names = sorted(path.name for path in Path('data/imagenet').glob('*.png'))
+    Path('data/imagenet/val.txt').write_text('\n'.join(f'{name} 999' for name in names))
+    shell.shorter['focal_t_in1k.py focal'] = (
+        '--cfg-options test_dataloader.dataset.ann_file=val.txt test_dataloader.batch_size=2 '
+        'test_dataloader.dataset.data_prefix= test_dataloader.dataset.split='
+    )
+    printed = follow(repo_root / 'docs/checkpoints.md', shell)
+    assert 'accuracy/top1' in printed and Path('work_dirs/my_detector/iter_2.pth').exists()
+    back = read_checkpoint('back.pth')['model']
+    assert back.keys() == released.keys()
+    assert all(torch.equal(back[name], value) for name, value in released.items())
+    (published,) = Path().glob('focal_t_maskrcnn-????????.pth')
+    assert 'optimizer' not in read_checkpoint(published)
+
+
+def test_configs(tmp_path, monkeypatch, repo_root):
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(
+        r'```python\n(.+?)```', (repo_root / 'docs/configs.md').read_text(), re.S
+    )
+    Path('my_config.py').write_text(block)
+    cfg = Config.fromfile('my_config.py')
+    assert cfg.train_dataloader.batch_size == 4 and cfg.model.type == 'MaskRCNN'
 
 
 def _page(text: str) -> Path:

@@ -15,6 +15,7 @@ from mmengine.registry import DefaultScope
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from mmfocal.cli import _load
 from mmfocal.inference import Boxes, LabelMap, Predictor, find_run, find_sources
 from mmfocal.inference.results import ResultWriter
 from tests.helpers.config_suite import build, load
@@ -143,9 +144,9 @@ def test_sources(tmp_path):
     ]
     with pytest.raises(FileNotFoundError, match=r'absent\.png does not exist'):
         find_sources(['absent.png'])
-    with pytest.raises(ValueError, match='neither a picture nor a video'):
+    with pytest.raises(ValueError, match='neither an image nor a video'):
         find_sources([tmp_path / 'notes.txt'])
-    with pytest.raises(ValueError, match='no picture that OpenCV can read'):
+    with pytest.raises(ValueError, match='not an image that OpenCV can read'):
         next(sources[2].frames())
 
 
@@ -163,3 +164,14 @@ def test_runs(tmp_path, runs):
         find_run('focal_nano_cls')
     with pytest.raises(ValueError, match='does not fit the model'):
         Predictor('focal_nano_upernet', run / 'iter_1.pth', device='cpu')
+
+
+def test_errors_of_the_command_line(runs, picture):
+    predict = _load('predict')
+    run = str(runs['cls'])
+    with pytest.raises(SystemExit, match='error: nothing to predict on'):
+        predict.main([run, 'model.pth'])
+    with pytest.raises(SystemExit, match=r'error: absent\.png does not exist'):
+        predict.main([run, 'absent.png'])
+    with pytest.raises(SystemExit, match='error: focal_nano_cls is a config'):
+        predict.main(['focal_nano_cls', str(picture)])

@@ -76,7 +76,7 @@ FOLDERS = '--train folders/train --val folders/val'
     ('base', 'options', 'count'),
     [
         ('detection/focal_t_cascade_3x', COCO, 2),
-        ('detection/focal_s_retinanet_1x', COCO, 2),
+        ('detection/focal_s_retinanet_1x.py', COCO, 2),
         ('segmentation/focal_t_upernet_160k', MAPS, 3),
         ('classification/focal_t_in1k', FOLDERS, 2),
     ],
@@ -84,7 +84,7 @@ FOLDERS = '--train folders/train --val folders/val'
 def test_writes_what_differs(new_config, data, base, options, count):
     arguments = [*options.split(), '--batch-size', '4', '--gpus', '2', '--epochs', '24']
     new_config.main(['--base', base, *arguments, '--out', 'my.py'])  # runs the checks
-    cfg, old = Config.fromfile('my.py'), load(base)
+    cfg, old = Config.fromfile('my.py'), load(base.removesuffix('.py'))
     text = cfg.pretty_text
     assert 'num_classes=1000' not in text and 'num_classes=80' not in text
     head = cfg.model.get('bbox_head') or cfg.model.get('head') or cfg.model.get('decode_head')
@@ -99,6 +99,19 @@ def test_writes_what_differs(new_config, data, base, options, count):
     assert cfg.default_hooks.checkpoint.save_best
     lines = [line for line in Path('my.py').read_text().splitlines() if line.strip()]
     assert max(map(len, lines)) < 100
+
+
+def test_missing_weights_are_reported(new_config, data, monkeypatch, capsys):
+    monkeypatch.setenv('FOCAL_T_CKPT', 'swin:weights.pth')
+    arguments = ['--base', 'detection/focal_t_retinanet_1x', *COCO.split(), '--out', 'my.py']
+    new_config.main(arguments)
+    assert 'starts from swin:weights.pth, which is not there' in capsys.readouterr().out
+    Path('weights.pth').touch()
+    for there in ('weights.pth', 'swin:weights.pth'):
+        assert not new_config.is_absent(there)
+    assert new_config.is_absent('absent.pth')
+    for address in ('https://example.org/swin.pth', 'hf-hub:owner/name'):
+        assert not new_config.is_absent(address) and not new_config.is_absent(f'swin:{address}')
 
 
 def test_schedules_in_proportion():
@@ -188,21 +201,23 @@ def test_cvat_becomes_coco(data):
 
 def test_bad_input_is_named(new_config, data):
     arguments = [*COCO.split(), '--out', 'my.py', '--base']
-    with pytest.raises(ValueError, match='wrapped by RepeatDataset'):
+    with pytest.raises(SystemExit, match='error: config absent does not exist'):
+        new_config.main([*arguments, 'absent'])
+    with pytest.raises(SystemExit, match=r'error: .*wrapped by RepeatDataset'):
         new_config.main([*arguments, 'detection/focal_l_dyhead_2x'])
-    with pytest.raises(ValueError, match='stuff maps'):
+    with pytest.raises(SystemExit, match='stuff maps'):
         new_config.main([*arguments, 'detection/focal_t_htcpp_3x'])
     content = json.loads(Path('train.json').read_text())
     del content['annotations'][0]['segmentation']
     Path('train.json').write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r'train\.json has instances without segmentation'):
+    with pytest.raises(SystemExit, match=r'train\.json has instances without segmentation'):
         new_config.main([*arguments, 'detection/focal_t_maskrcnn_1x'])
     content['categories'].reverse()
     Path('train.json').write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r'categories of train\.json and val\.json differ'):
+    with pytest.raises(SystemExit, match=r'categories of train\.json and val\.json differ'):
         new_config.main([*arguments, 'detection/focal_t_retinanet_1x'])
     cv2.imwrite('maps/val/0.png', np.full((40, 80), 7, np.uint8))
-    with pytest.raises(ValueError, match='7'):
+    with pytest.raises(SystemExit, match='7'):
         new_config.main(
             ['--base', 'segmentation/focal_t_upernet_160k', *MAPS.split(), '--out', 'my.py']
         )

@@ -68,7 +68,7 @@ def test_released_files_survive_the_round_trip(run, tmp_path, suffix):
 def test_other_files_are_refused(run, tmp_path):
     torch.save({'state_dict': {'backbone.norm0.weight': torch.ones(2)}}, tmp_path / 'other.pth')
     for tool, message in dict(
-        upstream_to_mmfocal='is no released classifier',
+        upstream_to_mmfocal='is not a released classifier',
         mmfocal_to_upstream=r'expected a classifier with a FocalTransformer',
     ).items():
         done = run(f'convert/{tool}.py', tmp_path / 'other.pth', tmp_path / 'new.pth')

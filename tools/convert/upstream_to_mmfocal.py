@@ -31,7 +31,7 @@ def main() -> None:
         state = tensors_of(read_checkpoint(args.src, args.allow_pickle), args.src)
         converted = convert_upstream(state)
         if converted is state:
-            raise ValueError(f'{args.src} is no released classifier (layers.*, norm.*, head.*)')
+            raise ValueError(f'{args.src} is not a released classifier (layers.*, norm.*, head.*)')
         write_checkpoint(dict(meta={}, state_dict=converted), args.dst)
     except (FileNotFoundError, ImportError, ValueError) as error:
         sys.exit(f'error: {error}')

@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--contact-sheet',
         type=Path,
-        help='picture of some scenes (default: OUT/contact_sheet.png)',
+        help='image of some scenes (default: OUT/contact_sheet.png)',
     )
     return parser.parse_args()
 
@@ -87,7 +87,7 @@ def main() -> None:
     sheet = args.contact_sheet or args.out / 'contact_sheet.png'
     if built or not sheet.exists():
         save_contact_sheet(args.out / 'annotations/instances_val.json', args.out / 'val', sheet)
-        print(f'picture of some scenes: {sheet}')
+        print(f'image of some scenes: {sheet}')
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 """Write a config that trains a shipped model on data of your own."""
 
 import shlex
+import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmfocal.engine import check_inputs, check_widths, read_config
+from mmfocal.models.checkpoint_files import HUB
+from mmfocal.models.pretrained import SWIN
 from mmfocal.own_data import (
     FORMATS,
     OwnData,
@@ -23,7 +26,7 @@ from mmfocal.zoo import find_config
 EXAMPLES = """examples:
   boxes and masks of a COCO file
     new_config.py --base detection/focal_t_maskrcnn_1x --train a.json --val b.json
-      --images pictures --out my.py
+      --images images --out my.py
   boxes of YOLO
     new_config.py --base detection/focal_t_fasterrcnn_1x --format yolo --names data.yaml
       --train labels/train --val labels/val --images images/train --val-images images/val
@@ -43,8 +46,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument('--base', required=True, help='name of a shipped config, or a file')
     parser.add_argument('--train', required=True, help='annotations to learn from')
     parser.add_argument('--val', required=True, help='annotations to validate on')
-    parser.add_argument('--images', help='folder of the pictures (class folders need none)')
-    parser.add_argument('--val-images', help='folder of the validation pictures, if another')
+    parser.add_argument('--images', help='folder of the images (class folders need none)')
+    parser.add_argument('--val-images', help='folder of the validation images, if another')
     parser.add_argument(
         '--format',
         choices=FORMATS,
@@ -56,8 +59,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         '--ignore-zero', action='store_true', help='label maps: 0 is no class, 1 is the first'
     )
-    parser.add_argument('--epochs', type=int, help="how often to see each picture (the base's)")
-    parser.add_argument('--batch-size', type=int, help="pictures per GPU (the base's)")
+    parser.add_argument('--epochs', type=int, help="how often to see each image (the base's)")
+    parser.add_argument('--batch-size', type=int, help="images per GPU (the base's)")
     parser.add_argument('--gpus', type=int, default=1, help='for the learning rate (default: 1)')
     parser.add_argument('--out', required=True, type=Path, help='config to write')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing config')
@@ -69,7 +72,7 @@ def read_data(args: Namespace, scope: str) -> OwnData:
     if scope == 'mmpretrain':
         return read_class_folders(args.train, args.val)
     if args.images is None:
-        raise ValueError('--images is missing: the folder of the pictures')
+        raise ValueError('--images is missing: the folder of the images')
     val_images = args.val_images or args.images
     if scope == 'mmseg':
         return read_label_maps(args.train, args.val, args.images, val_images, args.classes)
@@ -96,9 +99,15 @@ def write_checked(text: str, out: Path) -> Config:
     return cfg
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def is_absent(weights: str) -> bool:
+    """Whether a checkpoint is a local file that does not exist; addresses are not tried."""
+    name = weights.removeprefix(SWIN)
+    is_address = name.startswith(HUB) or '://' in name
+    return not is_address and not Path(name).expanduser().is_file()
+
+
+def new_config(args: Namespace) -> None:
     """Write the config and print the next steps."""
-    args = make_parser().parse_args(argv)
     if args.out.exists() and not args.overwrite:
         raise FileExistsError(f'{args.out} exists; --overwrite replaces it')
     base = read_config(find_config(args.base))
@@ -114,17 +123,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     cfg = write_checked(text, args.out)
     print(
-        f'{args.out}: {len(data.classes)} classes, {data.train.count} pictures to learn from, '
+        f'{args.out}: {len(data.classes)} classes, {data.train.count} images to learn from, '
         f'{data.val.count} to validate on; it passes the checks before training'
     )
     weights = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
-    if weights and not Path(weights).exists():
+    if weights and is_absent(weights):
         print(
             f'The base starts from {weights}, which is not there: name a file by '
             '--cfg-options model.backbone.init_cfg.checkpoint=FILE, or start from random weights '
             'by --cfg-options model.backbone.init_cfg=None'
         )
     print(f'Train it:\n  mmfocal train {shlex.quote(str(args.out))}')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the config of the command line."""
+    args = make_parser().parse_args(argv)
+    try:
+        new_config(args)
+    except (OSError, ImportError, ValueError) as error:
+        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -38,13 +38,13 @@ def parse_args() -> argparse.Namespace:
         '--size', type=int, nargs=2, metavar=('W', 'H'), help='resize the image to this before'
     )
     parser.add_argument(
-        '--out', type=Path, help='picture to write (default: IMAGE_attention.png, here)'
+        '--out', type=Path, help='image to write (default: IMAGE_attention.png, here)'
     )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Draw one picture."""
+    """Draw one image."""
     args = parse_args()
     out = args.out or Path(f'{args.image.stem}_attention.png')
     try:

@@ -32,12 +32,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--size', type=int, nargs=2, metavar=('W', 'H'), help='resize the image to this before'
     )
-    parser.add_argument('--out', type=Path, help='picture to write (default: IMAGE_cam.png, here)')
+    parser.add_argument('--out', type=Path, help='image to write (default: IMAGE_cam.png, here)')
     return parser.parse_args()
 
 
 def explain(args: argparse.Namespace) -> str:
-    """Draw the picture and return its title."""
+    """Draw the image and return its title."""
     cfg = read_config(args.config)
     image = read_image(args.image, args.size)
     if cfg.default_scope == 'mmdet' and args.method not in CLASS_FREE:
@@ -66,7 +66,7 @@ def explain(args: argparse.Namespace) -> str:
 
 
 def main() -> None:
-    """Draw one picture."""
+    """Draw one image."""
     args = parse_args()
     args.out = args.out or Path(f'{args.image.stem}_cam.png')
     try:

@@ -13,7 +13,7 @@ from mmfocal.visualization.attention_figures import save_keys
 
 
 def main() -> None:
-    """Draw one picture."""
+    """Draw one image."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument(
         '--map', type=int, nargs=2, default=(8, 8), metavar=('ROWS', 'COLUMNS'), help='in windows'
     )
-    parser.add_argument('--out', type=Path, default=Path('keys.png'), help='picture to write')
+    parser.add_argument('--out', type=Path, default=Path('keys.png'), help='image to write')
     args = parser.parse_args()
     try:
         geometry = FocalGeometry(

@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Print the table and draw one or two pictures."""
+    """Print the table and draw one or two images."""
     args = parse_args()
     try:
         cfg = read_config(args.config)
