@@ -74,7 +74,7 @@ class BiFPNStage(nn.Module):
 
 @MODELS.register_module()
 class BiFPN(BaseModule):
-    """Bidirectional feature pyramid of the RepPoints V2 models with Swin-like backbones.
+    """Bidirectional feature pyramid of the RepPointsV2 models with Swin-like backbones.
 
     Args:
         in_channels: Channels of the backbone's outputs, finest first.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RepPoints V2."""
+"""RepPointsV2."""
 
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
@@ -7,4 +7,4 @@ from mmdet.registry import MODELS
 
 @MODELS.register_module()
 class RepPointsV2Detector(SingleStageDetector):
-    """RepPoints V2 (https://arxiv.org/abs/2007.08508); the head implements the method."""
+    """RepPointsV2 (https://arxiv.org/abs/2007.08508); the head implements the method."""

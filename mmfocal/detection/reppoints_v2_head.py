@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RepPoints V2: RepPoints with verification of corners and of the foreground.
+"""RepPointsV2: RepPoints with verification of corners and of the foreground.
 
 Shapes: N images; P points of all levels, one per cell; H, W of a level; C classes. A point is
 ``(x, y, stride_w, stride_h)`` and a box ``(x1, y1, x2, y2)``, both in pixels. Predicted positions
@@ -151,7 +151,7 @@ class BoxTargets(NamedTuple):
 
 @MODELS.register_module()
 class RepPointsV2Head(RepPointsHead):
-    """Dense head of RepPoints V2 (https://arxiv.org/abs/2007.08508).
+    """Dense head of RepPointsV2 (https://arxiv.org/abs/2007.08508).
 
     ``train_cfg`` has three assigners: ``init`` for the initial boxes, ``refine``, which uses
     these, for the final boxes, and ``corner``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of RepPoints V2 that mmdet lacks."""
+"""Losses of RepPointsV2 that mmdet lacks."""
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ def inclusive_giou_loss(pred: Tensor, target: Tensor, eps: float = 1e-7) -> Tens
 class InclusiveGIoULoss(nn.Module):
     """GIoU loss of boxes that extend one unit further right and down, as in mmdet 1.x.
 
-    In mmdet 1.x, corners are pixel indices and the width is ``x2 - x1 + 1``. RepPoints V2 was
+    In mmdet 1.x, corners are pixel indices and the width is ``x2 - x1 + 1``. RepPointsV2 was
     tuned with this loss on boxes in units of four strides. Areas are signed, so inverted boxes,
     which the first points may span, have a gradient. The present ``GIoULoss`` clamps the union to
     positive values and has no gradient for boxes that are inverted by more than their union.

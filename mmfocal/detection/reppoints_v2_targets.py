@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Targets of the two verification branches of RepPoints V2: corners and foreground.
+"""Targets of the two verification branches of RepPointsV2: corners and foreground.
 
 Shapes: P points of all levels, of which a level has L; G boxes ``(x1, y1, x2, y2)`` in pixels. A
 point is ``(x, y, stride_w, stride_h)``.
