@@ -236,7 +236,10 @@ def test_layers_are_visited_if_the_backend_has_a_fast_path(
     assert visited == [block]
 
 
-@pytest.mark.skipif(not (triton.INSTALLED and triton.INTERPRETED), reason='needs the interpreter')
+@pytest.mark.skipif(
+    bool(triton.unavailable_reasons(torch.device('cpu'), torch.float32)),
+    reason="needs Triton's interpreter",
+)
 def test_dtype_of_autocast_decides() -> None:
     """The map is float32 still, but the tokens will not be; interpreters lack bfloat16."""
     block, x = make_block(impl='triton'), torch.randn(1, 6, 6, DIM)
