@@ -57,15 +57,6 @@ def test_advice():
     assert 'num_workers = 2 per GPU, 2 busy core(s) in all' in detector.advise(rows, 25, 1)
 
 
-def test_advice_of_the_page(repo_root, read_rows):
-    page = ' '.join((repo_root / 'docs/performance.md').read_text().split())
-    pattern = r'(\d+) GPUs that train at (\d+) images/s each, the tool says `(.*?)`'
-    gpus, rate, said = re.search(pattern, page).groups()
-    (one, *_) = read_rows(repo_root / 'benchmarks/results/cpu_loader.csv')
-    rows = [dict(images_per_s_per_worker=float(one['images_per_s_per_worker']))]
-    assert said in detector.advise(rows, float(rate), int(gpus))
-
-
 def test_classes_are_those_of_the_data(repo_root, scenes):
     args = detector.parse_args([str(repo_root / RECIPE), '--data-root', str(scenes)])
     cfg = detector.load_config(detector.make_case(args.config, args, 0))
