@@ -2,7 +2,6 @@
 """Training steps and data loading of detectors on digit scenes."""
 
 import math
-import re
 
 import detector
 import pytest
