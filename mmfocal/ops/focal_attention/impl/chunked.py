@@ -367,19 +367,12 @@ class ChunkedAttention:
 
 class _ChunkedFunction(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        qkv: Tensor,
-        bias: Tensor,
-        map_size: tuple[int, int],
-        geometry: FocalGeometry,
-        scale: float,
-        shift: int,
-    ) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor, *others: Any) -> Tensor:
         ctx.save_for_backward(qkv, bias)
-        ctx.others = map_size, geometry, scale, shift
-        out = qkv.new_empty(qkv.shape[0], *map_size, qkv.shape[-1] // 3)
-        ChunkedAttention(qkv, bias, *ctx.others).forward(out)
+        ctx.others = others
+        attention = ChunkedAttention(qkv, bias, *others)
+        out = qkv.new_empty(qkv.shape[0], *attention.map_size, qkv.shape[-1] // 3)
+        attention.forward(out)
         return out
 
     @staticmethod
