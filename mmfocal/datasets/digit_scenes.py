@@ -40,7 +40,7 @@ from .digits import (
     render_ground,
 )
 
-FORMAT_VERSION = 2  # increase it when the same parameters give other files
+FORMAT_VERSION = 3  # increase it when the same parameters give other files
 GROUND = len(CLASSES)  # index of the ground in stuff maps
 MIN_VISIBLE = 0.55  # least share of a digit's ink that stays visible
 COVER_RATE = 0.28  # share of digits put beside or onto an earlier one rather than anywhere

@@ -177,7 +177,7 @@ def paint_digit(
 
 
 def render_crop(rng: np.random.Generator, scan: np.ndarray, crop_size: int) -> np.ndarray:
-    """Draw one enlarged scan as ink on paper: dark on light, both slightly tinted.
+    """Draw one enlarged scan as chalk on a dark board, both slightly tinted.
 
     Scenes are more difficult, because boxes tell detectors where the digits are. A small
     classifier with random initial weights does not learn from vivid digits on textured ground.
@@ -191,11 +191,11 @@ def render_crop(rng: np.random.Generator, scan: np.ndarray, crop_size: int) -> n
         (crop_size, crop_size, 3) uint8, RGB.
     """
     shape = crop_size, crop_size
-    side = int(rng.integers(crop_size * 3 // 4, crop_size * 7 // 8 + 1))
+    side = crop_size * 7 // 8
     digit = np.clip(cv2.resize(scan, (side, side), interpolation=cv2.INTER_CUBIC), 0, 1)
-    paper = rng.uniform(205, 240) + rng.uniform(-8, 8, 3)
-    canvas = (paper + 2 * _noise(rng, shape, max(2, crop_size // 5))).astype(np.float32)
-    ink = rng.uniform(20, 80) + rng.uniform(-10, 10, 3)
+    board = rng.uniform(20, 40) + rng.uniform(-4, 4, 3)
+    canvas = (board + 2 * _noise(rng, shape, max(2, crop_size // 5))).astype(np.float32)
+    chalk = rng.uniform(200, 240) + rng.uniform(-6, 6, 3)
     corner = tuple(int(v) for v in rng.integers(0, crop_size - side + 1, 2))
-    paint_digit(rng, canvas, digit, corner, ink)
+    paint_digit(rng, canvas, digit, corner, chalk)
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8)

@@ -10,7 +10,7 @@ pipeline = [
     dict(type='Resize', scale=(56, 56)),  # maps of 14 and 7 rows fill windows of 7
     dict(type='PackInputs'),
 ]
-# There are four pictures of each scan, in another place, slant and color: no augmentation needed
+# There are four pictures of each scan, in another place and color: no augmentation needed
 # for a few epochs. Flips would be wrong, because digits are not symmetric.
 train_pipeline = pipeline
 tta_model = dict(type='AverageClsScoreTTA')
