@@ -15,8 +15,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmfocal.engine import InputError, check_inputs
-from mmfocal.engine.checks import coco_file, masks
-from mmfocal.engine.checks.masks import mask_problem
+from mmfocal.engine.checks import coco
+from mmfocal.engine.checks.coco import mask_problem
 
 HEIGHT, WIDTH = 20, 30
 POLYGON = [[2, 3, 12, 3, 12, 8, 2, 8]]
@@ -515,8 +515,8 @@ def test_large_files_are_read_alike_with_and_without_orjson(tmp_path, monkeypatc
     for value, expected in ((50, None), (float('nan'), 'area=nan')):
         content['annotations'][0]['area'] = value
         told = []
-        for reader in (coco_file.orjson, None):
-            monkeypatch.setattr(coco_file, 'orjson', reader)
+        for reader in (coco.orjson, None):
+            monkeypatch.setattr(coco, 'orjson', reader)
             try:
                 check_inputs(detection(tmp_path, content))
                 told.append(None)
@@ -529,7 +529,7 @@ def test_large_files_are_read_alike_with_and_without_orjson(tmp_path, monkeypatc
 
 @pytest.mark.parametrize('scored', [False, True])
 def test_many_polygons_are_sampled_unless_they_are_scored(tmp_path, monkeypatch, scored):
-    monkeypatch.setattr(masks, 'SAMPLE', 2)
+    monkeypatch.setattr(coco, 'POLYGON_SAMPLE', 2)
     content = annotated(tmp_path)
     content['annotations'][1]['segmentation'] = [[1, 2, 3, 4, 5, 'x']]  # of six, not in the sample
     cfg = detection(tmp_path, content)

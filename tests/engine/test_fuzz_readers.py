@@ -24,10 +24,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmfocal.datasets.label_maps import write_label_maps
-from mmfocal.engine.checks.annotations import check_ids, check_references
-from mmfocal.engine.checks.boxes import check_boxes
-from mmfocal.engine.checks.coco_file import CocoFile
-from mmfocal.engine.checks.masks import check_masks, mask_problem
+from mmfocal.engine.checks.coco import (
+    CocoFile,
+    check_boxes,
+    check_ids,
+    check_masks,
+    check_references,
+    mask_problem,
+)
 from mmfocal.engine.findings import Findings
 
 FUZZ = settings(

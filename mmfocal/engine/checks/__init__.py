@@ -13,12 +13,17 @@ from mmengine.registry import DATASETS, DefaultScope
 from ..findings import Findings, first_few
 from ..machine import dicts_in, is_first_process, kind_of
 from ..sharding import is_sharded
-from .annotations import check_coco, check_scored_file
-from .class_folders import check_class_folders, check_image_list, check_scores
-from .coco_file import CocoFile, without_garbage_collection
-from .label_maps import check_label_maps
+from .coco import CocoFile, check_coco, check_scored_file, without_garbage_collection
+from .images import (
+    check_class_folders,
+    check_image_list,
+    check_label_maps,
+    check_scores,
+    has_file,
+    has_files,
+    is_remote,
+)
 from .model import check_num_classes, check_widths
-from .pictures import has_file, has_files, is_remote
 
 __all__ = ['check_checkpoint', 'check_inputs', 'check_run', 'check_widths']
 

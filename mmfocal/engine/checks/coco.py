@@ -1,0 +1,657 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of COCO files: entries, images, categories, boxes, masks and stuff maps."""
+
+import gc
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+
+from ..findings import Findings, first_few
+from .images import IGNORED, are_present, check_pictures, check_values, picture_size, sample
+
+try:
+    import orjson
+except ImportError:  # optional: it halves the time
+    orjson = None
+
+_REQUIRED = {  # what mmdet reads unconditionally
+    'images': ('id', 'file_name', 'height', 'width'),
+    'categories': ('id', 'name'),
+    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
+}
+POLYGON_SAMPLE = 100_000  # polygons that are checked in a file for training
+
+# ---- the file ----------------------------------------------------------------------------------
+
+
+@dataclass
+class CocoFile:
+    """A COCO instances file and how it will be used.
+
+    Args:
+        key: Key of the file in the config.
+        path: The file.
+        findings: Collects the errors.
+        masks: Whether masks are loaded or scored.
+        scored: Whether COCO evaluation reads the file.
+        may_lack_annotations: Whether annotations may be absent, as in test-dev files of COCO.
+    """
+
+    key: str
+    path: str
+    findings: Findings
+    masks: bool = False
+    scored: bool = False
+    may_lack_annotations: bool = False
+    content: dict = field(default_factory=dict)
+
+    def error(self, text: str, lines: dict[str, Any] | None = None) -> None:
+        """Add an error about this file.
+
+        Args:
+            text: The error, without the key.
+            lines: Config lines that solve it.
+        """
+        self.findings.error(f'{self.key}: {text}', lines)
+
+    def read(self) -> bool:
+        """Read the file and check that the entries read by mmdet exist.
+
+        Returns:
+            Whether further checks are possible.
+        """
+        try:
+            self.content = _parse(Path(self.path).read_bytes())
+        except (ValueError, RecursionError) as error:
+            self.error(f'{self.path} is not JSON: {error}')
+            return False
+        if not isinstance(self.content, dict):
+            self.error(f'{self.path} is a {type(self.content).__name__}; expected COCO instances')
+            return False
+        complete = [self._has_entries(part, names) for part, names in _REQUIRED.items()]
+        return all(complete)
+
+    def _has_entries(self, part: str, names: Sequence[str]) -> bool:
+        entries = self.content.get(part)
+        if not entries and part == 'annotations' and self.may_lack_annotations:
+            self.content[part] = []
+            return True
+        if not entries:
+            self.error(f'{self.path} has no {part!r}; expected a COCO instances file')
+            return False
+        if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+            self.error(f'{part} in {self.path} is not a list of objects')
+            return False
+        if part == 'annotations' and self.scored:
+            names = (*names, 'iscrowd')
+        complete = True
+        for name in names:
+            lacking = [index for index, entry in enumerate(entries) if name not in entry]
+            if lacking:
+                complete = False
+                hint = ', usually 0' if name == 'iscrowd' else ''
+                self.error(
+                    f'{len(lacking)} of {len(entries)} {part} in {self.path} have no {name!r}'
+                    f'{hint}, the first is {part}[{lacking[0]}]'
+                )
+        return complete
+
+
+def _parse(text: bytes) -> Any:
+    """Parse JSON; NaN and infinity, which JSON lacks, are read as Python's own reader does."""
+    if orjson is not None:
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return json.loads(text)
+    return json.loads(text)
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Pause the collector, which would search millions of entries for cycles again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+# ---- boxes -------------------------------------------------------------------------------------
+
+
+def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | None:
+    """Report invalid boxes; count boxes without area, which COCO contains and mmdet drops.
+
+    Args:
+        file: A file whose references are sound.
+        classes: Classes in training; None for all.
+
+    Returns:
+        Whether mmdet keeps each annotation; None if some have no box.
+    """
+    annotations = file.content['annotations']
+    boxes = _numbers(file, 'bbox', 4, 'four finite numbers [x, y, width, height]')
+    areas = _numbers(file, 'area', 0, 'a finite number')
+    if boxes is None or areas is None:
+        return None
+    sizes = _image_sizes(file)
+    ends = boxes[:, :2] + boxes[:, 2:]
+    # the conditions of mmdet's CocoDataset.parse_data_info
+    outside = (boxes[:, :2] >= sizes).any(1) | (ends <= 0).any(1)
+    dropped = outside | (areas <= 0) | (boxes[:, 2:] < 1).any(1)
+    if dropped.any():
+        file.findings.note(
+            f'{file.key}: mmdet leaves out {dropped.sum()} of {len(annotations)} boxes, which '
+            'have no area, lie outside of the image, or are narrower than 1 pixel'
+        )
+    beyond = (ends > sizes + 1).any(1) & ~outside
+    if beyond.sum() > len(annotations) / 10:
+        file.findings.warn(
+            f'{file.key}: {beyond.sum()} of {len(annotations)} boxes in {file.path} end outside '
+            'of their image; COCO means [x, y, width, height], not [x1, y1, x2, y2]'
+        )
+    kept = ~dropped & _is_class(file, classes)
+    kept &= [not each.get('ignore', False) for each in annotations]
+    if not kept.any():
+        hint = (
+            ': they seem relative to the image, pixels are expected' if boxes.max() <= 1.5 else ''
+        )
+        file.error(
+            f'none of the {len(annotations)} annotations in {file.path} is left: {dropped.sum()} '
+            'boxes have no area, lie outside of the image, or are narrower than 1 pixel'
+            f'{hint}'
+        )
+        return None
+    return kept
+
+
+def _numbers(file: CocoFile, name: str, length: int, expected: str) -> np.ndarray | None:
+    """Return one number, or a row of ``length`` numbers, of every annotation."""
+    values = [each[name] for each in file.content['annotations']]
+    shape = (length,) if length else ()
+    array = _as_array(values)
+    if array is not None and array.shape[1:] == shape and np.isfinite(array).all():
+        return array
+    for annotation in file.content['annotations']:
+        numbers = annotation[name] if length else [annotation[name]]
+        if not _are_finite(numbers, length or 1):
+            file.error(
+                f'annotation id={annotation["id"]} in {file.path} has {name}='
+                f'{annotation[name]!r}; expected {expected}'
+            )
+            return None
+    return np.array(values, float)
+
+
+def _as_array(values: list) -> np.ndarray | None:
+    """Convert all at once, which is fast; None if they are not numbers or differ in length."""
+    try:
+        array = np.array(values)
+    except ValueError:
+        return None
+    return array if array.dtype.kind in 'if' else None
+
+
+def _are_finite(numbers: Any, length: int) -> bool:
+    return (
+        isinstance(numbers, list)
+        and len(numbers) == length
+        and all(type(value) in (int, float) and np.isfinite(value) for value in numbers)
+    )
+
+
+def _image_sizes(file: CocoFile) -> np.ndarray:
+    """Return width and height of each annotation's image: (N, 2)."""
+    images = file.content['images']
+    sizes = np.array([(image['width'], image['height']) for image in images])
+    rows = {image['id']: row for row, image in enumerate(images)}
+    return sizes[[rows[each['image_id']] for each in file.content['annotations']]]
+
+
+def _is_class(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray:
+    used = {
+        each['id']: classes is None or each['name'] in classes
+        for each in file.content['categories']
+    }
+    return np.array([used[each['category_id']] for each in file.content['annotations']])
+
+
+def check_filter(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) -> None:
+    """Report a filter that leaves no image, for which a sampler would loop forever."""
+    if dataset.test_mode or not dataset.filter_cfg:
+        return
+    smallest = dataset.filter_cfg.get('min_size', 0)
+    images = file.content['images']
+    large = {each['id'] for each in images if min(each['width'], each['height']) >= smallest}
+    key = file.key.removesuffix('.ann_file')
+    if not large:
+        side = max(min(each['width'], each['height']) for each in images)
+        file.findings.error(
+            f'{key}.filter_cfg.min_size={smallest} leaves none of {len(images)} images of '
+            f'{file.path}; the largest has a shorter side of {side} pixels'
+        )
+    elif dataset.filter_cfg.get('filter_empty_gt', False):
+        annotated = {each['image_id'] for each in np.array(file.content['annotations'])[kept]}
+        if not annotated & large:
+            file.findings.error(
+                f'{key}.filter_cfg leaves none of {len(images)} images of {file.path}: those of '
+                f'at least min_size={smallest} pixels have no annotation'
+            )
+
+
+# ---- masks -------------------------------------------------------------------------------------
+
+
+def check_masks(file: CocoFile, kept: np.ndarray) -> None:
+    """Check the segmentations that training loads or the evaluation scores.
+
+    Args:
+        file: A file whose references are sound.
+        kept: Whether mmdet keeps each annotation; the evaluation reads all of them.
+
+    Of polygons that are only loaded, a sample is checked, since a full pass takes seconds. RLE,
+    for which pycocotools can crash, is rare in large files and checked completely.
+    """
+    if not file.masks:
+        return
+    sizes = {each['id']: [each['height'], each['width']] for each in file.content['images']}
+    used = [
+        annotation
+        for annotation, is_kept in zip(file.content['annotations'], kept.tolist(), strict=True)
+        if is_kept or file.scored
+    ]
+    lacking, odd = [], 0
+    checked = used if file.scored else _sample(used)
+    count = len(checked)
+    for annotation in checked:
+        mask = annotation.get('segmentation')
+        if not mask:
+            lacking.append(annotation['id'])
+            continue
+        problem = mask_problem(mask, sizes[annotation['image_id']], file.scored)
+        if problem:
+            file.error(f'annotation id={annotation["id"]} in {file.path}: {problem}')
+            return
+        odd += isinstance(mask, list) and all(len(part) < 6 or len(part) % 2 for part in mask)
+    if lacking:
+        where = 'the evaluation scores masks' if file.scored else 'masks are loaded (with_mask)'
+        file.error(
+            f'{len(lacking)} of {count} annotations in {file.path} have no segmentation, but '
+            f'{where}; the first is id={lacking[0]}. Expected polygons or RLE, or a config '
+            'without masks'
+        )
+    if odd:
+        file.findings.note(
+            f'{file.key}: mmdet ignores {odd} of {count} instances, whose polygons have fewer '
+            'than three corners or an odd number of coordinates'
+        )
+
+
+def _sample(annotations: list[dict]) -> list[dict]:
+    if len(annotations) <= POLYGON_SAMPLE:
+        return annotations
+    is_rle = [isinstance(each.get('segmentation'), dict) for each in annotations]
+    polygons = [each for each, rle in zip(annotations, is_rle, strict=True) if not rle]
+    return [*itertools.compress(annotations, is_rle), *sample(polygons, POLYGON_SAMPLE)]
+
+
+def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:
+    """Describe the problem of a segmentation.
+
+    Args:
+        mask: Polygons or RLE.
+        size: Height and width of the image.
+        scored: Whether pycocotools reads it, which crashes the process for some inputs.
+
+    Returns:
+        The problem and the expected value; None if it is valid.
+    """
+    if isinstance(mask, dict):
+        return _rle_problem(mask, size)
+    expected = 'expected polygons [[x1, y1, x2, y2, ...], ...]'
+    if not isinstance(mask, list) or not all(isinstance(part, list) for part in mask):
+        return f'segmentation={_short(mask)}; {expected} or RLE {{"counts", "size"}}'
+    for polygon in mask:
+        try:  # one pass in C over many numbers
+            finite = np.isfinite(sum(polygon))
+        except TypeError:
+            finite = False
+        if not finite:
+            return f'segmentation={_short(mask)} has something else than numbers; {expected}'
+        if scored and (not polygon or len(mask[0]) < 5):  # pycocotools reads four numbers as a box
+            return (
+                f'a polygon of segmentation={_short(mask)} has {min(map(len, mask))} coordinates, '
+                'which the evaluation cannot read; expected an even number of at least 6'
+            )
+    return None
+
+
+def _rle_problem(mask: dict, size: list[int]) -> str | None:
+    counts, own = mask.get('counts'), mask.get('size')
+    if not isinstance(counts, (list, str)) or not isinstance(own, (list, tuple)):
+        return f'segmentation={_short(mask)}; expected "counts" (a list or text) and "size"'
+    if list(own) != size:
+        return f'segmentation has size={list(own)}, its image {size}; expected the same'
+    if isinstance(counts, list):
+        if not all(type(count) is int and count >= 0 for count in counts):
+            return f'segmentation.counts={_short(counts)}; expected non-negative integers'
+        total = sum(counts)
+    else:
+        total = _length_of_rle(counts)
+    if total != size[0] * size[1]:
+        return (
+            f'segmentation.counts add up to {total} pixels; expected {size[0]} x {size[1]} = '
+            f'{size[0] * size[1]}'
+        )
+    return None
+
+
+def _length_of_rle(text: str) -> int | None:
+    """Sum the counts of a compressed COCO RLE (six bits per character, mostly differences).
+
+    pycocotools writes out of bounds if the sum is too large.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        if len(counts) > 2:
+            value += counts[-2]
+        if value < 0:
+            return None
+        counts.append(value)
+        value = shift = 0
+    return None if shift else sum(counts)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'
+
+
+# ---- all checks --------------------------------------------------------------------------------
+
+
+def check_coco(file: CocoFile, dataset: BaseDataset, model: dict) -> list[str] | None:
+    """Check a data set's file, its images and its stuff maps, if it has any.
+
+    Args:
+        file: The data set's ``ann_file``.
+        dataset: mmdet's ``CocoDataset`` before it reads files.
+        model: The config's model; its semantic head limits the values of stuff maps.
+
+    Returns:
+        Names of the classes that match the file, None if the file is unusable.
+    """
+    if not file.read():
+        return None
+    sound = check_ids(file) & _check_image_sizes(file)
+    folder = dataset.data_prefix.get('img', '')
+    _check_images(file, folder)
+    classes = _check_categories(file, dataset)
+    if sound and file.content['annotations'] and check_references(file):
+        kept = check_boxes(file, classes)
+        if kept is not None:
+            check_masks(file, kept)
+            check_filter(file, dataset, kept)
+    if dataset.data_prefix.get('seg'):
+        key = f'{file.key.removesuffix(".ann_file")}.data_prefix.seg'
+        _check_stuff_maps(key, file, dataset, model)
+    return classes
+
+
+def check_scored_file(file: CocoFile, dataset_file: CocoFile) -> None:
+    """Check a file that only an evaluator reads.
+
+    Args:
+        file: The evaluator's ``ann_file``.
+        dataset_file: File of the data set, already read.
+    """
+    if not file.read() or not check_ids(file) & _check_image_sizes(file):
+        return
+    known = {image['id'] for image in file.content['images']}
+    images = dataset_file.content.get('images', [])
+    lost = [image['id'] for image in images if image['id'] not in known]
+    if lost:
+        file.error(
+            f'{len(lost)} of {len(images)} images of {dataset_file.path} are not in {file.path}, '
+            f'the first has id={lost[0]!r}; expected the annotations of the same images'
+        )
+    names = [sorted(str(c['name']) for c in f.content['categories']) for f in (file, dataset_file)]
+    if names[0] != names[1]:
+        file.error(
+            f'{file.path} has the categories {first_few(names[0], 5)}, but {dataset_file.path} '
+            f'has {first_few(names[1], 5)}'
+        )
+    if file.content['annotations'] and check_references(file):
+        kept = check_boxes(file, None)
+        if kept is not None:
+            check_masks(file, kept)
+
+
+# ---- entries -----------------------------------------------------------------------------------
+
+
+def check_ids(file: CocoFile) -> bool:
+    """Check that ids and names are unique and supported by COCO evaluation.
+
+    Args:
+        file: A file that is read.
+    """
+    good = True
+    for part, names in dict(
+        images=('id', 'file_name'), categories=('id', 'name'), annotations=('id',)
+    ).items():
+        for name in names:
+            good &= _are_unique(file, part, name)
+    if good and file.scored:
+        good = _are_scored(file)
+    return good
+
+
+def _are_unique(file: CocoFile, part: str, name: str) -> bool:
+    entries = file.content[part]
+    kinds = (str,) if name in ('file_name', 'name') else (int, str)
+    wrong = [each[name] for each in entries if not isinstance(each[name], kinds)]
+    if wrong:
+        expected = ' or '.join('text' if kind is str else 'an integer' for kind in kinds)
+        file.error(f'{part} in {file.path} have {name}={wrong[0]!r}; expected {expected}')
+        return False
+    values = [each[name] for each in entries]
+    if len(set(values)) == len(values):
+        return True
+    value, count = Counter(values).most_common(1)[0]
+    file.error(
+        f'{count} {part} in {file.path} have {name}={value!r}; expected a {name} of its own for '
+        'each'
+    )
+    return False
+
+
+def _are_scored(file: CocoFile) -> bool:
+    """Check ids of annotations: COCO evaluation needs numbers, and 0 means "no match"."""
+    for annotation in file.content['annotations']:
+        number = annotation['id']
+        if not isinstance(number, int) or number == 0:
+            file.error(
+                f'annotation id={number!r} in {file.path}: the evaluation takes 0 for "no match" '
+                'and needs numbers; expected ids from 1 on'
+            )
+            return False
+        if annotation['iscrowd'] not in (0, 1):
+            file.error(
+                f'annotation id={number} in {file.path} has iscrowd={annotation["iscrowd"]!r}; '
+                'expected 0 or 1'
+            )
+            return False
+    return True
+
+
+def check_references(file: CocoFile) -> bool:
+    """Report annotations of unknown images and categories, which mmdet drops silently.
+
+    Args:
+        file: A file with valid ids.
+    """
+    good = True
+    annotations = file.content['annotations']
+    for name, part in dict(image_id='images', category_id='categories').items():
+        known = {entry['id'] for entry in file.content[part]}
+        lost = [
+            each
+            for each in annotations
+            if not isinstance(each[name], (int, str)) or each[name] not in known
+        ]
+        if lost:
+            good = False
+            file.error(
+                f'{len(lost)} of {len(annotations)} annotations in {file.path} have an unknown '
+                f'{name}, the first is id={lost[0]["id"]} with {name}={lost[0][name]!r}; expected '
+                f'the id of one of its {len(known)} {part}'
+            )
+    return good
+
+
+# ---- images ------------------------------------------------------------------------------------
+
+
+def _check_image_sizes(file: CocoFile) -> bool:
+    for image in file.content['images']:
+        for name in ('width', 'height'):
+            value = image[name]
+            if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+                file.error(
+                    f'image id={image["id"]} in {file.path} has {name}={value!r}; expected a '
+                    'positive integer'
+                )
+                return False
+    return True
+
+
+def _check_images(file: CocoFile, folder: str) -> None:
+    """Check that all images exist, and compare the sizes of a sample with the file."""
+    images = [each for each in file.content['images'] if isinstance(each['file_name'], str)]
+    paths = [os.path.join(folder, image['file_name']) for image in images]
+    if not are_present(file.key, paths, f'images that {file.path} lists', file.findings):
+        return
+    check_pictures(file.key, paths, file.findings)
+    wrong = []
+    for image, path in sample(list(zip(images, paths, strict=True))):
+        try:
+            size = picture_size(path)
+        except OSError:  # reported already
+            continue
+        if size and size != (image['width'], image['height']):
+            wrong.append(
+                f'{path} is {size[0]} x {size[1]}, {file.path} says {image["width"]} x '
+                f'{image["height"]}'
+            )
+    if wrong:
+        file.error(
+            f'{len(wrong)} of a sample of {len(sample(paths))} images have another size (width x '
+            f'height) than annotated: {first_few(wrong, 2)}'
+        )
+
+
+# ---- categories --------------------------------------------------------------------------------
+
+
+def _check_categories(file: CocoFile, dataset: BaseDataset) -> list[str]:
+    """Report category errors that mmdet accepts silently, and return the matching class names.
+
+    mmdet drops categories that are not classes and numbers the others in the order of the file.
+    """
+    names = [category['name'] for category in file.content['categories']]
+    classes = dataset.metainfo['classes']
+    key = file.key.removesuffix('.ann_file')
+    lines = {f'{key}.metainfo.classes': tuple(names)}
+    if isinstance(classes, str):
+        file.findings.error(
+            f'{key}.metainfo.classes={classes!r} is text; expected a tuple of names, which has a '
+            f"comma even with one: ('{classes}',)",
+            lines,
+        )
+        return names
+    classes = list(classes)
+    absent = [name for name in classes if name not in names]
+    unknown = [name for name in names if name not in classes]
+    default = classes == list(type(dataset).METAINFO['classes'])
+    if absent:
+        file.error(
+            f'{file.path} has no category {absent[0]!r} (of {len(absent)} classes that are '
+            f'missing), found {first_few(names, 10)}',
+            lines if unknown else {f'{key}.metainfo.classes': _kept(names, classes)},
+        )
+        return names
+    if unknown and default:
+        file.error(
+            f'category {unknown[0]!r} (of {len(unknown)}) in {file.path} is not a class of '
+            f'{type(dataset).__name__}; name yours in metainfo=dict(classes=(...)) of each split',
+            lines,
+        )
+        return names
+    if unknown:
+        file.findings.note(
+            f'{file.key}: categories not in metainfo.classes are left out: {unknown}'
+        )
+    order = _kept(names, classes)
+    if list(order) != classes:
+        file.error(
+            f'classes must come in the order of {file.path}: {list(order)}, got {classes}',
+            {f'{key}.metainfo.classes': order},
+        )
+    return list(order)
+
+
+def _kept(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in classes)
+
+
+# ---- stuff maps --------------------------------------------------------------------------------
+
+
+def _check_stuff_maps(key: str, file: CocoFile, dataset: BaseDataset, model: dict) -> None:
+    """Check that all stuff maps exist, and the values of a sample against the head's classes."""
+    folder, suffix = dataset.data_prefix['seg'], dataset.seg_map_suffix
+    images = file.content['images']
+    paths = [
+        os.path.join(folder, image['file_name'].rsplit('.', 1)[0] + suffix) for image in images
+    ]
+    if not are_present(key, paths, 'label maps', file.findings):
+        return
+    for image, path in sample(list(zip(images, paths, strict=True))):
+        try:
+            size = picture_size(path)
+        except OSError:  # reported below
+            continue
+        if size and size != (image['width'], image['height']):
+            file.findings.error(
+                f'{key}: {path} has {size[0]} x {size[1]} pixels, but its image has '
+                f'{image["width"]} x {image["height"]}; expected the same size'
+            )
+            break
+    head = (model.get('roi_head') or {}).get('semantic_head') or {}
+    if 'num_classes' in head:
+        ignored = (head.get('loss_seg') or {}).get('ignore_index', IGNORED)
+        note = f'model.roi_head.semantic_head.num_classes={head["num_classes"]}'
+        check_values(key, paths, head['num_classes'] - 1, {ignored}, note, file.findings)

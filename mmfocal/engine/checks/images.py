@@ -1,0 +1,518 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of files and folders of images, class folders, image lists and label maps."""
+
+import inspect
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from PIL import Image
+
+from ..findings import Findings, first_few
+from ..machine import dicts_in, kind_of
+
+SAMPLE = 50  # number of files that are opened, evenly spread, so that startup stays fast
+PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
+_DECODED_PIXELS = 2_000_000  # of larger images only the header is checked
+_EXIF_ORIENTATION = 0x0112
+IGNORED = 255  # ignored by the hosts' losses and metrics
+_SYSTEM_FOLDERS = ('__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN')
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def is_remote(path: str) -> bool:
+    """Return whether a path is an address such as ``s3://...``, which is not checked.
+
+    Args:
+        path: Path or address.
+    """
+    return '://' in path
+
+
+def has_file(path: str, hint: str, key: str, findings: Findings) -> bool:
+    """Check that a file exists, unless it is remote.
+
+    Args:
+        path: The file.
+        hint: How to get it.
+        key: Key of the file in the config.
+        findings: Collects the error.
+    """
+    found = is_remote(path) or os.path.isfile(path)
+    if not found:
+        findings.error(f'{key}: expected a file at {path}\n{hint}')
+    return found
+
+
+def has_files(path: str, hint: str, key: str, findings: Findings) -> bool:
+    """Check that a folder exists and contains files, also in subfolders, unless it is remote.
+
+    Args:
+        path: The folder.
+        hint: How to get it.
+        key: Key of the file in the config.
+        findings: Collects the error.
+    """
+    found = is_remote(path) or any(files for _, _, files in os.walk(path, followlinks=True))
+    if not found:
+        findings.error(f'{key}: expected a folder with files at {path}\n{hint}')
+    return found
+
+
+def missing_files(paths: Iterable[str]) -> Iterator[str]:
+    """Yield the paths that do not exist.
+
+    Each folder is listed once, which is faster than a lookup per file on network disks.
+
+    Args:
+        paths: Files to look for.
+    """
+    listed: dict[str, set[str]] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in listed:
+            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in listed[folder]:
+            yield path
+
+
+def sample(items: Sequence[Any], size: int = SAMPLE) -> list[Any]:
+    """Choose up to ``size`` items, evenly spread.
+
+    Args:
+        items: All items.
+        size: Maximum number.
+    """
+    if not items:
+        return []
+    indices = np.linspace(0, len(items) - 1, min(size, len(items))).astype(int)
+    return [items[index] for index in indices]
+
+
+def are_present(key: str, paths: Sequence[str], what: str, findings: Findings) -> bool:
+    """Check that files exist.
+
+    Args:
+        key: Key of their folder in the config.
+        paths: The files.
+        what: Description of the files.
+        findings: Collects the error, which names the first missing file.
+    """
+    missing = list(missing_files(paths))
+    if missing:
+        findings.error(
+            f'{key}: {len(missing)} of {len(paths)} {what} are missing, the first is {missing[0]}'
+        )
+    return not missing
+
+
+# ---- images ------------------------------------------------------------------------------------
+
+
+def picture_size(path: str) -> tuple[int, int] | None:
+    """Return the size at which the hosts load an image, after EXIF rotation.
+
+    Args:
+        path: Image in any format and mode.
+
+    Returns:
+        Width and height; None if the image is readable but its size is unknown.
+
+    Raises:
+        OSError: If the image cannot be read or is truncated.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # damaged EXIF tags, huge images
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+                if width * height <= _DECODED_PIXELS:
+                    image.load()
+                turned = image.getexif().get(_EXIF_ORIENTATION, 1)
+        except Image.DecompressionBombError:  # too large for Pillow, but the hosts may read it
+            return None
+        except OSError:
+            if os.path.getsize(path) and _opencv_reads(path):
+                return None
+            raise
+        except (SyntaxError, ValueError, EOFError) as error:  # damaged PNG chunks
+            raise OSError(str(error)) from error
+    return (height, width) if turned in (5, 6, 7, 8) else (width, height)
+
+
+def _opencv_reads(path: str) -> bool:
+    """Whether OpenCV reads a format that Pillow does not support; it pads truncated images."""
+    import cv2
+
+    try:
+        with Image.open(path):
+            return False  # supported format, but damaged
+    except OSError:
+        return cv2.imread(path) is not None
+
+
+def check_pictures(key: str, paths: Sequence[str], findings: Findings) -> None:
+    """Open a sample of images.
+
+    Args:
+        key: Key of their folder in the config.
+        paths: All of them.
+        findings: Collects an error if some cannot be read.
+    """
+    broken = []
+    for path in sample(paths):
+        try:
+            picture_size(path)
+        except OSError as error:
+            broken.append(f'{path} ({error})')
+    if broken:
+        findings.error(
+            f'{key}: {len(broken)} of a sample of {len(sample(paths))} pictures cannot be read: '
+            f'{first_few(broken)}'
+        )
+
+
+# ---- class folders -----------------------------------------------------------------------------
+
+
+def check_class_folders(key: str, dataset: BaseDataset, findings: Findings) -> list[str] | None:
+    """Check class folders of mmpretrain's ``CustomDataset``.
+
+    Args:
+        key: Key of the data set in the config.
+        dataset: ``CustomDataset`` or a relative, not yet read.
+        findings: Collects the errors.
+
+    Returns:
+        Class names by label if folders define the classes, else None.
+    """
+    root = dataset.img_prefix
+    if dataset.ann_file or not dataset.with_label or not os.path.isdir(root):
+        return None
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    key = f'{key}.data_prefix'
+    if not folders:
+        findings.error(f'{key}: expected a folder of pictures per class in {root}, found none')
+        return None
+    hidden = [name for name in folders if name.startswith('.') or name in _SYSTEM_FOLDERS]
+    if hidden:
+        findings.error(
+            f'{key}: {root} has the folders {first_few(hidden)}, which would become classes; '
+            'remove them'
+        )
+    folders = [name for name in folders if name not in hidden]
+    firsts = {name: _first_picture(os.path.join(root, name), dataset) for name in folders}
+    empty = [name for name, path in firsts.items() if path is None]
+    if empty:
+        findings.warn(
+            f'{key}: {len(empty)} of {len(folders)} class folders in {root} hold no picture '
+            f'({" ".join(sorted(dataset.extensions))}): {first_few(empty)}'
+        )
+    if len(empty) == len(folders):
+        findings.error(f'{key}: no class folder in {root} holds a picture')
+    check_pictures(key, [path for path in firsts.values() if path], findings)
+    _check_names(key, root, dataset, folders, findings)
+    return folders
+
+
+def _first_picture(folder: str, dataset: BaseDataset) -> str | None:
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            if dataset.is_valid_file(name):
+                return os.path.join(place, name)
+    return None
+
+
+def _check_names(
+    key: str, root: str, dataset: BaseDataset, folders: list[str], findings: Findings
+) -> None:
+    """Compare class folders with the config's class names, whose order defines the labels."""
+    classes = dataset.CLASSES
+    if classes is None:
+        return
+    if len(classes) != len(folders):
+        findings.error(
+            f'{key}: {root} has {len(folders)} class folders ({first_few(folders)}), but '
+            f'{type(dataset).__name__} has {len(classes)} class names (metainfo.classes)'
+        )
+    elif set(classes) == set(folders) and list(classes) != folders:
+        findings.error(
+            f'{key}: metainfo.classes has the names of the folders in {root} in another order; '
+            f'expected them sorted: {first_few(folders, 5)}'
+        )
+
+
+def check_image_list(key: str, dataset: BaseDataset, findings: Findings) -> tuple[int, str] | None:
+    """Check an annotation file with lines ``path label`` in mmpretrain's format.
+
+    Args:
+        key: Key of the data set in the config.
+        dataset: ``CustomDataset`` or a relative, not yet read.
+        findings: Collects the errors.
+
+    Returns:
+        The highest label and its line, or None.
+    """
+    path, key = dataset.ann_file, f'{key}.ann_file'
+    lines = [line for line in Path(path).read_text(encoding='utf-8').splitlines() if line.strip()]
+    if not lines:
+        findings.error(f"{key}: {path} is empty; expected lines of a picture's path and a label")
+        return None
+    names, labels = [], []
+    for number, line in enumerate(lines, start=1):
+        name, _, label = line.strip().rpartition(' ')
+        if not dataset.with_label:
+            name = line.strip()
+        elif not name or not label.isdigit():
+            findings.error(
+                f'{key}: line {number} of {path} is {line!r}; expected a path and a label from 0 '
+                'on'
+            )
+            return None
+        names.append(os.path.join(dataset.img_prefix, name))
+        labels.append(label)
+    if are_present(key, names, f'pictures that {path} lists', findings):
+        check_pictures(key, names, findings)
+    if not dataset.with_label:
+        return None
+    highest = max(range(len(labels)), key=lambda index: int(labels[index]))
+    return int(labels[highest]), lines[highest]
+
+
+def check_scores(key: str, evaluator: Any, count: int, findings: Findings) -> None:
+    """Check that ``topk`` of a classifier's accuracy does not exceed the number of classes.
+
+    Args:
+        key: Key of the evaluator in the config.
+        evaluator: One metric or several.
+        count: Number of classes.
+        findings: Collects the errors.
+    """
+    listed = isinstance(evaluator, (list, tuple))
+    for index, metric in enumerate(evaluator if listed else [evaluator or {}]):
+        topk = metric.get('topk', 1 if kind_of(metric) == 'Accuracy' else ())
+        topk = (topk,) if isinstance(topk, int) else tuple(topk)
+        metric_key = f'{key}.{index}' if listed else key
+        if any(k > count for k in topk):
+            findings.error(
+                f'{metric_key}.topk={topk}, but there are {count} classes',
+                {f'{metric_key}.topk': tuple(k for k in topk if k <= count) or (1,)},
+            )
+
+
+# ---- label maps --------------------------------------------------------------------------------
+
+
+def check_label_maps(
+    key: str, dataset: BaseDataset, pipeline: Any, hint: str, findings: Findings
+) -> None:
+    """Check the label maps of a segmentation data set; a sample of up to 50 is opened.
+
+    Args:
+        key: Key of the data set in the config.
+        dataset: A ``BaseSegDataset`` of mmseg before it reads files.
+        pipeline: Its transforms; labels that they do not load are not checked.
+        hint: How to get the data.
+        findings: Collects the errors.
+    """
+    loaders = [step for step in dicts_in(pipeline) if kind_of(step) == 'LoadAnnotations']
+    dataset.full_init()
+    if len(dataset) == 0:
+        findings.error(
+            f'{key}.data_prefix.img_path: no file in {dataset.data_prefix["img_path"]} ends in '
+            f'{dataset.img_suffix!r} (img_suffix)\n{hint}'
+        )
+        return
+    entries = [dataset.get_data_info(index) for index in range(len(dataset))]
+    images = [entry['img_path'] for entry in entries]
+    image_key = f'{key}.data_prefix.img_path'
+    if not are_present(image_key, images, 'images', findings):
+        return
+    check_pictures(image_key, images, findings)
+    if not loaders:
+        return
+    _check_agreement(key, dataset.reduce_zero_label, loaders, findings)
+    label_key = f'{key}.data_prefix.seg_map_path'
+    maps = [entry['seg_map_path'] for entry in entries]
+    _check_suffixes(image_key, dataset, findings)
+    if are_present(label_key, maps, 'label maps', findings):
+        _check_sizes(label_key, images, maps, findings)
+        _check_labels(label_key, dataset, maps, findings)
+
+
+def check_values(
+    key: str,
+    paths: Sequence[str],
+    highest: int,
+    ignored: set[int],
+    note: str,
+    findings: Findings,
+) -> list[set[int]]:
+    """Open a sample of label maps and check their values.
+
+    Args:
+        key: Key of their folder in the config.
+        paths: The files.
+        highest: Highest label.
+        ignored: Higher values that mean no label.
+        note: Source of the highest label.
+        findings: Collects an error if a file is not a label map or has another value.
+
+    Returns:
+        The values in each map of the sample; empty if there was an error.
+    """
+    found = []
+    for path in sample(paths):
+        try:
+            labels = np.asarray(Image.open(path))
+        except (OSError, SyntaxError) as error:
+            findings.error(f'{key}: {path} cannot be read: {error}')
+            return []
+        if labels.ndim != 2:
+            findings.error(
+                f'{key}: {path} has {labels.shape[2]} channels; expected one label per pixel'
+            )
+            return []
+        found.append(set(np.unique(labels).tolist()))
+        beyond = sorted(v for v in found[-1] - ignored if not 0 <= v <= highest)
+        if beyond:
+            findings.error(
+                f'{key}: {path} has label {beyond[0]}; expected 0 to {highest}, or '
+                f'{" or ".join(map(str, sorted(ignored)))} for none ({note})'
+            )
+            return []
+    return found
+
+
+def _check_agreement(key: str, reduces: bool, loaders: Sequence[dict], findings: Findings) -> None:
+    """Check that two settings agree, as mmseg does at the first image."""
+    for loader in loaders:
+        own = loader.get('reduce_zero_label')
+        if own is not None and own != reduces:
+            findings.error(
+                f'{key}.pipeline: LoadAnnotations has reduce_zero_label={own}, but {key} has '
+                f'reduce_zero_label={reduces}'
+            )
+
+
+def _check_suffixes(key: str, dataset: BaseDataset, findings: Findings) -> None:
+    """Report annotated images whose suffix differs from ``img_suffix``, which are unused."""
+    folder, maps = dataset.data_prefix['img_path'], dataset.data_prefix['seg_map_path']
+    if dataset.ann_file and os.path.isfile(dataset.ann_file):
+        return  # a list selects the images
+    used = dataset.img_suffix
+    others = []
+    for place, _, names in os.walk(folder, followlinks=True):
+        below = os.path.relpath(place, folder)
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in PICTURES and not name.endswith(used):
+                others.append(os.path.join(maps, below, stem + dataset.seg_map_suffix))
+    # labels in the image folder are not images
+    others = [path for path in others if os.path.realpath(maps) != os.path.realpath(folder)]
+    annotated = len(others) - sum(1 for _ in missing_files(others))
+    if annotated:
+        findings.error(
+            f'{key}: {annotated} images in {folder} have label maps, but do not end in {used!r} '
+            f'(img_suffix), so only {len(dataset)} images would be used; expected one suffix for '
+            'all'
+        )
+
+
+def _check_sizes(key: str, images: Sequence[str], maps: Sequence[str], findings: Findings) -> None:
+    for image, labels in sample(list(zip(images, maps, strict=True))):
+        try:
+            image_size, label_size = picture_size(image), Image.open(labels).size
+        except (OSError, SyntaxError):  # reported by another check
+            continue
+        if image_size and image_size != label_size:
+            findings.error(
+                f'{key}: {labels} has {_by(label_size)} pixels, but its image {image} has '
+                f'{_by(image_size)}; expected the same size'
+            )
+            return
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f'{size[0]} x {size[1]}'
+
+
+def _check_labels(
+    key: str, dataset: BaseDataset, paths: Sequence[str], findings: Findings
+) -> None:
+    reduces = dataset.reduce_zero_label
+    # a subset of the classes is mapped from all labels
+    names = type(dataset).METAINFO if dataset.label_map else dataset.metainfo
+    classes = names['classes']
+    count = len(classes)
+    zero = 'no class' if reduces else 'the first class'
+    values = check_values(
+        key,
+        paths,
+        highest=count if reduces else count - 1,
+        ignored={IGNORED, dataset.ignore_index},
+        note=f'{count} classes, reduce_zero_label={reduces}: 0 is {zero}',
+        findings=findings,
+    )
+    if not values:
+        return
+    found = set().union(*values)
+    default = inspect.signature(type(dataset)).parameters.get('reduce_zero_label')
+    if default and default.default:
+        _check_reduction(key, dataset, found, count, paths[0], findings)
+    _check_occurrence(key, classes, reduces, values, findings)
+
+
+def _check_reduction(
+    key: str, dataset: BaseDataset, found: set[int], count: int, path: str, findings: Findings
+) -> None:
+    """Check by the values whether labels that start at 1 are reduced already."""
+    counts_from_1 = f'{type(dataset).__name__} counts classes from 1'
+    labels = f'the labels in {path} and others'
+    if not dataset.reduce_zero_label and IGNORED not in found:
+        findings.error(
+            f'{key}: reduce_zero_label=False, but {counts_from_1}, and {labels} are not reduced: '
+            f'{IGNORED} never occurs'
+        )
+    if dataset.reduce_zero_label and IGNORED in found and count not in found:
+        findings.error(
+            f'{key}: reduce_zero_label=True, and {counts_from_1}, but {labels} seem reduced '
+            f'already: {IGNORED} occurs, {count} does not. Set reduce_zero_label=False in the '
+            'data set and in LoadAnnotations'
+        )
+
+
+def _check_occurrence(
+    key: str,
+    classes: Sequence[str],
+    reduces: bool,
+    values: list[set[int]],
+    findings: Findings,
+) -> None:
+    """Report classes without pixels; a single remaining class is an error."""
+    first = int(reduces)
+    absent = [
+        f'{name!r} ({label})'
+        for label, name in enumerate(classes, start=first)
+        if not any(label in each for each in values)
+    ]
+    if not absent:
+        return
+    ignored = sum(IGNORED in each for each in values)
+    few = len(absent) > len(classes) - 2 and len(classes) > 1 and len(values) > 1
+    text = (
+        f'{key}: {len(absent)} of {len(classes)} classes occur in none of {len(values)} label '
+        f'maps{" that were opened" if len(values) == SAMPLE else ""}: {first_few(absent, 5)}; '
+        f'{IGNORED}, which is ignored, occurs in {ignored or "none"}'
+    )
+    if few:
+        findings.error(f'{text}. Expected at least two classes')
+    elif len(classes) <= 2 * SAMPLE:  # many classes are rare, as in ADE20K
+        findings.warn(text)
