@@ -18,14 +18,14 @@ model = dict(
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=10, in_channels=256, topk=(1,)),
 )
-max_iters = 200
+max_iters = 240
 warmup = 30
 optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=5.0))
 param_scheduler = [
     dict(_base_.param_scheduler[0], end=warmup),
     dict(_base_.param_scheduler[1], begin=warmup, end=max_iters),
 ]
-train_cfg = dict(max_iters=max_iters, val_interval=50)
+train_cfg = dict(max_iters=max_iters, val_interval=60)
 default_hooks = _base_.frequent_hooks
 log_processor = dict(window_size=20, by_epoch=False)
 auto_scale_lr = dict(base_batch_size=_base_.train_dataloader.batch_size)
