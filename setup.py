@@ -80,7 +80,8 @@ EXTRAS = {
 }
 EXTRAS['vis'] = ['grad-cam>=1.5', 'matplotlib']
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
-EXTRAS['track'] = ['mlflow>=2', 'tensorboard>=2', 'wandb>=0.16']
+# MLflow 3 no longer logs to folders, which MMEngine does unless a server is named
+EXTRAS['track'] = ['mlflow>=2,<3', 'tensorboard>=2', 'wandb>=0.16']
 EXTRAS['labels'] = ['datumaro>=1.6']  # annotations of CVAT
 EXTRAS['dev'] = [
     *(
