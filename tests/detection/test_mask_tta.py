@@ -71,9 +71,14 @@ def in_the_order_of(expected: InstanceData, found: InstanceData) -> InstanceData
     return found[torch.from_numpy(linear_sum_assignment(apart)[1])]
 
 
-def assert_same(found: InstanceData, expected: InstanceData) -> None:
+def assert_same(found: InstanceData, expected: InstanceData, replaced: float = 0) -> None:
+    """Compare detections, of which a share of ``replaced`` may be others."""
     assert len(found) == len(expected) >= 5, 'too few detections to tell'
     found = in_the_order_of(expected, found)
+    same = (found.bboxes - expected.bboxes).abs().amax(1) < 0.1
+    same &= found.labels == expected.labels
+    assert (~same).float().mean() <= replaced
+    found, expected = found[same], expected[same]
     assert found.scores.std() > 0.03 and found.labels.unique().numel() > 1
     assert (found.labels == expected.labels).all()
     for key in ('scores', 'bboxes'):
@@ -112,19 +117,24 @@ def test_order_of_views_does_not_matter(detector, image):
 
 @pytest.mark.parametrize('direction', DIRECTIONS)
 def test_an_image_and_its_mirror_image_give_mirrored_results(detector, image, direction):
-    """Each size mirrored and not, so that both images have the same set of views."""
+    """Each size mirrored and not, so that both images have the same set of views.
+
+    Mirrored sums are rounded otherwise, which may turn NMS at an overlap near its threshold, and
+    then another detection takes the place.
+    """
     views = [view(scale, flip) for scale in (1.0, 1.25) for flip in (None, direction)]
     found = augmented(detector, mirror(image, direction), *views)
-    assert_same(unflipped(found, image, direction), augmented(detector, image, *views))
+    expected = augmented(detector, image, *views)
+    assert_same(unflipped(found, image, direction), expected, replaced=0.05)
 
 
 @pytest.mark.parametrize('name', ['mask-rcnn', 'averaged-htc'])
 def test_soft_nms(name, image):
-    soft = dict(type='soft_nms', iou_threshold=0.5)
+    soft = dict(type='soft_nms', iou_threshold=0.1)  # boxes of random weights overlap little
     detector = build(name, nms=soft, score_thr=0.001)
     expected = plain(detector, image)
     assert_same(augmented(detector, image, view(), view()), expected)
-    hard = augmented(detector, image, view(), nms=dict(type='nms', iou_threshold=0.5))
+    hard = augmented(detector, image, view(), nms=dict(type='nms', iou_threshold=0.1))
     assert hard.scores.tolist() != expected.scores.tolist()
 
 
