@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pyproject.toml cannot say: version, extras, ``mmfocal/.mim``.
+"""Settings that pyproject.toml cannot express: version, extras, ``mmfocal/.mim``.
 
 ``pip install .`` or ``pip install -e '.[all]'``.
 """
@@ -101,7 +101,7 @@ setup(
     packages=find_packages(include=['mmfocal', 'mmfocal.*']),
     package_data={'mmfocal': ['py.typed']},
     # the releases that tools/dev/test_matrix.sh tests; torch has no upper bound
-    install_requires=['numpy>=1.26,<3', 'torch>=2.1'],
+    install_requires=['numpy>=1.26,<3', 'torch>=2.1.2'],
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['mmfocal = mmfocal.cli:main']},
     cmdclass={'build_py': BuildWithMim},

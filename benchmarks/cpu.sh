@@ -3,7 +3,7 @@
 # Measure all that docs/performance.md says about CPUs, and write it there. Nothing else should run
 # on the machine. Arguments go to every measurement:
 #
-#   bash benchmarks/cpu.sh                         refuses if there are results
+#   bash benchmarks/cpu.sh                         fails if there are results
 #   bash benchmarks/cpu.sh --force --threads 16
 #
 #   RESULTS   where the files go (default: benchmarks/results)

@@ -3,7 +3,7 @@
 # Measure all that docs/performance.md says about GPUs, and write it there. Nothing else should run
 # on the GPU. Arguments go to every measurement:
 #
-#   bash benchmarks/gpu.sh               refuses if there are results
+#   bash benchmarks/gpu.sh               fails if there are results
 #   bash benchmarks/gpu.sh --force
 #   bash benchmarks/gpu.sh --quick       in five minutes, with PyTorch, Triton, timm and mmengine only:
 #                                        Focal-T beside Swin-T, what it should reach, and kernels

@@ -157,12 +157,14 @@ def problems() -> list[str]:
 
 
 def _from_error(error: Exception) -> list[str]:
-    """Diagnose an error by its text, because mmcv does not record which torch it was built for."""
+    """Diagnose an error itself; mmcv, for one, does not record which torch it was built for."""
     if '_ext' in str(error) and 'symbol' in str(error):
         return [
             f"mmcv's operators are compiled for another torch: {BUILD_MMCV} "
             f'{_mmcv_requirement(_is_onedl())}'
         ]
+    if isinstance(error, ModuleNotFoundError) and error.name == 'supervision':
+        return ['supervision, which draws predictions, is not installed: pip install supervision']
     return []
 
 

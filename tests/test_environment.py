@@ -130,10 +130,16 @@ def test_wrong_combination_and_its_mend(
     assert failure.startswith('ModuleNotFoundError: ') and failure.endswith(problem)
 
 
-def test_failing_import_says_what_is_missing() -> None:
-    result = run("import sys; sys.modules['cv2'] = None; import mmfocal.engine")
-    assert result.returncode != 0
-    assert 'pip install opencv-python-headless' in result.stderr
+@pytest.mark.parametrize(
+    ('module', 'needed_by', 'command'),
+    [
+        ('cv2', 'mmfocal.engine', 'pip install opencv-python-headless'),
+        ('supervision', 'mmfocal.inference', 'pip install supervision'),
+    ],
+)
+def test_failing_import_says_what_is_missing(module: str, needed_by: str, command: str) -> None:
+    result = run(f'import sys; sys.modules[{module!r}] = None; import {needed_by}')
+    assert result.returncode != 0 and command in result.stderr
 
 
 def test_failing_import_says_that_operators_are_missing(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_metadata_forces_no_mm_library(wheel: Path) -> None:
     lines = archive.read(name).decode().splitlines()
     assert f'Version: {mmfocal.__version__}' in lines
     required = [line for line in lines if line.startswith('Requires-Dist') and 'extra' not in line]
-    assert required == ['Requires-Dist: numpy<3,>=1.26', 'Requires-Dist: torch>=2.1']
+    assert required == ['Requires-Dist: numpy<3,>=1.26', 'Requires-Dist: torch>=2.1.2']
     extras = {line.split()[1] for line in lines if line.startswith('Provides-Extra')}
     assert extras == {'det', 'seg', 'cls', 'all', 'dev', 'labels', 'track', 'vis'}
     for extra in ('det', 'seg', 'cls', 'all'):  # the digit scenes of every task need it

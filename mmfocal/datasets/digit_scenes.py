@@ -429,7 +429,7 @@ def build(
             return False
         if not overwrite:
             hint = 'overwrite=True (--overwrite) replaces it'
-            raise FileExistsError(f'{root} is not the set asked for: {fault}; {hint}')
+            raise FileExistsError(f'{root} differs from the requested set: {fault}; {hint}')
         _check_own(root)
     if partial.exists():
         _check_own(partial)

@@ -78,7 +78,7 @@ class StopAtNonFinite(Hook):
         source = first_non_finite(runner, self.batch)
         raise FloatingPointError(
             f'iteration {runner.iter + 1}: the loss is {loss.item()}. The first tensor that is '
-            f'not finite: {source}. Pictures: {first_few(_pictures(self.batch), 16)}'
+            f'not finite: {source}. Images: {first_few(_pictures(self.batch), 16)}'
         )
 
 

@@ -107,7 +107,7 @@ def download(address: str) -> Path:
     elif checksum:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if not found.startswith(checksum):
-            raise ValueError(f'{path} has the SHA-256 {found}, but {address} asks for {checksum}')
+            raise ValueError(f'{path} has the SHA-256 {found}, expected {checksum} from {address}')
     return path
 
 

@@ -52,7 +52,7 @@ def backbone_part(state: StateDict, path: str) -> StateDict:
     """
     if any(part in key for key in state for part in swin.TRAITS):
         raise ValueError(
-            f'{path} holds a Swin Transformer; to start from it say SwinPretrained (or swin:FILE)'
+            f'{path} holds a Swin Transformer; to start from it use SwinPretrained (or swin:FILE)'
         )
     prefixes = [
         key.removesuffix(_ANCHOR) for key in state if key == _ANCHOR or key.endswith(f'.{_ANCHOR}')

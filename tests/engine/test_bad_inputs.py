@@ -309,7 +309,7 @@ def test_damaged_pictures_are_named(tmp_path, task, suffix, damage):
     whole = (tmp_path / f'noise{suffix}').read_bytes()
     texts = dict(empty=b'', truncated=whole[: len(whole) // 2], text=b'not found')
     path.write_bytes(texts[damage])
-    with pytest.raises(InputError, match=f'1 of .* pictures cannot be read: {path}'):
+    with pytest.raises(InputError, match=f'1 of .* images cannot be read: {path}'):
         check_inputs(cfg)
 
 
@@ -472,7 +472,7 @@ def test_pictures_without_class_folders_are_refused(tmp_path):
     cfg, _ = classification(tmp_path)
     picture(tmp_path / 'flat' / '0.png')
     cfg.train_dataloader.dataset.data_prefix = 'flat'
-    with pytest.raises(InputError, match=r'expected a folder of pictures per class in .*flat'):
+    with pytest.raises(InputError, match=r'expected a folder of images per class in .*flat'):
         check_inputs(cfg)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a launcher starts on a GPU, recorded instead of started."""
+"""Records launches of kernels instead of starting them."""
 
 from typing import Any
 

@@ -56,7 +56,7 @@ CONVENTIONS = {
     'matmul-120': Convention(
         _kinds('linear coarse_kv attention'),
         'linear, and attention with each neighbor once (120 keys for window 7)',
-        "the paper's RetinaNet; nearest for its other detectors; Swin's own tables",
+        "the paper's RetinaNet; nearest for the other detectors; Swin's own tables",
     ),
     'matmul-132': Convention(
         _kinds('linear coarse_kv attention repeated'),
@@ -81,7 +81,7 @@ CONVENTIONS = {
     'reppointsv2': Convention(
         _kinds('linear coarse_kv attention deform'),
         'matmul-120, with deformable convolutions, on a square image',
-        "the paper's RepPointsV2 row",
+        "the released README's RepPointsV2 row",
         (1280, 1280),
     ),
 }

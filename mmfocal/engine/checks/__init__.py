@@ -326,7 +326,7 @@ def _compare_folders(classes: dict[str, list[str]], findings: Findings) -> None:
             findings.error(
                 f'{key} has other class folders than {keys[0]}, which shifts the labels: '
                 f'{first_few(lacking) or "none"} missing, {first_few(more) or "none"} additional. '
-                'Expected the same folders; one without pictures may be empty'
+                'Expected the same folders; one without images may be empty'
             )
 
 

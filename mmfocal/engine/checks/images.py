@@ -173,7 +173,7 @@ def check_pictures(key: str, paths: Sequence[str], findings: Findings) -> None:
             broken.append(f'{path} ({error})')
     if broken:
         findings.error(
-            f'{key}: {len(broken)} of a sample of {len(sample(paths))} pictures cannot be read: '
+            f'{key}: {len(broken)} of a sample of {len(sample(paths))} images cannot be read: '
             f'{first_few(broken)}'
         )
 
@@ -198,7 +198,7 @@ def check_class_folders(key: str, dataset: BaseDataset, findings: Findings) -> l
     folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     key = f'{key}.data_prefix'
     if not folders:
-        findings.error(f'{key}: expected a folder of pictures per class in {root}, found none')
+        findings.error(f'{key}: expected a folder of images per class in {root}, found none')
         return None
     hidden = [name for name in folders if name.startswith('.') or name in _SYSTEM_FOLDERS]
     if hidden:
@@ -211,11 +211,11 @@ def check_class_folders(key: str, dataset: BaseDataset, findings: Findings) -> l
     empty = [name for name, path in firsts.items() if path is None]
     if empty:
         findings.warn(
-            f'{key}: {len(empty)} of {len(folders)} class folders in {root} hold no picture '
+            f'{key}: {len(empty)} of {len(folders)} class folders in {root} hold no image '
             f'({" ".join(sorted(dataset.extensions))}): {first_few(empty)}'
         )
     if len(empty) == len(folders):
-        findings.error(f'{key}: no class folder in {root} holds a picture')
+        findings.error(f'{key}: no class folder in {root} holds an image')
     check_pictures(key, [path for path in firsts.values() if path], findings)
     _check_names(key, root, dataset, folders, findings)
     return folders
@@ -263,7 +263,7 @@ def check_image_list(key: str, dataset: BaseDataset, findings: Findings) -> tupl
     path, key = dataset.ann_file, f'{key}.ann_file'
     lines = [line for line in Path(path).read_text(encoding='utf-8').splitlines() if line.strip()]
     if not lines:
-        findings.error(f"{key}: {path} is empty; expected lines of a picture's path and a label")
+        findings.error(f"{key}: {path} is empty; expected lines of an image's path and a label")
         return None
     names, labels = [], []
     for number, line in enumerate(lines, start=1):
@@ -278,7 +278,7 @@ def check_image_list(key: str, dataset: BaseDataset, findings: Findings) -> tupl
             return None
         names.append(os.path.join(dataset.img_prefix, name))
         labels.append(label)
-    if are_present(key, names, f'pictures that {path} lists', findings):
+    if are_present(key, names, f'images that {path} lists', findings):
         check_pictures(key, names, findings)
     if not dataset.with_label:
         return None

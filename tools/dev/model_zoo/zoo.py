@@ -28,8 +28,8 @@ PAGE = 'paper_tables.md'
 TITLE = 'The paper beside this project'
 INTRODUCTION = (
     'Made by `python -m tools.dev.model_zoo.tables`. Columns named "paper" have what the paper '
-    '(arXiv 2107.00641) and the README of its code (microsoft/Focal-Transformer) print. Columns '
-    'named "ours" have the numbers of this project. '
+    '(arXiv 2107.00641) and the README of its code (microsoft/Focal-Transformer) print, unless a '
+    'note names another source. Columns named "ours" have the numbers of this project. '
     "Of other architectures, only Swin's rows are repeated; rows without a config have no numbers "
     'of this project. Where two versions of a source differ, the table has both numbers '
     '("5.2 or 4.9") and a note says which is which. Columns without any value are left out.',

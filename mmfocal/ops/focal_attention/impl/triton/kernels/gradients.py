@@ -41,7 +41,7 @@ from .bundle import bundle
 
 @bundle
 class Inputs(NamedTuple):
-    """What the gradients are computed from.
+    """Tensors that the gradients are computed from.
 
     Attributes:
         qkv: ``(B, T, 3C)``.
