@@ -13,7 +13,11 @@ from mmfocal.engine.checks.model import num_classes_of
 from .annotations import OwnData, Split
 from .schedule import plan
 
-_STYLE = '{based_on_style: facebook, column_limit: 99}'
+# As OpenMMLab formats configs, but with several arguments on a line.
+_STYLE = (
+    '{based_on_style: pep8, column_limit: 99, split_before_named_assigns: false, '
+    'split_before_expression_after_opening_paren: true}'
+)
 
 
 class Code(str):
@@ -54,7 +58,9 @@ def compose(
         raise ValueError(f'{base}: default_scope={cfg.get("default_scope")!r}')
     _require_plain_data(base, cfg)
     batch = batch or cfg.train_dataloader.batch_size
-    lines: dict[str, Any] = dict(classes=tuple(data.classes))
+    lines: dict[str, Any] = dict(
+        classes=tuple(data.classes), metainfo=Code('dict(classes=classes)')
+    )
     if cfg.default_scope == 'mmseg':
         lines.update(_segmentation(cfg, data, ignore_zero))
     else:
@@ -63,13 +69,29 @@ def compose(
     changes = plan(cfg, data.train.count, batch, gpus, epochs)
     checkpoint = changes.setdefault('default_hooks', {}).setdefault('checkpoint', {})
     checkpoint.update(save_best=lines.pop('metric'), rule='greater')
-    lines.update({key: value for key, value in changes.items() if value != cfg.get(key)})
+    lines.update(changes)
+    lines = _changed(lines, cfg)
     header = [f"_base_ = __import__('mmfocal').config({base!r})"]
     if Path(base).is_absolute():
         header = [f'_base_ = {base!r}']
     body = [f'{name} = {to_code(value)}' for name, value in lines.items()]
     text, _ = FormatCode('\n'.join([*header, '', *body]) + '\n', style_config=_STYLE)
     return text
+
+
+def _changed(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Drop what equals the base; a dict that replaces that of the base stays complete."""
+    kept = {}
+    for key, value in settings.items():
+        old = base.get(key)
+        if isinstance(value, dict) and isinstance(old, dict) and '_delete_' not in value:
+            value = _changed(value, old)
+            if not value:
+                continue
+        elif value == old:
+            continue
+        kept[key] = value
+    return kept
 
 
 def _require_plain_data(base: str, cfg: Config) -> None:
@@ -94,8 +116,8 @@ def _detection(cfg: Config, data: OwnData) -> dict[str, Any]:
 
     def dataset(split: Split) -> dict:
         return dict(
+            metainfo=Code('metainfo'),
             data_root='',
-            metainfo=Code('dict(classes=classes)'),
             ann_file=split.labels,
             data_prefix=dict(img=split.images),
         )
@@ -116,7 +138,7 @@ def _segmentation(cfg: Config, data: OwnData, ignore_zero: bool) -> dict[str, An
         return dict(
             _delete_=True,
             type='BaseSegDataset',
-            metainfo=Code('dict(classes=classes)'),
+            metainfo=Code('metainfo'),
             reduce_zero_label=ignore_zero,
             data_prefix=dict(img_path=split.images, seg_map_path=split.labels),
             img_suffix=data.image_suffix,
@@ -150,7 +172,7 @@ def _classification(cfg: Config, data: OwnData) -> dict[str, Any]:
         return dict(
             _delete_=True,
             type='CustomDataset',
-            metainfo=Code('dict(classes=classes)'),
+            metainfo=Code('metainfo'),
             data_prefix=split.labels,
             pipeline=Code(f'_base_.{name}_dataloader.dataset.pipeline'),
         )

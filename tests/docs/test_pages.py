@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -20,8 +21,10 @@ from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 
 from mmfocal.datasets.digit_scenes import DigitSceneParams, build
+from mmfocal.inference import Predictor
 from mmfocal.models.pretrained import convert_to_upstream, read_checkpoint
 from tests.helpers import config_suite
+from tests.helpers.pictures import has_box, is_colored, is_drawn_on, read
 
 SHORTER = {
     'make_digit_scenes.py': '--train 16 --val 4',
@@ -96,15 +99,21 @@ def follow(page: Path, shell: Shell) -> str:
     return '\n'.join(shell.printed)
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file is a picture with something in it."""
-    return len(np.unique(cv2.imread(str(path)).reshape(-1, 3), axis=0)) > 20
+def drawn_on(drawings: Iterable[Path], folder: str | Path) -> bool:
+    """Whether each drawing shows something on its image, whose name begins its own."""
+    pairs = [(path, next(Path(folder).rglob(f'{path.name[:6]}*'))) for path in drawings]
+    return bool(pairs) and all(is_drawn_on(read(path), read(image)) for path, image in pairs)
 
 
 @pytest.mark.slow
-def test_detection(shell, repo_root):
+def test_detection(shell, repo_root, monkeypatch):
     # after a few steps no box may be good enough to be evaluated
     shell.shorter['mmfocal test'] = '--cfg-options model.test_cfg.rcnn.score_thr=0'
+    shell.shorter['mmfocal train'] += (
+        ' model.test_cfg.rcnn.score_thr=0 model.test_cfg.rcnn.max_per_img=3'
+    )
+    shell.shorter['mmfocal predict'] = '--score-thr 0'
+    monkeypatch.setitem(Predictor.__init__.__kwdefaults__, 'score_thr', 0.0)
     printed = follow(repo_root / 'docs/own_data_detection.md', shell)
     assert "type='FocalTransformer'" in printed
     assert 'it passes the checks before training' in printed
@@ -113,13 +122,18 @@ def test_detection(shell, repo_root):
     assert cfg.model.roi_head.mask_head.num_classes == 3
     assert Path('work_dirs/my_detector/iter_4.pth').exists()  # resumed after 2
     assert len(list(Path('looked_at').rglob('*.png'))) == 8
-    for picture in ('confusion/confusion_matrix.png', 'found.png', 'found/vis/000003.png'):
-        assert is_picture(Path(picture)), picture
+    scenes = Path('data/three_digits/val')
     ranked = list(Path('best_and_worst').glob('*/*.png'))  # of good and bad
-    assert len(ranked) == 4 and all(map(is_picture, ranked))
-    assert is_picture(Path('work_dirs/my_detector/curves.png'))
+    assert len(ranked) == 4 and drawn_on(ranked, scenes)
+    for figure in ('confusion/confusion_matrix.png', 'work_dirs/my_detector/curves.png'):
+        assert is_colored(figure), figure
+    for path in Path('found/preds').glob('*.json'):
+        drawing, scene = read(f'found/vis/{path.stem}.png'), read(scenes / f'{path.stem}.png')
+        for box in json.loads(path.read_text())['bboxes']:
+            assert has_box(drawing, scene, box), path
+    assert (read('found.png') == read('found/vis/000000.png')).all()
     found = [json.loads(path.read_text()) for path in Path('found/preds').glob('*.json')]
-    assert len(found) == 4
+    assert len(found) == 4 and any(result['bboxes'] for result in found)
     assert all(set(result['classes']) <= {'zero', 'one', 'two'} for result in found)
 
 
@@ -130,8 +144,10 @@ def test_segmentation(shell, repo_root):
     assert 'it passes the checks before training' in printed
     assert re.search(r'\| +ground +\|', printed) and ' three ' not in printed  # IoU of each class
     assert Path('work_dirs/my_segmentor/iter_4.pth').exists()
-    for picture in ('confusion.png', 'found.png', 'found/vis/000003.png'):
-        assert is_picture(Path(picture)), picture
+    assert is_colored('confusion.png')
+    drawings = list(Path('found/vis').glob('*.png'))
+    assert len(drawings) == 4 and drawn_on(drawings, 'data/three_labels/images/val')
+    assert (read('found.png') == read('found/vis/000000.png')).all()
     assert len(list(Path('label_maps').glob('*.png'))) == 4
     labels = cv2.imread('found/preds/000000.png', cv2.IMREAD_UNCHANGED)
     result = json.loads(Path('found/preds/000000.json').read_text())
@@ -145,29 +161,40 @@ def test_classification(shell, repo_root):
     assert "type='FocalTransformer'" in printed
     assert 'it passes the checks before training' in printed and 'accuracy/top1' in printed
     assert Path('work_dirs/my_classifier/iter_4.pth').exists()
-    assert is_picture(Path('confusion.png'))
+    assert is_colored('confusion.png')
     looked_at = list(Path('looked_at').rglob('*.*'))
     ranked = list(Path('best_and_worst').rglob('*.png'))
-    assert len(looked_at) >= 8 and ranked and all(map(is_picture, [*looked_at, *ranked]))
+    assert len(looked_at) >= 8 and ranked
+    for drawing in [*looked_at, *ranked]:
+        (image,) = Path('data/three_folders').rglob(drawing.name.removesuffix('.png') + '*')
+        assert is_drawn_on(read(drawing), read(image)), drawing
     results = sorted(Path('found/preds').glob('*.json'))
     assert len(results) == len(list(Path('data/three_folders/val/one').iterdir()))
     assert json.loads(results[0].read_text())['class_name'] in ('zero', 'one', 'two')
 
 
 @pytest.mark.slow
-def test_recipes(shell, repo_root):
-    blocks = re.findall(r'```python\n(.+?)```', (repo_root / 'docs/recipes.md').read_text(), re.S)
-    base = "_base_ = __import__('mmfocal').config('quickstart/focal_nano_maskrcnn')"
+@pytest.mark.parametrize(
+    ('name', 'metric'),
+    [('maskrcnn', 'coco/bbox_mAP'), ('upernet', 'mIoU'), ('cls', 'accuracy/top1')],
+)
+def test_recipes(shell, repo_root, name, metric):
+    page = (repo_root / 'docs/recipes.md').read_text()
+    assert f'`{metric}`' in page or f"'{metric}'" in page
+    blocks = re.findall(r'```python\n(.+?)```', page, re.S)
+    (classifiers,) = re.findall(r'^`(test_evaluator = \[.+\])`', page, re.M)
+    by_class = dict(upernet='', cls=classifiers)  # mmseg prints classes by default
+    base = f"_base_ = __import__('mmfocal').config('quickstart/focal_nano_{name}')"
     for index, block in enumerate(blocks):  # each has the one before as its base
-        name = 'recipes.py' if index == len(blocks) - 1 else f'recipe_{index}.py'
-        Path(name).write_text(f'{base}\n{block}')
-        base = f"_base_ = '{name}'"
-    command = 'mmfocal train recipes.py'
-    document = Sybil([CodeBlockParser('shell', shell)], path='.').parse(
-        _page(f'```shell\n{command}\n```\n')
-    )
-    for example in document.examples():
-        example.evaluate()
+        if 'classwise' in block:
+            block = by_class.get(name, block)
+        file = 'recipes.py' if index == len(blocks) - 1 else f'recipe_{index}.py'
+        Path(file).write_text(f'{base}\n{block.replace("coco/bbox_mAP", metric)}')
+        base = f"_base_ = '{file}'"
+    if name == 'upernet':  # BN after pooling to one pixel needs two images
+        shell.shorter['mmfocal train'] += ' train_dataloader.batch_size=2'
+    commands = 'mmfocal train recipes.py\nmmfocal test recipes.py work_dirs/recipes/iter_2.pth\n'
+    follow(_page(f'\n```shell\n{commands}```\n'), shell)
     checkpoint = read_checkpoint('work_dirs/recipes/iter_2.pth')
     assert checkpoint['ema_state_dict']['steps'] == 2
     hooks = Path(next(Path('work_dirs/recipes').rglob('*.log'))).read_text()
@@ -179,6 +206,21 @@ def test_recipes(shell, repo_root):
     assert list(Path('work_dirs/recipes').rglob('events.out.tfevents*'))
     cfg = Config.fromfile('recipes.py')
     assert cfg.model.backbone.with_cp and cfg.optim_wrapper.accumulative_counts == 4
+    if name != 'maskrcnn':  # its boxes may be too bad to be evaluated
+        assert metric in hooks and 'Skip early stopping' not in hooks
+    if name == 'cls':
+        assert 'single-label/precision_classwise' in shell.printed[1]
+
+
+@pytest.mark.slow
+def test_recipe_of_several_gpus(shell, repo_root):
+    (block,) = re.findall(r'```shell\n(.+?)```', (repo_root / 'docs/recipes.md').read_text(), re.S)
+    assert 'CONFIG 8 ' in block  # two processes here
+    shell.shorter['dist_train.sh'] = SHORTER['mmfocal train']
+    config = 'configs/quickstart/focal_nano_cls.py'
+    follow(_page(f'\n```shell\n{block.replace("CONFIG 8 ", f"{config} 2 ")}```\n'), shell)
+    assert Path('work_dirs/focal_nano_cls/iter_2.pth').exists()
+    assert re.search('LR has been automatically scaled', shell.printed[0])
 
 
 @pytest.fixture
@@ -186,6 +228,7 @@ def run(shell: Shell) -> Path:
     """What the pages below name: a config, its run before any training, and a scene."""
     Path('my_detector.py').write_text(
         "_base_ = __import__('mmfocal').config('quickstart/focal_nano_maskrcnn')\n"
+        'model = dict(test_cfg=dict(rcnn=dict(max_per_img=3)))\n'  # leaves the scene visible
     )
     folder = Path('work_dirs/my_detector')
     folder.mkdir(parents=True)
@@ -194,6 +237,8 @@ def run(shell: Shell) -> Path:
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = config_suite.build(cfg)
         model.init_weights()
+    with torch.no_grad():  # certain enough to be drawn
+        model.roi_head.bbox_head.fc_cls.bias[3] = 4.0
     classes = tuple(f'class {index}' for index in range(10))
     content = dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=classes)))
     torch.save(content, folder / 'iter_1.pth')
@@ -209,15 +254,16 @@ def test_predict(shell, repo_root, run):
     follow(repo_root / 'docs/predict.md', shell)
     names = {path.name for path in Path('predictions/vis').iterdir()}
     assert names == {'scene.png', *(path.name for path in Path('scans').glob('*.png'))}
-    assert all(map(is_picture, Path('predictions/vis').iterdir())) and is_picture(
-        Path('found.png')
-    )
+    assert drawn_on(list(Path('predictions/vis').glob('0*')), 'scans')
+    assert is_drawn_on(read('predictions/vis/scene.png'), read('scene.png'))
+    assert is_drawn_on(read('found.png'), read('scene.png'))
     Path('found.png').unlink()
     shutil.copytree(run, 'work_dirs/quickstart/focal_nano_maskrcnn_seed0')
     readme = (repo_root / 'README.md').read_text()
     follow(_page(re.search(r'\n## Predict\n.+?(?=\n## )', readme, re.S)[0]), shell)
-    assert len(list(Path('predicted/vis').glob('*.png'))) == 4
-    assert is_picture(Path('found.png'))
+    drawings = list(Path('predicted/vis').glob('*.png'))
+    assert len(drawings) == 4 and drawn_on(drawings, 'data/digit_scenes/val')
+    assert is_drawn_on(read('found.png'), read('data/digit_scenes/val/000000.png'))
 
 
 @pytest.mark.slow

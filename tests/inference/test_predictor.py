@@ -150,6 +150,37 @@ def test_sources(tmp_path):
         next(sources[2].frames())
 
 
+def test_cameras(monkeypatch, picture):
+    class Camera:
+        frames: list = []  # left to read; none if the camera cannot be opened
+        is_released = False
+
+        def __init__(self, number: int) -> None:
+            assert number == 1
+
+        def isOpened(self) -> bool:
+            return bool(self.frames)
+
+        def read(self) -> tuple[bool, np.ndarray | None]:
+            return (True, self.frames.pop(0)) if self.frames else (False, None)
+
+        def release(self) -> None:
+            Camera.is_released = True
+
+    monkeypatch.setattr(cv2, 'VideoCapture', Camera)
+    (camera,) = find_sources(['1'])
+    assert (camera.name, camera.length(), camera.frame_rate()) == ('camera1', None, 25.0)
+    image = mmcv.imread(picture)
+    Camera.frames = [image, image[::-1]]
+    read = list(camera.frames())
+    assert len(read) == 2 and (read[0] == image).all() and (read[1] == image[::-1]).all()
+    assert Camera.is_released
+    Camera.is_released = False
+    with pytest.raises(ValueError, match='camera 1 cannot be opened'):
+        next(camera.frames())
+    assert Camera.is_released
+
+
 def test_runs(tmp_path, runs):
     run = runs['cls']
     assert find_run(run) == (str(run / 'focal.py'), str(run / 'iter_1.pth'))

@@ -73,15 +73,15 @@ FOLDERS = '--train folders/train --val folders/val'
 
 
 @pytest.mark.parametrize(
-    ('base', 'options', 'count'),
+    ('base', 'options', 'count', 'length'),
     [
-        ('detection/focal_t_cascade_3x', COCO, 2),
-        ('detection/focal_s_retinanet_1x.py', COCO, 2),
-        ('segmentation/focal_t_upernet_160k', MAPS, 3),
-        ('classification/focal_t_in1k', FOLDERS, 2),
+        ('detection/focal_t_cascade_3x', COCO, 2, 25),
+        ('detection/focal_s_retinanet_1x.py', COCO, 2, 21),
+        ('segmentation/focal_t_upernet_160k', MAPS, 3, 39),  # also replaces its pipelines
+        ('classification/focal_t_in1k', FOLDERS, 2, 24),
     ],
 )
-def test_writes_what_differs(new_config, data, base, options, count):
+def test_writes_what_differs(new_config, data, base, options, count, length):
     arguments = [*options.split(), '--batch-size', '4', '--gpus', '2', '--epochs', '24']
     new_config.main(['--base', base, *arguments, '--out', 'my.py'])  # runs the checks
     cfg, old = Config.fromfile('my.py'), load(base.removesuffix('.py'))
@@ -98,7 +98,22 @@ def test_writes_what_differs(new_config, data, base, options, count):
     assert cfg.test_dataloader.dataset == cfg.val_dataloader.dataset
     assert cfg.default_hooks.checkpoint.save_best
     lines = [line for line in Path('my.py').read_text().splitlines() if line.strip()]
-    assert max(map(len, lines)) < 100
+    assert max(map(len, lines)) < 100 and len(lines) <= length
+
+
+def test_writes_nothing_that_equals_the_base(new_config, data):
+    base, batch = 'quickstart/focal_nano_maskrcnn', '--batch-size 4'  # the base's
+    new_config.main(['--base', base, *COCO.split(), *batch.split(), '--out', 'my.py'])
+    text = Path('my.py').read_text()
+    for same in ('batch_size', 'train_cfg', 'param_scheduler', 'optim_wrapper', 'interval'):
+        assert same not in text
+    assert text.count('classes=classes') == 1 and len(text.split('\n')) <= 20
+    cfg, old = Config.fromfile('my.py'), load(base)
+    for same in ('train_cfg', 'param_scheduler', 'optim_wrapper', 'auto_scale_lr'):
+        assert cfg[same] == old[same]
+    assert cfg.train_dataloader.batch_size == 4
+    for loader in (cfg.train_dataloader, cfg.test_dataloader):
+        assert loader.dataset.metainfo == dict(classes=CLASSES)
 
 
 def test_missing_weights_are_reported(new_config, data, monkeypatch, capsys):

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is drawn: differences between a drawing and its image, and colors of a figure."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+CLEARLY = 40  # smallest difference of a channel that is visible
+
+
+def read(path: str | Path) -> np.ndarray:
+    """Read a BGR image ``(H, W, 3)``, uint8."""
+    image = cv2.imread(str(path))
+    assert image is not None, path
+    return image
+
+
+def _compare(drawing: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return where a drawing differs clearly from its image, and how alike both are."""
+    image = cv2.resize(image, drawing.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    likeness = np.corrcoef(drawing.mean(2).ravel(), image.mean(2).ravel())[0, 1]
+    return cv2.absdiff(drawing, image).max(2) > CLEARLY, float(likeness)
+
+
+def is_drawn_on(drawing: np.ndarray, image: np.ndarray) -> bool:
+    """Whether a drawing shows its image, enlarged or not, and something on it."""
+    differs, likeness = _compare(drawing, image)
+    return bool(differs.mean() > 0.002 and likeness > 0.3)
+
+
+def has_box(drawing: np.ndarray, image: np.ndarray, box: Sequence[float]) -> bool:
+    """Whether the border of a box, ``[x1, y1, x2, y2]`` of the image, is drawn on it."""
+    differs, _ = _compare(drawing, image)
+    factor = len(drawing) / len(image)
+    x1, y1, x2, y2 = (round(edge * factor) for edge in box)
+    border = cv2.rectangle(np.zeros(differs.shape, np.uint8), (x1, y1), (x2, y2), 1)
+    return bool(differs[border > 0].mean() > 0.5)
+
+
+def is_colored(figure: str | Path) -> bool:
+    """Whether a figure shows data: axes and text alone are gray."""
+    return bool((np.ptp(read(figure), axis=2) > 60).mean() > 0.001)
+
+
+def two_panels(figure: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Cut out the contents of two framed panels beside each other."""
+    pixels = read(figure)
+    black = pixels.max(2) < 30
+    rows, columns = (np.flatnonzero(black.mean(axis) > 0.8) for axis in (1, 0))
+    starts, ends = columns[:-1], columns[1:]
+    wide = ends - starts > pixels.shape[1] / 4
+    left, right = (
+        pixels[rows[0] + 3 : rows[-1] - 2, start + 3 : end - 2]
+        for start, end in zip(starts[wide], ends[wide], strict=True)
+    )
+    return left, right
