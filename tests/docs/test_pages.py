@@ -259,11 +259,22 @@ def test_predict(shell, repo_root, run):
     assert is_drawn_on(read('found.png'), read('scene.png'))
     Path('found.png').unlink()
     shutil.copytree(run, 'work_dirs/quickstart/focal_nano_maskrcnn_seed0')
+    scenes = Path('data/digit_scenes/val')
+    scene = shutil.copy(scenes / '000003.png', scenes / '000004.png')
+    shutil.copy(scenes.parent / 'annotations/instances_train.json', 'a.json')
+    shutil.copy(scenes.parent / 'annotations/instances_val.json', 'b.json')
+    Path('DIR').symlink_to(scenes.parent / 'train')
     readme = (repo_root / 'README.md').read_text()
-    follow(_page(re.search(r'\n## Predict\n.+?(?=\n## )', readme, re.S)[0]), shell)
+    parts = [readme.partition('\n## ')[0]] + [
+        re.search(rf'\n## {title}\n.+?(?=\n## )', readme, re.S)[0]
+        for title in ('Predict', 'Use the backbone', 'Your own data')
+    ]
+    shell.shorter['mmfocal train'] = '--help'  # Focal-T on 800 pixels
+    follow(_page('\n'.join(parts)), shell)
     drawings = list(Path('predicted/vis').glob('*.png'))
-    assert len(drawings) == 4 and drawn_on(drawings, 'data/digit_scenes/val')
-    assert is_drawn_on(read('found.png'), read('data/digit_scenes/val/000000.png'))
+    assert len(drawings) == 5 and drawn_on(drawings, scenes)
+    assert is_drawn_on(read('found.png'), read(scene))
+    assert Config.fromfile('my.py').model.roi_head.bbox_head.num_classes == 10
 
 
 @pytest.mark.slow
