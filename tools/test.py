@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tell_replacement(cfg, args.out)
     if args.show or args.show_dir:
         hooks.append(draw_predictions(cfg, args.show, args.show_dir, args.wait_time))
-    check_widths(cfg)
+    check_widths(cfg, trains=False)
     if args.tta:
         use_tta(cfg)
     if args.format_only:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Needs a backbone that has learned something, as the paper's has from ImageNet.
 
-From random weights it stays at chance for 1,300 iterations. That of ``focal_nano_cls``
+From random weights it stays at chance for 1,300 iterations. That of ``focal_nano_maskrcnn``
 will do: ``--cfg-options model.backbone.init_cfg.type=FocalPretrained
 model.backbone.init_cfg.checkpoint=FILE``.
 """

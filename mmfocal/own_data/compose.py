@@ -71,6 +71,8 @@ def compose(
     checkpoint.update(save_best=lines.pop('metric'), rule='greater')
     lines.update(changes)
     lines = _changed(lines, cfg)
+    if 'val_evaluator' not in lines:  # the base's serves, and so does its test_evaluator
+        lines.pop('test_evaluator', None)
     header = [f"_base_ = __import__('mmfocal').config({base!r})"]
     if Path(base).is_absolute():
         header = [f'_base_ = {base!r}']

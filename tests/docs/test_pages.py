@@ -124,8 +124,8 @@ def test_detection(shell, repo_root, monkeypatch):
     assert len(list(Path('looked_at').rglob('*.png'))) == 8
     scenes = Path('data/three_digits/val')
     ranked = list(Path('best_and_worst').glob('*/*.png'))  # of good and bad
-    assert len(ranked) == 4 and drawn_on(ranked, scenes)
-    for figure in ('confusion/confusion_matrix.png', 'work_dirs/my_detector/curves.png'):
+    assert len(ranked) == 4
+    for figure in (*ranked, 'confusion/confusion_matrix.png', 'work_dirs/my_detector/curves.png'):
         assert is_colored(figure), figure
     for path in Path('found/preds').glob('*.json'):
         drawing, scene = read(f'found/vis/{path.stem}.png'), read(scenes / f'{path.stem}.png')
@@ -165,9 +165,7 @@ def test_classification(shell, repo_root):
     looked_at = list(Path('looked_at').rglob('*.*'))
     ranked = list(Path('best_and_worst').rglob('*.png'))
     assert len(looked_at) >= 8 and ranked
-    for drawing in [*looked_at, *ranked]:
-        (image,) = Path('data/three_folders').rglob(drawing.name.removesuffix('.png') + '*')
-        assert is_drawn_on(read(drawing), read(image)), drawing
+    assert all(map(is_colored, [*looked_at, *ranked]))
     results = sorted(Path('found/preds').glob('*.json'))
     assert len(results) == len(list(Path('data/three_folders/val/one').iterdir()))
     assert json.loads(results[0].read_text())['class_name'] in ('zero', 'one', 'two')
@@ -197,7 +195,7 @@ def test_recipes(shell, repo_root, name, metric):
     follow(_page(f'\n```shell\n{commands}```\n'), shell)
     checkpoint = read_checkpoint('work_dirs/recipes/iter_2.pth')
     assert checkpoint['ema_state_dict']['steps'] == 2
-    hooks = Path(next(Path('work_dirs/recipes').rglob('*.log'))).read_text()
+    hooks = '\n'.join(log.read_text() for log in Path('work_dirs/recipes').rglob('*.log'))
     assert 'EarlyStoppingHook' in hooks
     (settings, *_) = [line for line in hooks.splitlines() if 'from the stem to the heads' in line]
     rates = [float(rate) for rate in settings.rpartition(': ')[2].split(', ')]
@@ -220,7 +218,7 @@ def test_recipe_of_several_gpus(shell, repo_root):
     config = 'configs/quickstart/focal_nano_cls.py'
     follow(_page(f'\n```shell\n{block.replace("CONFIG 8 ", f"{config} 2 ")}```\n'), shell)
     assert Path('work_dirs/focal_nano_cls/iter_2.pth').exists()
-    assert re.search('LR has been automatically scaled', shell.printed[0])
+    assert '--auto-scale-lr is given: 0.002 instead of 0.001' in shell.printed[0]
 
 
 @pytest.fixture

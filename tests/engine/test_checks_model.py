@@ -246,3 +246,10 @@ def test_other_numbers_of_classes_are_free(tmp_path, model):
     cfg = Config(dict(default_scope='mmdet', model=model, val_dataloader=dict(dataset=dataset)))
     with pytest.raises(ValueError, match=r"a\.json has no 'images'"):  # what is looked at next
         check_inputs(cfg, ['val'])
+
+
+def test_batch_of_one_image_is_an_error_of_trainings_only():
+    cfg = load('quickstart/focal_nano_upernet', {'train_dataloader.batch_size': 1})
+    with pytest.raises(ValueError, match=r'train_dataloader\.batch_size=1: batch norm in'):
+        check_widths(cfg)
+    check_widths(cfg, trains=False)

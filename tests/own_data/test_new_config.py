@@ -79,6 +79,7 @@ FOLDERS = '--train folders/train --val folders/val'
         ('detection/focal_s_retinanet_1x.py', COCO, 2, 21),
         ('segmentation/focal_t_upernet_160k', MAPS, 3, 39),  # also replaces its pipelines
         ('classification/focal_t_in1k', FOLDERS, 2, 24),
+        ('quickstart/focal_nano_cls', FOLDERS, 2, 24),  # keeps its evaluator
     ],
 )
 def test_writes_what_differs(new_config, data, base, options, count, length):

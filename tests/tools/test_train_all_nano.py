@@ -76,20 +76,20 @@ def test_it_trains_tests_reports_keeps_and_judges(workspace, environment):
     assert 'Iter(' not in second.stdout
 
 
-def test_some_start_from_another_run(workspace, environment):
+def test_some_start_from_mask_rcnn(workspace, environment):
     script = ['bash', ROOT / 'tools/dev/train_all_nano.sh']
     settings = dict(cwd=workspace, env={**environment, 'OPTIONS': SHORT, 'WORK_DIRS': 'runs'})
-    for method, source in dict(sparsercnn='maskrcnn', dyhead='cls', upernet='cls').items():
+    source = 'runs/focal_nano_maskrcnn'
+    for method in ('sparsercnn', 'dyhead', 'upernet'):
         refused = command(*script, method, **settings)
         assert refused.returncode == 1 and 'Iter(' not in refused.stdout
-        folder = f'runs/focal_nano_{source}'
         complaint = (
-            f'{method} starts from the backbone of {source}, but {folder} holds no finished'
+            f'{method} starts from the backbone of maskrcnn, but {source} holds no finished'
         )
         assert complaint in refused.stdout
-    checkpoint = workspace / 'runs/focal_nano_cls/trained.pth'
+    checkpoint = workspace / source / 'trained.pth'
     checkpoint.parent.mkdir(parents=True)
-    model = build(load('quickstart/focal_nano_cls'))
+    model = build(load('quickstart/focal_nano_maskrcnn'))
     torch.save(dict(state_dict=model.state_dict()), checkpoint)
     checkpoint.with_name('last_checkpoint').write_text(str(checkpoint))
     checkpoint.with_name('results.md').touch()

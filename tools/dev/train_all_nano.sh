@@ -4,15 +4,15 @@
 #
 #   bash tools/dev/train_all_nano.sh [METHOD ...]    # e.g. atss htcpp; all of them take over an hour
 #
-# What is finished is kept, what was interrupted goes on where it stopped. Some start from the backbone of
-# maskrcnn or cls, which must be trained before. Exits with 1 if a metric is below its limit in
+# What is finished is kept, what was interrupted goes on where it stopped. Some start from
+# the backbone of maskrcnn, which must be trained before. Exits with 1 if a metric is below its limit in
 # tools/dev/nano_thresholds.json.
 #   WORK_DIRS   where the runs, their table and their curves go (default: work_dirs/nano)
 #   OPTIONS     settings to override, e.g. "train_cfg.max_iters=100 randomness.seed=1"
 source "$(dirname "${BASH_SOURCE[0]}")/../dist_common.sh"
 
 root=${WORK_DIRS:-work_dirs/nano}
-methods=(cls retinanet maskrcnn maskrcnn_jitter cascade atss reppointsv2 sparsercnn htcpp dyhead upernet)
+methods=(retinanet maskrcnn maskrcnn_jitter cascade atss reppointsv2 sparsercnn htcpp dyhead upernet cls)
 if [[ $# -gt 0 ]]; then methods=("$@"); fi
 
 [[ -f data/digit_scenes/meta.json ]] || "$PYTHON" "$TOOLS/data/make_digit_scenes.py"
@@ -26,15 +26,10 @@ for method in "${methods[@]}"; do
     fi
     config=$ROOT/configs/quickstart/focal_nano_$method.py
     read -ra settings <<<"${OPTIONS:-}"
-    case $method in
-        sparsercnn) source=maskrcnn ;;
-        dyhead | upernet) source=cls ;;
-        *) source='' ;;
-    esac
-    if [[ -n $source ]]; then
-        pretrained=$root/focal_nano_$source
+    if [[ $method =~ ^(sparsercnn|dyhead|upernet)$ ]]; then
+        pretrained=$root/focal_nano_maskrcnn
         if [[ ! -f $pretrained/results.md ]]; then
-            echo "error: $method starts from the backbone of $source, but $pretrained holds no finished run; train it first" >&2
+            echo "error: $method starts from the backbone of maskrcnn, but $pretrained holds no finished run; train it first" >&2
             exit 1
         fi
         init_cfg=model.backbone.init_cfg

@@ -73,7 +73,7 @@ def num_classes_of(key: str, node: Any) -> Iterator[tuple[str, int]]:
 # ---- channels ----------------------------------------------------------------------------------
 
 
-def check_widths(cfg: Config) -> None:
+def check_widths(cfg: Config, trains: bool = True) -> None:
     """Check that the input channels of every module match the output of the previous one.
 
     With ``train_dataloader.batch_size=1``, modules also run in training mode: batch norm of a
@@ -81,6 +81,7 @@ def check_widths(cfg: Config) -> None:
 
     Args:
         cfg: Config; its ``model`` is checked if it has a ``backbone``.
+        trains: Whether the model will be trained.
 
     Raises:
         ValueError: If channels differ; names config file, key, value and actual channels.
@@ -92,14 +93,14 @@ def check_widths(cfg: Config) -> None:
     with scope, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')  # the real model repeats the warnings
         try:
-            _check_model(model, cfg)
+            single = trains and (cfg.get('train_dataloader') or {}).get('batch_size') == 1
+            _check_model(model, single)
         except ValueError as error:
             raise ValueError(f'{cfg.filename}: {error}') from error
 
 
-def _check_model(model: dict, cfg: Config) -> None:
+def _check_model(model: dict, single: bool) -> None:
     giver, maps = _run_backbone(model['backbone'])
-    single = (cfg.get('train_dataloader') or {}).get('batch_size') == 1
     for key, neck in _parts('model.neck', model.get('neck')):
         maps = maps and _check_part(key, neck, giver, maps)
         giver = f'{key} ({neck.get("type")})'
