@@ -249,7 +249,7 @@ def test_other_numbers_of_classes_are_free(tmp_path, model):
 
 
 def test_batch_of_one_image_is_an_error_of_trainings_only():
-    cfg = load('quickstart/focal_nano_upernet', {'train_dataloader.batch_size': 1})
+    cfg = load('quickstart/focal_nano_upernet.py', {'train_dataloader.batch_size': 1})
     with pytest.raises(ValueError, match=r'train_dataloader\.batch_size=1: batch norm in'):
         check_widths(cfg)
     check_widths(cfg, trains=False)
