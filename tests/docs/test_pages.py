@@ -105,6 +105,11 @@ def drawn_on(drawings: Iterable[Path], folder: str | Path) -> bool:
     return bool(pairs) and all(is_drawn_on(read(path), read(image)) for path, image in pairs)
 
 
+def is_picture(path: str | Path) -> bool:
+    """Whether a drawing of a host, which may cover its image, has something in it."""
+    return len(np.unique(read(path).reshape(-1, 3), axis=0)) > 20
+
+
 @pytest.mark.slow
 def test_detection(shell, repo_root, monkeypatch):
     # after a few steps no box may be good enough to be evaluated
@@ -125,8 +130,9 @@ def test_detection(shell, repo_root, monkeypatch):
     scenes = Path('data/three_digits/val')
     ranked = list(Path('best_and_worst').glob('*/*.png'))  # of good and bad
     assert len(ranked) == 4
-    for figure in (*ranked, 'confusion/confusion_matrix.png', 'work_dirs/my_detector/curves.png'):
-        assert is_colored(figure), figure
+    for drawing in (*ranked, 'confusion/confusion_matrix.png'):
+        assert is_picture(drawing), drawing
+    assert is_colored('work_dirs/my_detector/curves.png')
     for path in Path('found/preds').glob('*.json'):
         drawing, scene = read(f'found/vis/{path.stem}.png'), read(scenes / f'{path.stem}.png')
         for box in json.loads(path.read_text())['bboxes']:
@@ -161,11 +167,11 @@ def test_classification(shell, repo_root):
     assert "type='FocalTransformer'" in printed
     assert 'it passes the checks before training' in printed and 'accuracy/top1' in printed
     assert Path('work_dirs/my_classifier/iter_4.pth').exists()
-    assert is_colored('confusion.png')
+    assert is_picture('confusion.png')
     looked_at = list(Path('looked_at').rglob('*.*'))
     ranked = list(Path('best_and_worst').rglob('*.png'))
     assert len(looked_at) >= 8 and ranked
-    assert all(map(is_colored, [*looked_at, *ranked]))
+    assert all(map(is_picture, [*looked_at, *ranked]))
     results = sorted(Path('found/preds').glob('*.json'))
     assert len(results) == len(list(Path('data/three_folders/val/one').iterdir()))
     assert json.loads(results[0].read_text())['class_name'] in ('zero', 'one', 'two')
