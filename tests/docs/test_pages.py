@@ -150,7 +150,7 @@ def test_segmentation(shell, repo_root):
     assert 'it passes the checks before training' in printed
     assert re.search(r'\| +ground +\|', printed) and ' three ' not in printed  # IoU of each class
     assert Path('work_dirs/my_segmentor/iter_4.pth').exists()
-    assert is_colored('confusion.png')
+    assert is_picture('confusion.png')
     drawings = list(Path('found/vis').glob('*.png'))
     assert len(drawings) == 4 and drawn_on(drawings, 'data/three_labels/images/val')
     assert (read('found.png') == read('found/vis/000000.png')).all()
