@@ -44,7 +44,7 @@ def results(report: Path) -> tuple[dict[str, list[str]], list[str]]:
         outcomes[outcome].append(name)
         if (
             outcome == 'passed'
-            and 'plug_in' in case.get('classname')
+            and 'plug_in.test_projects' in case.get('classname')
             and name != 'test_every_recipe_is_run'
         ):
             trained.append(re.sub(r'test_host_trains\[(\w+)\]|test_(\w+)', r'\1\2', name))
