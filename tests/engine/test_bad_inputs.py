@@ -439,7 +439,7 @@ TASKS = dict(
         ([], {'train_dataloader.num_workers': '2'}, "num_workers='2'; expected an integer"),
         ([], {'train_dataloader.dataset.ann_file': 'empty.txt'}, 'is empty; expected lines'),
         ([], {'train_dataloader.dataset.ann_file': 'label.txt'}, "'cat/0.png 7' .* has label 7"),
-        ([], {'train_dataloader.dataset.ann_file': 'lost.txt'}, r'1 of 2 pictures .*fox\.png'),
+        ([], {'train_dataloader.dataset.ann_file': 'lost.txt'}, r'1 of 2 images .*fox\.png'),
         ([], {'train_dataloader.dataset.ann_file': 'text.txt'}, "line 2 .* is 'dog/0.png dog'"),
     ],
 )
@@ -464,7 +464,7 @@ def test_an_empty_class_folder_is_told(tmp_path, capsys):
     (tmp_path / 'val/dog/0.png').unlink()
     check_inputs(cfg)
     assert re.search(
-        'WARNING: val_dataloader.*1 of 3 .* no picture .*dog', capsys.readouterr().out
+        'WARNING: val_dataloader.*1 of 3 .* no image .*dog', capsys.readouterr().out
     )
 
 
