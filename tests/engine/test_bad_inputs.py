@@ -463,9 +463,7 @@ def test_an_empty_class_folder_is_told(tmp_path, capsys):
     cfg, _ = classification(tmp_path)
     (tmp_path / 'val/dog/0.png').unlink()
     check_inputs(cfg)
-    assert re.search(
-        'WARNING: val_dataloader.*1 of 3 .* no image .*dog', capsys.readouterr().out
-    )
+    assert re.search('WARNING: val_dataloader.*1 of 3 .* no image .*dog', capsys.readouterr().out)
 
 
 def test_pictures_without_class_folders_are_refused(tmp_path):
