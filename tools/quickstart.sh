@@ -26,6 +26,5 @@ else
         "randomness.seed=$seed" "val_evaluator.outfile_prefix=$predictions"
 fi
 "$PYTHON" tools/analysis/report_run.py "$work_dir" --predictions "$predictions.segm.json"
-scenes=(data/digit_scenes/val/*)
-"$PYTHON" tools/predict.py "$work_dir" "${scenes[4]}" --score-thr 0.5 --out "$work_dir/predicted"
+"$PYTHON" tools/predict.py "$work_dir" data/digit_scenes/val/000004.png --score-thr 0.5 --out "$work_dir/predicted"
 echo "predicted one scene: $work_dir/predicted/vis"

@@ -24,7 +24,7 @@ from mmfocal.datasets.digit_scenes import DigitSceneParams, build
 from mmfocal.inference import Predictor
 from mmfocal.models.pretrained import convert_to_upstream, read_checkpoint
 from tests.helpers import config_suite
-from tests.helpers.pictures import has_box, is_colored, is_drawn_on, read
+from tests.helpers.pictures import has_box, is_colored, is_drawn_on, is_picture, read
 
 SHORTER = {
     'make_digit_scenes.py': '--train 16 --val 4',
@@ -103,11 +103,6 @@ def drawn_on(drawings: Iterable[Path], folder: str | Path) -> bool:
     """Whether each drawing shows something on its image, whose name begins its own."""
     pairs = [(path, next(Path(folder).rglob(f'{path.name[:6]}*'))) for path in drawings]
     return bool(pairs) and all(is_drawn_on(read(path), read(image)) for path, image in pairs)
-
-
-def is_picture(path: str | Path) -> bool:
-    """Whether a drawing of a host, which may cover its image, has something in it."""
-    return len(np.unique(read(path).reshape(-1, 3), axis=0)) > 20
 
 
 @pytest.mark.slow

@@ -39,6 +39,11 @@ def has_box(drawing: np.ndarray, image: np.ndarray, box: Sequence[float]) -> boo
     return bool(differs[border > 0].mean() > 0.5)
 
 
+def is_picture(path: str | Path) -> bool:
+    """Whether a drawing, which may cover its image, has something in it."""
+    return len(np.unique(read(path).reshape(-1, 3), axis=0)) > 20
+
+
 def is_colored(figure: str | Path) -> bool:
     """Whether a figure shows data: axes and text alone are gray."""
     return bool((np.ptp(read(figure), axis=2) > 60).mean() > 0.001)
