@@ -74,7 +74,7 @@ COMMON = [
     'supervision>=0.31',  # draws predictions and reads videos; asks for no OpenCV of its own
 ]
 EXTRAS = {
-    'det': [*COMMON, 'onedl-mmdetection>=3.5,<3.6', 'orjson>=3.9'],  # reads annotations quickly
+    'det': [*COMMON, 'onedl-mmdetection>=3.5,<3.6', 'msgspec>=0.18'],  # reads annotations quickly
     'seg': [*COMMON, 'onedl-mmsegmentation>=1.4,<1.5'],
     'cls': [*COMMON, 'onedl-mmpretrain>=1.3,<1.4'],
 }

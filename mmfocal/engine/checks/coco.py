@@ -4,13 +4,16 @@
 import gc
 import itertools
 import json
+import math
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
+from operator import itemgetter, methodcaller
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -19,15 +22,16 @@ from ..findings import Findings, first_few
 from .images import IGNORED, are_present, check_pictures, check_values, picture_size, sample
 
 try:
-    import orjson
-except ImportError:  # optional: it halves the time
-    orjson = None
+    import msgspec
+except ImportError:  # optional: it is several times faster
+    msgspec = None
 
 _REQUIRED = {  # what mmdet reads unconditionally
     'images': ('id', 'file_name', 'height', 'width'),
     'categories': ('id', 'name'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
 }
+_OPTIONAL = dict(annotations=('iscrowd', 'ignore'))
 POLYGON_SAMPLE = 100_000  # polygons that are checked in a file for training
 
 # ---- the file ----------------------------------------------------------------------------------
@@ -88,32 +92,61 @@ class CocoFile:
         if not entries:
             self.error(f'{self.path} has no {part!r}; expected a COCO instances file')
             return False
-        if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+        if not isinstance(entries, list) or set(map(type, entries)) != {dict}:
             self.error(f'{part} in {self.path} is not a list of objects')
             return False
         if part == 'annotations' and self.scored:
             names = (*names, 'iscrowd')
-        complete = True
+        with suppress(KeyError):  # one pass in C if all is there
+            deque(map(itemgetter(*names), entries), maxlen=0)
+            return True
         for name in names:
             lacking = [index for index, entry in enumerate(entries) if name not in entry]
             if lacking:
-                complete = False
                 hint = ', usually 0' if name == 'iscrowd' else ''
                 self.error(
                     f'{len(lacking)} of {len(entries)} {part} in {self.path} have no {name!r}'
                     f'{hint}, the first is {part}[{lacking[0]}]'
                 )
-        return complete
+        return False
+
+
+def _column(entries: Sequence[dict], name: str) -> list:
+    """Return one value of every entry. Millions of entries need loops in C."""
+    return list(map(itemgetter(name), entries))
 
 
 def _parse(text: bytes) -> Any:
-    """Parse JSON; NaN and infinity, which JSON lacks, are read as Python's own reader does."""
-    if orjson is not None:
+    """Parse JSON; a segmentation may stay text, see ``_mask_of``.
+
+    NaN and infinity, which JSON lacks, are read as Python's own reader does.
+    """
+    if msgspec is not None:
         try:
-            return orjson.loads(text)
-        except orjson.JSONDecodeError:
+            return _decoder().decode(text)
+        except msgspec.MsgspecError:  # not COCO instances, or NaN
             return json.loads(text)
     return json.loads(text)
+
+
+@cache
+def _decoder() -> 'msgspec.json.Decoder':
+    """Return a decoder of what the checks read; it leaves out the rest of each entry."""
+    parts = {}
+    for part, names in _REQUIRED.items():
+        types = dict.fromkeys((*names, *_OPTIONAL.get(part, ())), Any)
+        if part == 'annotations':
+            types['segmentation'] = msgspec.Raw
+        parts[part] = list[TypedDict(part, types, total=False)]
+    return msgspec.json.Decoder(TypedDict('Instances', parts, total=False))
+
+
+def _mask_of(annotation: dict) -> Any:
+    """Return polygons or RLE of an annotation, None if it has none."""
+    mask = annotation.get('segmentation')
+    if msgspec is not None and isinstance(mask, msgspec.Raw):
+        return msgspec.json.decode(mask)
+    return mask
 
 
 @contextmanager
@@ -163,7 +196,7 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
             'of their image; COCO means [x, y, width, height], not [x1, y1, x2, y2]'
         )
     kept = ~dropped & _is_class(file, classes)
-    kept &= [not each.get('ignore', False) for each in annotations]
+    kept &= [not ignored for ignored in map(methodcaller('get', 'ignore'), annotations)]
     if not kept.any():
         hint = (
             ': they seem relative to the image, pixels are expected' if boxes.max() <= 1.5 else ''
@@ -179,7 +212,7 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
 
 def _numbers(file: CocoFile, name: str, length: int, expected: str) -> np.ndarray | None:
     """Return one number, or a row of ``length`` numbers, of every annotation."""
-    values = [each[name] for each in file.content['annotations']]
+    values = _column(file.content['annotations'], name)
     shape = (length,) if length else ()
     array = _as_array(values)
     if array is not None and array.shape[1:] == shape and np.isfinite(array).all():
@@ -217,7 +250,7 @@ def _image_sizes(file: CocoFile) -> np.ndarray:
     images = file.content['images']
     sizes = np.array([(image['width'], image['height']) for image in images])
     rows = {image['id']: row for row, image in enumerate(images)}
-    return sizes[[rows[each['image_id']] for each in file.content['annotations']]]
+    return sizes[[rows[key] for key in _column(file.content['annotations'], 'image_id')]]
 
 
 def _is_class(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray:
@@ -225,7 +258,7 @@ def _is_class(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray:
         each['id']: classes is None or each['name'] in classes
         for each in file.content['categories']
     }
-    return np.array([used[each['category_id']] for each in file.content['annotations']])
+    return np.array([used[key] for key in _column(file.content['annotations'], 'category_id')])
 
 
 def check_filter(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) -> None:
@@ -243,7 +276,8 @@ def check_filter(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) -> None
             f'{file.path}; the largest has a shorter side of {side} pixels'
         )
     elif dataset.filter_cfg.get('filter_empty_gt', False):
-        annotated = {each['image_id'] for each in np.array(file.content['annotations'])[kept]}
+        used = itertools.compress(file.content['annotations'], kept.tolist())
+        annotated = set(map(itemgetter('image_id'), used))
         if not annotated & large:
             file.findings.error(
                 f'{key}.filter_cfg leaves none of {len(images)} images of {file.path}: those of '
@@ -267,16 +301,14 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
     if not file.masks:
         return
     sizes = {each['id']: [each['height'], each['width']] for each in file.content['images']}
-    used = [
-        annotation
-        for annotation, is_kept in zip(file.content['annotations'], kept.tolist(), strict=True)
-        if is_kept or file.scored
-    ]
+    used = file.content['annotations']
+    if not file.scored:
+        used = list(itertools.compress(used, kept.tolist()))
     lacking, odd = [], 0
     checked = used if file.scored else _sample(used)
     count = len(checked)
     for annotation in checked:
-        mask = annotation.get('segmentation')
+        mask = _mask_of(annotation)
         if not mask:
             lacking.append(annotation['id'])
             continue
@@ -302,9 +334,15 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
 def _sample(annotations: list[dict]) -> list[dict]:
     if len(annotations) <= POLYGON_SAMPLE:
         return annotations
-    is_rle = [isinstance(each.get('segmentation'), dict) for each in annotations]
+    is_rle = [_is_rle(each.get('segmentation')) for each in annotations]
     polygons = [each for each, rle in zip(annotations, is_rle, strict=True) if not rle]
     return [*itertools.compress(annotations, is_rle), *sample(polygons, POLYGON_SAMPLE)]
+
+
+def _is_rle(mask: Any) -> bool:
+    if msgspec is not None and isinstance(mask, msgspec.Raw):
+        return memoryview(mask)[0] == ord('{')
+    return isinstance(mask, dict)
 
 
 def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:
@@ -325,8 +363,8 @@ def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:
         return f'segmentation={_short(mask)}; {expected} or RLE {{"counts", "size"}}'
     for polygon in mask:
         try:  # one pass in C over many numbers
-            finite = np.isfinite(sum(polygon))
-        except TypeError:
+            finite = math.isfinite(sum(polygon))
+        except (TypeError, OverflowError):
             finite = False
         if not finite:
             return f'segmentation={_short(mask)} has something else than numbers; {expected}'
@@ -472,12 +510,12 @@ def check_ids(file: CocoFile) -> bool:
 def _are_unique(file: CocoFile, part: str, name: str) -> bool:
     entries = file.content[part]
     kinds = (str,) if name in ('file_name', 'name') else (int, str)
-    wrong = [each[name] for each in entries if not isinstance(each[name], kinds)]
-    if wrong:
+    values = _column(entries, name)
+    if not set(map(type, values)) <= set(kinds):
+        wrong = [value for value in values if type(value) not in kinds]
         expected = ' or '.join('text' if kind is str else 'an integer' for kind in kinds)
         file.error(f'{part} in {file.path} have {name}={wrong[0]!r}; expected {expected}')
         return False
-    values = [each[name] for each in entries]
     if len(set(values)) == len(values):
         return True
     value, count = Counter(values).most_common(1)[0]
@@ -517,6 +555,9 @@ def check_references(file: CocoFile) -> bool:
     annotations = file.content['annotations']
     for name, part in dict(image_id='images', category_id='categories').items():
         known = {entry['id'] for entry in file.content[part]}
+        with suppress(TypeError):  # unhashable
+            if known.issuperset(_column(annotations, name)):
+                continue
         lost = [
             each
             for each in annotations
