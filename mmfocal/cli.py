@@ -45,7 +45,7 @@ COMMANDS = {
     ),
     'new-config': _Command(
         'data/new_config.py',
-        'write a config for data of your own',
+        'write a config for your own data',
         (
             'mmfocal new-config --base detection/focal_t_maskrcnn_1x --train a.json --val b.json '
             '--images images --out my.py',
@@ -59,7 +59,7 @@ COMMANDS = {
 }
 _OTHERS = {
     'tool': 'run a tool of a host library: mmfocal tool mmdet browse_dataset my_config.py',
-    'env': 'print the versions of everything that matters',
+    'env': 'print the versions of all relevant packages',
 }
 HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
 
@@ -101,7 +101,7 @@ def _make_main_parser() -> ArgumentParser:
     parser.add_argument(
         '--print-completion',
         choices=['bash', 'zsh', 'tcsh'],
-        help='print the completions of a shell (needs shtab)',
+        help='print the completion script of a shell (needs shtab)',
     )
     return parser
 

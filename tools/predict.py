@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predict on images, folders, videos or a camera, and draw what was found."""
+"""Predict on images, folders, videos or a camera, and draw the predictions."""
 
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -32,30 +32,35 @@ def make_parser() -> ArgumentParser:
         description=__doc__, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        'config', help="folder of a run, which is enough; or a config's file or name"
+        'config', help='folder of a run (needs no checkpoint), config file, or name of a config'
     )
     parser.add_argument(
         'inputs',
         nargs='+',
         metavar='[CHECKPOINT] INPUT',
-        help='checkpoint, if a config came before; then images, folders, patterns, videos or '
-        'the number of a camera',
+        help='checkpoint, if the first argument is a config; then images, folders, glob '
+        'patterns, videos or the index of a camera',
     )
     parser.add_argument('--out', default='predictions', help='folder (default: predictions)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='boxes below are left out')
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        help='leave out boxes with lower scores (default: 0.3)',
+    )
     parser.add_argument('--device', help='such as cuda:0 or cpu (default: a GPU if there is one)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument(
         '--format',
         choices=FORMATS,
         default='json',
-        help='json: a file per image (default); coco: boxes and masks of all in one file; none',
+        help='json: a file per image (default); coco: boxes and masks of all images in one file',
     )
     parser.add_argument('--no-draw', action='store_true', help='write no images')
     parser.add_argument(
         '--allow-pickle',
         action='store_true',
-        help='unpickle any object in the checkpoint, which can run any code: trusted files only',
+        help='unpickle any object in the file, which can run any code; only for trusted files',
     )
     return parser
 

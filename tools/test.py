@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate a detector, segmentor or classifier; the config's ``default_scope`` says which."""
+"""Evaluate a detector, segmentor or classifier; default_scope in the config selects the task."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -38,12 +38,14 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         '--format-only',
         metavar='TARGET',
-        help='write files for a test server instead of a score, annotations are not needed: '
-        'TARGET.bbox.json and TARGET.segm.json (COCO) or a folder of label maps (ADE20K)',
+        help='write files for a test server instead of computing a score, without annotations: '
+        'TARGET.bbox.json and TARGET.segm.json (COCO), or label maps in folder TARGET (ADE20K)',
     )
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
-    parser.add_argument('--show-dir', help='write pictures of the predictions into this folder')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds per window')
+    parser.add_argument('--show-dir', help='draw the predictions into this folder')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds for which --show shows each window'
+    )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     add_common_arguments(parser)
     return parser

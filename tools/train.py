@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a detector, segmentor or classifier; the config's ``default_scope`` says which."""
+"""Train a detector, segmentor or classifier; default_scope in the config selects the task."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -34,12 +34,12 @@ def make_parser() -> ArgumentParser:
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint, or from the latest in the work directory',
+        help='resume from this checkpoint; without a value, from the latest in the work directory',
     )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate by actual batch size / auto_scale_lr.base_batch_size',
+        help='scale the learning rate by total batch size / auto_scale_lr.base_batch_size',
     )
     add_common_arguments(parser)
     return parser

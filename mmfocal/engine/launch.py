@@ -34,7 +34,9 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     Args:
         parser: Gets ``--work-dir --amp --cfg-options --allow-pickle --launcher --local-rank``.
     """
-    parser.add_argument('--work-dir', help='where logs and results go (./work_dirs/<config name>)')
+    parser.add_argument(
+        '--work-dir', help='folder of logs and results (default: ./work_dirs/<config name>)'
+    )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument(
         '--cfg-options',
@@ -42,12 +44,12 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         action=DictAction,
         default={},
         help='settings to override: key=value, lists as key="[a,b]" or key=a,b, tuples as '
-        'key="(a,b)"; a list takes the place of a tuple as a tuple',
+        'key="(a,b)"; a list that replaces a tuple becomes a tuple',
     )
     parser.add_argument(
         '--allow-pickle',
         action='store_true',
-        help='unpickle any object in checkpoints, which can run any code: trusted files only',
+        help='unpickle any object in checkpoints, which can run any code; only for trusted files',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes this option, torch.distributed.run sets the variable

@@ -288,7 +288,7 @@ def test_exactly_the_differences_to_the_paper_are_explained(paper: Paper, commit
 
 def test_what_is_called_close_is_as_close_as_said(paper: Paper, committed: dict) -> None:
     note = yaml.safe_load(PAPER_FILE.read_text())['notes']['close']
-    limit = float(re.match(r'Within ([\d.]+) %', note)[1]) / 100
+    limit = float(re.search(r'within ([\d.]+) %', note)[1]) / 100
     found = 0
     for row in (row for table in paper.tables for row in table.rows):
         for column in (column for column, notes in row.differs.items() if note in notes):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters and FLOPs of a config, by module; needs neither data nor weights.
+"""Count parameters and FLOPs of a config by module, without data or weights.
 
-FLOPs are multiply-accumulates (MACs), as the field's tables print them.
+FLOPs are multiply-accumulates (MACs), as in published tables.
 """
 
 import argparse
@@ -33,9 +33,9 @@ def make_parser() -> argparse.ArgumentParser:
         choices=CONVENTIONS,
         default=['default'],
         metavar='NAME',
-        help=f'what to count: {", ".join(CONVENTIONS)}; all if no name follows',
+        help=f'what to count: {", ".join(CONVENTIONS)}; without a name, all',
     )
-    parser.add_argument('--depth', type=int, default=2, help='levels of modules (default: 2)')
+    parser.add_argument('--depth', type=int, default=2, help='levels of submodules (default: 2)')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, help='settings to override'
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a checkpoint ready to hand on: weights and classes only, its hash in its name.
+"""Prepare a checkpoint for publication: keep weights and classes, add the hash to the name.
 
 Optimizer, schedules and logs are left out. The hosts' tools of the same name fail on MMEngine's
 checkpoints with PyTorch 2.6 and later.
@@ -29,13 +29,13 @@ def parse_args() -> argparse.Namespace:
         '--save-keys',
         nargs='+',
         default=['meta', 'state_dict'],
-        help='what to keep of the file (default: meta state_dict)',
+        help='keys of the checkpoint to keep (default: meta state_dict)',
     )
     parser.add_argument('--safetensors', action='store_true', help='write safetensors')
     parser.add_argument(
         '--allow-pickle',
         action='store_true',
-        help='unpickle objects of any class, which can run any code: trusted files only',
+        help='unpickle objects of any class, which can run any code; only for trusted files',
     )
     return parser.parse_args()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convert a classifier of this project to a file of the released code.
+"""Convert a classifier of this project to the format of the released code.
 
-The inverse of upstream_to_mmfocal.py: no value changes. The released code fills its index buffers
-itself.
+This is the inverse of upstream_to_mmfocal.py. No value changes. The released code computes its
+index buffers itself.
 
     python tools/convert/mmfocal_to_upstream.py work_dirs/focal_t_in1k/epoch_300.pth focal-tiny.pth
 """
@@ -20,13 +20,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        'src', help="checkpoint of mmpretrain's ImageClassifier around a FocalTransformer"
+        'src', help="checkpoint of mmpretrain's ImageClassifier with a FocalTransformer"
     )
     parser.add_argument('dst', help='file to write, .pth or .safetensors')
     parser.add_argument(
         '--allow-pickle',
         action='store_true',
-        help='unpickle objects of any class, which can run any code: trusted files only',
+        help='unpickle objects of any class, which can run any code; only for trusted files',
     )
     args = parser.parse_args()
     try:

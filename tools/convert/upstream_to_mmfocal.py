@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convert a released classification file to a checkpoint of this project.
 
-The result is a whole classifier, for tools/test.py and for init_cfg. No value changes; index and
-mask buffers, which both codes compute themselves, are left out.
+The result is a checkpoint of a whole classifier, for tools/test.py and for init_cfg. No value
+changes. Index and mask buffers are left out, because both implementations compute them.
 
     python tools/convert/upstream_to_mmfocal.py focal-tiny-is224-ws7.pth focal_t_in1k.pth
 """
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument(
         '--allow-pickle',
         action='store_true',
-        help='unpickle objects of any class, which can run any code: trusted files only',
+        help='unpickle objects of any class, which can run any code; only for trusted files',
     )
     args = parser.parse_args()
     try:

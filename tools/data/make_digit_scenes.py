@@ -48,11 +48,11 @@ def parse_args() -> argparse.Namespace:
         default=default.crop_views,
         help='classification images of each training scan',
     )
+    parser.add_argument('--seed', type=int, default=default.seed, help='seed of the scenes')
     parser.add_argument(
-        '--seed', type=int, default=default.seed, help='other seeds give other scenes'
-    )
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace another or a damaged set'
+        '--overwrite',
+        action='store_true',
+        help='replace a data set that is damaged or has other parameters',
     )
     parser.add_argument(
         '--contact-sheet',

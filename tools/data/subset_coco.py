@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a COCO annotation file of a few images: to overfit, to debug, to show."""
+"""Write a COCO annotation file of a few images, for overfitting, debugging or drawing."""
 
 import argparse
 import json
@@ -12,14 +12,19 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('annotations', type=Path, help='COCO instances json')
     parser.add_argument('out', type=Path, help='json to write')
-    parser.add_argument('--images', type=int, required=True, help="how many, in the file's order")
+    parser.add_argument(
+        '--images',
+        type=int,
+        required=True,
+        help='number of images, taken in the order of the file',
+    )
     parser.add_argument(
         '--instances',
         type=int,
         nargs=2,
         metavar=('MIN', 'MAX'),
         default=(1, 10**6),
-        help='only images with so many instances, and without crowds',
+        help='take only images with MIN to MAX instances and without crowds',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     return parser.parse_args()

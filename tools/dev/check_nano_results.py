@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare the last validation of small runs with the limits in ``nano_thresholds.json``.
 
-Runs that are trained for it are also compared with themselves, tested at several scales.
+Multi-scale tests of a run are also compared with its single-scale validation.
 """
 
 import argparse
@@ -44,7 +44,9 @@ def shortfalls(work_dir: Path, limits: dict[str, float]) -> list[str]:
 def main() -> None:
     """Exit with the list of shortfalls, or print that there is none."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('work_dirs', type=Path, nargs='+', help='named after their configs')
+    parser.add_argument(
+        'work_dirs', type=Path, nargs='+', help='work directories, named after their configs'
+    )
     work_dirs = parser.parse_args().work_dirs
     thresholds = json.loads(THRESHOLDS.read_text())
     unknown = [str(path) for path in work_dirs if path.name not in thresholds]

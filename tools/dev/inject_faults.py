@@ -355,8 +355,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--times', type=int, default=20, help='trials of each fault')
     parser.add_argument('--kinds', nargs='+', choices=KINDS, default=KINDS)
-    parser.add_argument('--seed', type=int, default=0, help='other seeds give other points')
-    parser.add_argument('--out', type=Path, help='gets one JSON line per trial')
+    parser.add_argument(
+        '--seed', type=int, default=0, help='seed of the points at which faults are injected'
+    )
+    parser.add_argument(
+        '--out', type=Path, help='file to which one JSON line per trial is appended'
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     register_all_modules()  # imported once, before the forks

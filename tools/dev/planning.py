@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the table of docs/planning.md: memory, hours and cost of every row's training.
+"""Write the table of docs/planning.md: memory, hours and cost of every config's training.
 
 Everything is computed from the configs and from two measured training steps, ``MEASURED``.
 """
@@ -165,8 +165,10 @@ def rows(efficiency: float, price: float) -> Iterator[str]:
 def main() -> None:
     """Replace the table of the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--efficiency', type=float, default=0.9)
-    parser.add_argument('--price', type=float, default=3.0, help='of a GPU for an hour')
+    parser.add_argument(
+        '--efficiency', type=float, default=0.9, help='speed of N GPUs relative to N times one'
+    )
+    parser.add_argument('--price', type=float, default=3.0, help='price of one GPU hour')
     args = parser.parse_args()
     be_quiet()
     header = (

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train a small model for hours and record what a leak would let grow.
+"""Train a small model for hours and record memory, open files and disk usage, to find leaks.
 
-One training with validations and checkpoints in a loop runs until the time is over. Memory of the
-trainer and of its data workers, open files and disk are sampled, drawn, and fitted with lines; the
-slopes are printed. ``--report CSV`` draws and prints the samples of an earlier run.
+One training with regular validations and checkpoints runs until the time is over. Memory of the
+trainer and of its data workers, open files and disk usage are sampled and drawn. The tool fits
+lines to the samples and prints their slopes. ``--report CSV`` draws and prints the samples of an
+earlier run.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show where one query of a Focal Transformer looks, at every level, laid over an image.
+"""Draw the attention of one query of a Focal Transformer over an image, at every level.
 
     python tools/visualize/attention.py CONFIG CHECKPOINT IMAGE --query 80 60 --stage 0 --head 2
 
@@ -35,10 +35,12 @@ def parse_args() -> argparse.Namespace:
         help='pixel of the query, column and row (default: the center)',
     )
     parser.add_argument(
-        '--size', type=int, nargs=2, metavar=('W', 'H'), help='resize the image to this before'
+        '--size', type=int, nargs=2, metavar=('W', 'H'), help='resize the image to this size first'
     )
     parser.add_argument(
-        '--out', type=Path, help='image to write (default: IMAGE_attention.png, here)'
+        '--out',
+        type=Path,
+        help='image to write (default: IMAGE_attention.png in the current folder)',
     )
     return parser.parse_args()
 

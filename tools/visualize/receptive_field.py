@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Print and draw how far a query of each stage sees and how many keys that costs.
+"""Print and plot the receptive field and the number of keys of a query at each stage.
 
     python tools/visualize/receptive_field.py CONFIG
     python tools/visualize/receptive_field.py CONFIG --checkpoint FILE --effective-stage 2
 
-The first computes it from the config (paper, Fig. 3). The second also measures which pixels change
-the output at the center, by gradients.
+The first command computes both from the config (paper, Fig. 3). The second one also measures, from
+gradients, which pixels change the output at the center.
 """
 
 import argparse
@@ -37,7 +37,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--effective-stage', type=int, help='measure the output of this stage, 0 to 3'
     )
-    parser.add_argument('--size', type=int, default=224, help='side of the measured images')
+    parser.add_argument(
+        '--size', type=int, default=224, help='side of the images for the measurement'
+    )
     parser.add_argument('--out', type=Path, default=Path('.'), help='folder to write')
     return parser.parse_args()
 

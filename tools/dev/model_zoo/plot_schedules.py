@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plot the learning rates of all shipped schedules: docs/schedules.md and its picture."""
+"""Plot the learning rates of all shipped schedules; write docs/schedules.md and its figure."""
 
 import argparse
 import math

@@ -19,9 +19,9 @@ TRAINING_SETS = {
 PAGE_HEAD = """\
 # Learning rates
 
-The figure shows the learning rate of every iteration; insets show short warm-ups.
-Factors of schedulers that overlap multiply, as warm-up and cosine of ImageNet-1K. DyHead repeats
-the data set twice per epoch (12 x 2).
+The figure shows the learning rate of every iteration; insets enlarge short warm-ups. If
+schedulers overlap, their factors multiply, as for warm-up and cosine of ImageNet-1K. DyHead has
+12 epochs, each of which contains the data set twice.
 
 ![Learning rate over iterations](images/schedules.png)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's tables beside this project's numbers, and all that is generated about the configs.
+"""Generate the paper's tables beside this project's numbers, and the other files about configs.
 
-Without options, it renews ``docs/paper_tables.md``, the tables of the READMEs in
+Without options, the tool renews ``docs/paper_tables.md``, the tables of the READMEs in
 ``configs/``, every ``metafile.yml`` and ``model-index.yml``.
 """
 
@@ -30,15 +30,19 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--work-dirs', type=Path, nargs='+', default=[], help='runs whose scores are to be shown'
+        '--work-dirs',
+        type=Path,
+        nargs='+',
+        default=[],
+        help='work directories of the runs whose scores are shown',
     )
-    parser.add_argument(
-        '--out', type=Path, help='write the page into this folder and leave all else alone'
-    )
+    parser.add_argument('--out', type=Path, help='write only the page, into this folder')
     parser.add_argument(
         '--check', action='store_true', help='write nothing; fail if a file is out of date'
     )
-    parser.add_argument('--paper', type=Path, default=PAPER_FILE, help='the printed numbers')
+    parser.add_argument(
+        '--paper', type=Path, default=PAPER_FILE, help='file with the printed numbers'
+    )
     return parser.parse_args()
 
 

@@ -27,15 +27,16 @@ BLOCK = re.compile(r'(<!-- table: ([^>]+) -->\n).*?(<!-- /table -->)', re.DOTALL
 PAGE = 'paper_tables.md'
 TITLE = 'The paper beside this project'
 INTRODUCTION = (
-    'Made by `python -m tools.dev.model_zoo.tables`. Columns named "paper" have what the paper '
-    '(arXiv 2107.00641) and the README of its code (microsoft/Focal-Transformer) print, unless a '
-    'note names another source. Columns named "ours" have the numbers of this project. '
-    "Of other architectures, only Swin's rows are repeated; rows without a config have no numbers "
-    'of this project. Where two versions of a source differ, the table has both numbers '
+    '`python -m tools.dev.model_zoo.tables` generates this page. Columns named "paper" contain '
+    'what the paper (arXiv 2107.00641) and the README of its code (microsoft/Focal-Transformer) '
+    'print, unless a note names another source. Columns named "ours" contain the numbers of this '
+    'project. '
+    "Of other architectures, only Swin's rows are repeated. Rows without a config have no numbers "
+    'of this project. If two versions of a source differ, the table has both numbers '
     '("5.2 or 4.9") and a note says which is which. Columns without any value are left out.',
     'Parameters and FLOPs (multiply-accumulates) of this project are computed from its configs. '
     'Its scores are read from the logs of runs; "not run" means that there is no run. A dash '
-    'means that nothing is printed or nothing applies.',
+    'means that the source prints no number or that the column does not apply.',
     'There are no weights to download: the weights that were released with the paper are no '
     'longer public, and those of Focal-L were never released.',
 )
@@ -167,7 +168,8 @@ def _convention_grid(rows: Iterable[Row]) -> Grid:
         for name in names
     ]
     header = ['counted as', 'what is counted', 'reproduces']
-    return Grid('How FLOPs are counted', 'One multiply and one add are one', header, cells, [])
+    unit = 'One multiplication and one addition count as one FLOP'
+    return Grid('How FLOPs are counted', unit, header, cells, [])
 
 
 def paper_page(
