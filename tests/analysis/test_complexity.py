@@ -342,7 +342,7 @@ def test_what_cannot_be_fed_is_named():
     cfg = load(NANO)
     cfg.model.roi_head.type = 'DoubleHeadRoIHead'
     cfg.model.roi_head.reg_roi_scale_factor = 1.3
-    with pytest.raises(ValueError, match='MaskRCNN with a DoubleHeadRoIHead cannot be fed'):
+    with pytest.raises(ValueError, match='MaskRCNN with a DoubleHeadRoIHead cannot be run'):
         complexity(cfg).flops()
     cfg = load('quickstart/focal_nano_atss')
     cfg.model.backbone.out_indices = (0, 1, 2)

@@ -151,7 +151,7 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'holds no config \(\*\.py\) of a run'):
         read_scores([tmp_path])
     (tmp_path / 'a.py').write_text('')
-    with pytest.raises(FileNotFoundError, match='holds no log of a training'):
+    with pytest.raises(FileNotFoundError, match='contains no training log'):
         read_scores([tmp_path])
     runs = [write_run(tmp_path / name, 'a', TRAINED) for name in ('x', 'y')]
     with pytest.raises(ValueError, match=r'x and .*y are both runs of a'):
