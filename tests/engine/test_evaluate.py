@@ -16,8 +16,8 @@ from mmfocal.engine.evaluate import draw_predictions, use_tta, write_submission
 @pytest.mark.parametrize(
     ('scope', 'message'),
     [
-        ('mmdet', "needs 'tta_model' in the config, .*masks: type='MaskTTAModel'"),
-        ('mmseg', "needs 'tta_model' in the config, which has none$"),
+        ('mmdet', "needs 'tta_model', which the config does not have; .*type='MaskTTAModel'"),
+        ('mmseg', "needs 'tta_model', which the config does not have$"),
     ],
 )
 def test_missing_test_time_augmentation_is_explained(scope, message):

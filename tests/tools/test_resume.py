@@ -59,7 +59,7 @@ def test_resume_after_sigkill_and_a_truncated_checkpoint(run, workspace, repo_ro
 
     printed = run('train.py', *arguments, '--resume')
     assert 'iter_29.pth is incomplete' in printed
-    assert printed.count('The total batch is 2 (1 x 2), the learning rate is for 64.') == 1
+    assert printed.count('The total batch is 2 (1 x 2); the learning rate is set for 64.') == 1
     resumed = int(re.search(r'resumed epoch: 0, iter: (\d+)', printed).group(1))
     assert 3 <= resumed < 29
     assert iterations_of(printed) == list(range(resumed + 1, 31))
