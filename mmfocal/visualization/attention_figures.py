@@ -130,7 +130,7 @@ def save_keys(geometry: FocalGeometry, map_size: tuple[int, int], path: str | Pa
     Args:
         geometry: The key set.
         map_size: Rows and columns of the map in windows.
-        path: Picture to write; its suffix says the format.
+        path: Picture to write; its suffix determines the format.
     """
     w = geometry.window_size
     size = tuple(w * count for count in map_size)
@@ -155,7 +155,7 @@ def save_attention(image: np.ndarray, attention: AttentionMap, path: str | Path)
     Args:
         image: (rows, columns, 3) uint8, RGB.
         attention: Result of :func:`mmfocal.visualization.attention_maps.attention_map`.
-        path: Picture to write; its suffix says the format.
+        path: Picture to write; its suffix determines the format.
     """
     rows, columns = image.shape[:2]
     stride, names = attention.stride, ['fine']

@@ -278,7 +278,7 @@ def test_code_in_checkpoints_does_not_run(tmp_path, resumes):
     torch.save({**content, 'extra': Evil()}, path)
     protect_files()
     settings = dict(resume=path) if resumes else dict(load_from=str(path))
-    with pytest.raises(ValueError, match=r'iter_2\.pth holds objects beside tensors'):
+    with pytest.raises(ValueError, match=r'iter_2\.pth holds objects besides tensors'):
         train(tmp_path / 'other', 4, **settings)
     assert not EVIDENCE.exists()
     protect_files(allow_pickle=True)

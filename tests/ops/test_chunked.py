@@ -261,7 +261,7 @@ def test_second_derivative_is_refused() -> None:
     geometry, windows, _shift = CASES['window only']
     inputs = {k: v.requires_grad_() for k, v in make_inputs(geometry, windows).items()}
     out = call(inputs, geometry, 'chunked').sum()
-    with pytest.raises(RuntimeError, match=r"no second derivative .* choose attn_impl='sdpa'"):
+    with pytest.raises(RuntimeError, match=r"second derivatives .* use attn_impl='sdpa'"):
         torch.autograd.grad(out, inputs['qkv'], create_graph=True)
 
 
