@@ -51,7 +51,7 @@ def _candidates(path: Path) -> dict[str, dict[str, str]]:
     """Return rows by name, without baselines, whose ratios are constant."""
     rows = measure.read_csv(path)
     if 'ratio' not in rows[0]:
-        raise ValueError(f"{path} has no column 'ratio': it is of no benchmark with a baseline")
+        raise ValueError(f"{path} has no column 'ratio'; expected a benchmark with a baseline")
     return {
         ' '.join(filter(None, (row.get(key) for key in KEYS))): row
         for row in rows

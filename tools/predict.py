@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predict on images, folders, videos or a camera, and draw what was found."""
+"""Predict on images, folders, videos or a camera, and draw the predictions."""
 
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -32,17 +32,17 @@ def make_parser() -> ArgumentParser:
         description=__doc__, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        'config', help="folder of a run, which is enough; or a config's file or name"
+        'config', help='folder of a run, or file or name of a config with a checkpoint'
     )
     parser.add_argument(
         'inputs',
         nargs='+',
         metavar='[CHECKPOINT] INPUT',
-        help='checkpoint, if a config came before; then images, folders, patterns, videos or '
-        'the number of a camera',
+        help='checkpoint, if the first argument is a config; then images, folders, patterns, '
+        'videos or the number of a camera',
     )
     parser.add_argument('--out', default='predictions', help='folder (default: predictions)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='boxes below are left out')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='minimum score of boxes')
     parser.add_argument('--device', help='such as cuda:0 or cpu (default: a GPU if there is one)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument(

@@ -38,8 +38,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         '--format-only',
         metavar='TARGET',
-        help='write files for a test server instead of a score, annotations are not needed: '
-        'TARGET.bbox.json and TARGET.segm.json (COCO) or a folder of label maps (ADE20K)',
+        help='write files for a test server instead of a score: TARGET.bbox.json and '
+        'TARGET.segm.json (COCO) or a folder of label maps (ADE20K); annotations are not needed',
     )
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
     parser.add_argument('--show-dir', help='write pictures of the predictions into this folder')

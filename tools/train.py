@@ -34,7 +34,7 @@ def make_parser() -> ArgumentParser:
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint, or from the latest in the work directory',
+        help='resume from this checkpoint, or from the latest in the work directory',
     )
     parser.add_argument(
         '--auto-scale-lr',

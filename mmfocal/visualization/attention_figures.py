@@ -134,7 +134,10 @@ def save_keys(geometry: FocalGeometry, map_size: tuple[int, int], path: str | Pa
     """
     w = geometry.window_size
     size = tuple(w * count for count in map_size)
-    windows = {'amid the map': map_size[0] // 2 * map_size[1] + map_size[1] // 2, 'in a corner': 0}
+    windows = {
+        'in the center': map_size[0] // 2 * map_size[1] + map_size[1] // 2,
+        'in a corner': 0,
+    }
     columns = 1 + len(geometry.coarse_levels)
     figure = Figure((3.4 * columns, 7.6), layout='constrained')
     grid = figure.subplots(2, columns, squeeze=False)

@@ -121,7 +121,7 @@ def test_missing_weights_are_reported(new_config, data, monkeypatch, capsys):
     monkeypatch.setenv('FOCAL_T_CKPT', 'swin:weights.pth')
     arguments = ['--base', 'detection/focal_t_retinanet_1x', *COCO.split(), '--out', 'my.py']
     new_config.main(arguments)
-    assert 'starts from swin:weights.pth, which is not there' in capsys.readouterr().out
+    assert 'starts from swin:weights.pth, which does not exist' in capsys.readouterr().out
     Path('weights.pth').touch()
     for there in ('weights.pth', 'swin:weights.pth'):
         assert not new_config.is_absent(there)

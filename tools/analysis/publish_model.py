@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make a checkpoint ready to hand on: weights and classes only, its hash in its name.
+"""Prepare a checkpoint for publication: weights and classes only, with its hash in its name.
 
 Optimizer, schedules and logs are left out. The hosts' tools of the same name fail on MMEngine's
 checkpoints with PyTorch 2.6 and later.
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         '--save-keys',
         nargs='+',
         default=['meta', 'state_dict'],
-        help='what to keep of the file (default: meta state_dict)',
+        help='entries of the file to keep (default: meta state_dict)',
     )
     parser.add_argument('--safetensors', action='store_true', help='write safetensors')
     parser.add_argument(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write label maps of COCO instances: for segmentors like ADE20K's, for HTC like COCO-Stuff's."""
+"""Write COCO instances as label maps: in ADE20K's format for mmseg, in COCO-Stuff's for HTC."""
 
 import argparse
 import sys
@@ -28,7 +28,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--stuff-maps',
         type=Path,
         metavar='OUT',
-        help='write label maps (255: none, else category id - 1) as stuffthingmaps has them',
+        help='write label maps (255: none, else category id - 1) in the format of stuffthingmaps',
     )
     parser.add_argument('--splits', nargs='+', choices=list(FOLDERS), default=list(FOLDERS))
     parser.add_argument('--copy', action='store_true', help='copy the images instead of linking')

@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
         '--seed', type=int, default=default.seed, help='other seeds give other scenes'
     )
     parser.add_argument(
-        '--overwrite', action='store_true', help='replace another or a damaged set'
+        '--overwrite', action='store_true', help='replace a different or damaged set'
     )
     parser.add_argument(
         '--contact-sheet',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a config that trains a shipped model on data of your own."""
+"""Write a config that trains a shipped model on your own data."""
 
 import shlex
 import sys
@@ -44,24 +44,26 @@ def make_parser() -> ArgumentParser:
         description=__doc__, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument('--base', required=True, help='name of a shipped config, or a file')
-    parser.add_argument('--train', required=True, help='annotations to learn from')
-    parser.add_argument('--val', required=True, help='annotations to validate on')
-    parser.add_argument('--images', help='folder of the images (class folders need none)')
-    parser.add_argument('--val-images', help='folder of the validation images, if another')
+    parser.add_argument('--train', required=True, help='training annotations')
+    parser.add_argument('--val', required=True, help='validation annotations')
+    parser.add_argument('--images', help='folder of the images (not used for class folders)')
+    parser.add_argument('--val-images', help='folder of the validation images, if it differs')
     parser.add_argument(
         '--format',
         choices=FORMATS,
         default='coco',
-        help='of boxes and masks; others than coco are converted to it beside OUT',
+        help='format of boxes and masks; other formats are converted to COCO files next to OUT',
     )
     parser.add_argument('--names', help="YOLO's data.yaml, which names the classes")
     parser.add_argument('--classes', nargs='+', help='names of the values of label maps, from 0')
     parser.add_argument(
         '--ignore-zero', action='store_true', help='label maps: 0 is no class, 1 is the first'
     )
-    parser.add_argument('--epochs', type=int, help="how often to see each image (the base's)")
-    parser.add_argument('--batch-size', type=int, help="images per GPU (the base's)")
-    parser.add_argument('--gpus', type=int, default=1, help='for the learning rate (default: 1)')
+    parser.add_argument('--epochs', type=int, help="number of epochs (default: the base's)")
+    parser.add_argument('--batch-size', type=int, help="images per GPU (default: the base's)")
+    parser.add_argument(
+        '--gpus', type=int, default=1, help='number of GPUs, for the learning rate (default: 1)'
+    )
     parser.add_argument('--out', required=True, type=Path, help='config to write')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing config')
     return parser
@@ -72,7 +74,7 @@ def read_data(args: Namespace, scope: str) -> OwnData:
     if scope == 'mmpretrain':
         return read_class_folders(args.train, args.val)
     if args.images is None:
-        raise ValueError('--images is missing: the folder of the images')
+        raise ValueError('--images is missing; expected the folder of the images')
     val_images = args.val_images or args.images
     if scope == 'mmseg':
         return read_label_maps(args.train, args.val, args.images, val_images, args.classes)
@@ -123,13 +125,13 @@ def new_config(args: Namespace) -> None:
     )
     cfg = write_checked(text, args.out)
     print(
-        f'{args.out}: {len(data.classes)} classes, {data.train.count} images to learn from, '
-        f'{data.val.count} to validate on; it passes the checks before training'
+        f'{args.out}: {len(data.classes)} classes, {data.train.count} training images, '
+        f'{data.val.count} validation images; it passes the checks before training'
     )
     weights = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
     if weights and is_absent(weights):
         print(
-            f'The base starts from {weights}, which is not there: name a file by '
+            f'The base starts from {weights}, which does not exist: pass a file by '
             '--cfg-options model.backbone.init_cfg.checkpoint=FILE, or start from random weights '
             'by --cfg-options model.backbone.init_cfg=None'
         )

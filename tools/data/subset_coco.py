@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a COCO annotation file of a few images: to overfit, to debug, to show."""
+"""Write a COCO annotation file of a few images, for overfitting, debugging and figures."""
 
 import argparse
 import json
@@ -12,14 +12,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('annotations', type=Path, help='COCO instances json')
     parser.add_argument('out', type=Path, help='json to write')
-    parser.add_argument('--images', type=int, required=True, help="how many, in the file's order")
+    parser.add_argument('--images', type=int, required=True, help='number of images to keep')
     parser.add_argument(
         '--instances',
         type=int,
         nargs=2,
         metavar=('MIN', 'MAX'),
         default=(1, 10**6),
-        help='only images with so many instances, and without crowds',
+        help='keep only images with MIN to MAX instances and without crowds',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     return parser.parse_args()
@@ -37,7 +37,7 @@ def subset(content: dict, images: int, instances: tuple[int, int]) -> dict:
         The file's content with fewer images and annotations; categories stay.
 
     Raises:
-        ValueError: If fewer images qualify.
+        ValueError: If there are fewer such images.
     """
     counts = Counter(annotation['image_id'] for annotation in content['annotations'])
     crowded = {a['image_id'] for a in content['annotations'] if a.get('iscrowd')}
@@ -49,7 +49,7 @@ def subset(content: dict, images: int, instances: tuple[int, int]) -> dict:
     ]
     if len(chosen) < images:
         raise ValueError(
-            f'{images} images wanted, but only {len(chosen)} have {low} to {high} instances and '
+            f'--images {images}, but only {len(chosen)} images have {low} to {high} instances and '
             'no crowd'
         )
     ids = {image['id'] for image in chosen[:images]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show where one query of a Focal Transformer looks, at every level, laid over an image.
+"""Show the attention of one query of a Focal Transformer at every level, over an image.
 
     python tools/visualize/attention.py CONFIG CHECKPOINT IMAGE --query 80 60 --stage 0 --head 2
 
@@ -35,11 +35,9 @@ def parse_args() -> argparse.Namespace:
         help='pixel of the query, column and row (default: the center)',
     )
     parser.add_argument(
-        '--size', type=int, nargs=2, metavar=('W', 'H'), help='resize the image to this before'
+        '--size', type=int, nargs=2, metavar=('W', 'H'), help='resize the image to this size first'
     )
-    parser.add_argument(
-        '--out', type=Path, help='image to write (default: IMAGE_attention.png, here)'
-    )
+    parser.add_argument('--out', type=Path, help='image to write (default: ./IMAGE_attention.png)')
     return parser.parse_args()
 
 

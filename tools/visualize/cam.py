@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show which parts of an image speak for a class, by grad-cam.
+"""Show which parts of an image support a class, by grad-cam.
 
     python tools/visualize/cam.py CONFIG CHECKPOINT IMAGE --target 3 --method gradcam
 
-Classifiers and segmentors are explained by class. For detectors, whose scores belong to boxes,
---method eigencam shows what the backbone sees, without a class.
+Classifiers and segmentors are explained by class. The scores of detectors belong to boxes. For
+detectors, --method eigencam shows the main features of the backbone, without a class.
 """
 
 import argparse
@@ -27,12 +27,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='file of the whole model, or "none" for random weights')
     parser.add_argument('image', type=Path)
     parser.add_argument('--method', choices=METHODS, default='gradcam', help='(default: gradcam)')
-    parser.add_argument('--target', type=int, help='class (default: the best)')
-    parser.add_argument('--stage', type=int, help='output to look at (default: the last)')
+    parser.add_argument('--target', type=int, help='class (default: the highest score)')
+    parser.add_argument('--stage', type=int, help='stage to explain (default: the last)')
     parser.add_argument(
-        '--size', type=int, nargs=2, metavar=('W', 'H'), help='resize the image to this before'
+        '--size', type=int, nargs=2, metavar=('W', 'H'), help='resize the image to this size first'
     )
-    parser.add_argument('--out', type=Path, help='image to write (default: IMAGE_cam.png, here)')
+    parser.add_argument('--out', type=Path, help='image to write (default: ./IMAGE_cam.png)')
     return parser.parse_args()
 
 

@@ -21,7 +21,12 @@ def main() -> None:
         option = f'--{name.replace("_", "-")}'
         parser.add_argument(option, type=int, default=value, help=f'(default: {value})')
     parser.add_argument(
-        '--map', type=int, nargs=2, default=(8, 8), metavar=('ROWS', 'COLUMNS'), help='in windows'
+        '--map',
+        type=int,
+        nargs=2,
+        default=(8, 8),
+        metavar=('ROWS', 'COLUMNS'),
+        help='size of the map in windows (default: 8 8)',
     )
     parser.add_argument('--out', type=Path, default=Path('keys.png'), help='image to write')
     args = parser.parse_args()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Print and draw how far a query of each stage sees and how many keys that costs.
+"""Print and draw the receptive field and the number of keys of a query of each stage.
 
     python tools/visualize/receptive_field.py CONFIG
     python tools/visualize/receptive_field.py CONFIG --checkpoint FILE --effective-stage 2
 
-The first computes it from the config (paper, Fig. 3). The second also measures which pixels change
-the output at the center, by gradients.
+The first command computes both from the config (paper, Fig. 3). The second also measures, by
+gradients, which pixels change the output at the center.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's tables beside this project's numbers, and all that is generated about the configs.
+"""Generate the paper's tables with this project's numbers, and the other files about the configs.
 
-Without options, it renews ``docs/paper_tables.md``, the tables of the READMEs in
+Without options, the script updates ``docs/paper_tables.md``, the tables of the READMEs in
 ``configs/``, every ``metafile.yml`` and ``model-index.yml``.
 """
 
@@ -32,9 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--work-dirs', type=Path, nargs='+', default=[], help='runs whose scores are to be shown'
     )
-    parser.add_argument(
-        '--out', type=Path, help='write the page into this folder and leave all else alone'
-    )
+    parser.add_argument('--out', type=Path, help='write only the page of tables, into this folder')
     parser.add_argument(
         '--check', action='store_true', help='write nothing; fail if a file is out of date'
     )
