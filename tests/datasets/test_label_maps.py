@@ -209,7 +209,7 @@ def test_mmdet_reads_stuff_maps(root, tmp_path):
 
 
 def test_real_photographs(repo_root, tmp_path):
-    """Every label is of an instance that covers the pixel, no smaller one of another category."""
+    """A label is of an instance that covers the pixel; no smaller one of another category does."""
     coco_tiny = repo_root.parent / 'shared' / 'data' / 'coco_tiny'
     if not coco_tiny.is_dir():
         pytest.skip(f'{coco_tiny} is absent')

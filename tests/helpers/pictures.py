@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is drawn: differences between a drawing and its image, and colors of a figure."""
+"""Checks of drawings: differences between a drawing and its image, and colors of a figure."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -242,7 +242,7 @@ def test_published_runs_are_those_of_the_docs(repo_root: Path) -> None:
 
 @pytest.fixture(scope='module')
 def committed(repo_root: Path) -> dict[str, Ours]:
-    """Numbers of the metafiles; another test computes them anew."""
+    """Numbers of the metafiles; another test recomputes them."""
     ours = {}
     for path in repo_root.glob('configs/**/metafile.yml'):
         for model in yaml.safe_load(path.read_text())['Models']:
@@ -330,7 +330,7 @@ def test_the_sample_has_every_method(paper: Paper) -> None:
 def test_committed_files_follow_from_the_numbers(
     tmp_path: Path, paper: Paper, committed: dict, repo_root: Path
 ) -> None:
-    """No table reads another: all are made where nothing generated exists."""
+    """No generated file reads another: all are generated in a folder that has none of them."""
     ignored = shutil.ignore_patterns('metafile.yml', '__pycache__')
     shutil.copytree(repo_root / 'configs', tmp_path / 'configs', ignore=ignored)
     for readme in tmp_path.rglob('*.md'):

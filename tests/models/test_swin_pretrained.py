@@ -33,7 +33,7 @@ OWN_WINDOW_ONLY = dict(
 
 
 def timm_model(size: int = 224) -> nn.Module:
-    """A Swin of ``ARCH`` with every parameter random: nothing looks right by chance."""
+    """Return a Swin of ``ARCH`` with random parameters, which cannot agree by chance."""
     model = timm_swin.SwinTransformer(
         img_size=size, embed_dim=8, depths=(1, 2, 2, 1), num_heads=(1, 1, 2, 2), num_classes=5
     )

@@ -291,7 +291,7 @@ def test_bad_shift() -> None:
 
 @pytest.mark.parametrize('heads', [1, 2])
 def test_gradients_of_tables_have_their_strides(heads: int) -> None:
-    """Or distributed training warns, and copies them."""
+    """Otherwise distributed training warns and copies them."""
     geometry, windows, _ = CASES['detection']
     tables = make_inputs(geometry, windows, heads=heads)
     bias = to_bias({k: v.requires_grad_() for k, v in tables.items()}, geometry)

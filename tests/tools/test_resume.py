@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A killed training goes on where it was."""
+"""A killed training resumes where it ended."""
 
 import os
 import re
@@ -25,7 +25,7 @@ OPTIONS = [
 
 @pytest.mark.slow
 def test_faults_at_random_points_change_nothing(repo_root, environment):
-    """One of each; the tool mounts a small disk where it may, else it leaves that one out."""
+    """One fault of each kind; the tool leaves out the full disk if it may not mount one."""
     done = subprocess.run(
         [sys.executable, str(repo_root / 'tools' / 'dev' / 'inject_faults.py'), '--times', '1'],
         env=environment, text=True, capture_output=True, timeout=800,
