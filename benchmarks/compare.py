@@ -42,7 +42,7 @@ class Change(NamedTuple):
 
 
 def _is_baseline(row: dict[str, str]) -> bool:
-    """Whether a row is a baseline: rows of Swin have no backend."""
+    """Return whether a row is a baseline: rows of Swin have no backend."""
     names = (row.get('config'), row.get('model'), row.get('impl'))
     return row['baseline'] in names or row.get('impl') == ''
 

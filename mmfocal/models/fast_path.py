@@ -75,7 +75,7 @@ def _has_stock_methods(module: nn.Module) -> bool:
 
 
 def _has_stock_parts(block: Any) -> bool:
-    """Whether the layers of a block have their stock types."""
+    """Return whether the layers of a block have their stock types."""
     if not (hasattr(block, 'attn') and hasattr(block.attn, 'qkv') and type(block.mlp) is Mlp):
         return False
     attn, mlp = block.attn, block.mlp
@@ -113,7 +113,7 @@ def is_stock(block: Any) -> TypeGuard['FocalBlock']:  # Any: the attributes are 
 
 
 def _drops(block: 'FocalBlock') -> bool:
-    """Whether a dropout layer is active; stochastic depth does not count."""
+    """Return whether a dropout layer is active; stochastic depth does not count."""
     attn = block.attn
     drops_weights = attn.training and attn.attn_drop > 0
     return bool(drops_weights) or _is_active(attn.proj_drop) or _is_active(block.mlp.drop)

@@ -194,5 +194,5 @@ def _train_together(rank: int, names: list[str]) -> None:
 
 @pytest.mark.slow
 def test_two_processes_use_every_parameter(tmp_path: Path):
-    """Without ``find_unused_parameters``."""
+    """DDP runs without ``find_unused_parameters``."""
     run_in_processes(_train_together, tmp_path, METHODS)

@@ -124,7 +124,7 @@ def iou(a: list[float], b: list[float]) -> float:
 
 
 def atss(boxes: list[list[float]], levels: list[list[int]], gts: list) -> dict[int, int]:
-    """Which gt each box gets, -1 for none."""
+    """Return the ground truth that each box gets, -1 for none."""
     best = {p: (0.0, -1) for level in levels for p in level}
     for g, gt in enumerate(gts):
         middle = ((gt[0] + gt[2]) / 2, (gt[1] + gt[3]) / 2)

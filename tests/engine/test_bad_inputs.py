@@ -543,9 +543,8 @@ def test_files_are_read_alike_with_and_without_msgspec(
 def test_many_polygons_are_sampled_unless_they_are_scored(tmp_path, monkeypatch, scored):
     monkeypatch.setattr(coco, 'POLYGON_SAMPLE', 2)
     content = annotated(tmp_path)
-    content['annotations'][1]['segmentation'] = [
-        [1, 2, 3, 4, 5, 'x']
-    ]  # the second of six is not in the sample
+    # the second of six annotations is not in the sample
+    content['annotations'][1]['segmentation'] = [[1, 2, 3, 4, 5, 'x']]
     cfg = detection(tmp_path, content)
     if scored:
         with pytest.raises(InputError, match=r'annotation id=2 .*something else than numbers'):

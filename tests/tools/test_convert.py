@@ -21,7 +21,7 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 
 class Done(NamedTuple):
-    """How a tool ended: what it printed, and the error that it exited with, if any."""
+    """Result of a tool: its output, and the error that it exited with, if any."""
 
     stdout: str
     error: str

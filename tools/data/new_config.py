@@ -102,7 +102,7 @@ def write_checked(text: str, out: Path) -> Config:
 
 
 def is_absent(weights: str) -> bool:
-    """Whether a checkpoint is a local file that does not exist; addresses are not tried."""
+    """Return whether a checkpoint is a local file that does not exist; addresses are not tried."""
     name = weights.removeprefix(SWIN)
     is_address = name.startswith(HUB) or '://' in name
     return not is_address and not Path(name).expanduser().is_file()

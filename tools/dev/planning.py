@@ -106,7 +106,7 @@ def shape_of(cfg: Config) -> tuple[int, int]:
 
 
 def images_of(cfg: Config) -> tuple[str, int]:
-    """Return name of the data, and images that a training sees.
+    """Return the name of the data and the number of images that a training processes.
 
     Args:
         cfg: Config.
