@@ -71,7 +71,7 @@ class StopAtNonFinite(Hook):
         if name:
             raise FloatingPointError(
                 f'iteration {runner.iter + 1}: {name} is not finite, so no checkpoint is written; '
-                'the last checkpoint is intact'
+                'the weights of the last checkpoint are finite'
             )
 
     def _stop(self, runner: Runner, loss: Tensor) -> None:
