@@ -14,7 +14,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 MIM_ENTRIES = ('configs', 'tools', 'model-index.yml')
-# Tools that need a checkout: set-up, tests, quickstart, and what makes the project's own pages.
+# Tools that need a checkout: set-up, tests, quickstart, and generators of the project's pages.
 NOT_IN_MIM = ('setup_env.sh', 'run_tests.sh', 'quickstart.sh', 'dev')
 
 
@@ -25,7 +25,7 @@ def read_version() -> str:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link or a folder, if it is there."""
+    """Delete a file, a link or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -36,7 +36,7 @@ class BuildWithMim(build_py):
     """Put configs and tools where ``mmengine`` looks for them: ``mmfocal/.mim``.
 
     A wheel gets copies, made in the build folder. An editable install gets links in the source
-    tree (ignored by git), so that edited configs count at once.
+    tree (ignored by git), so that edited configs take effect at once.
     """
 
     def run(self) -> None:
@@ -51,7 +51,7 @@ class BuildWithMim(build_py):
                 self._place(ROOT / entry, mim / entry)
 
     def _place(self, source: Path, target: Path) -> None:
-        if self.editable_mode and os.name != 'nt':  # Windows asks for rights to make links
+        if self.editable_mode and os.name != 'nt':  # links need extra rights on Windows
             target.symlink_to(os.path.relpath(source, target.parent))
         elif source.is_dir():
             left_out = shutil.ignore_patterns('__pycache__', *NOT_IN_MIM)
@@ -61,9 +61,9 @@ class BuildWithMim(build_py):
 
 
 # The maintained continuation of OpenMMLab's libraries. The core requires none of them: they share
-# their import names with the original mm* packages, and a second mmengine or mmcv beside the one
-# that a user brings would overwrite it. mmcv's ops are compiled only with torch installed first
-# and `--no-build-isolation`; tools/setup_env.sh does that.
+# their import names with the original mm* packages, and a second mmengine or mmcv would overwrite
+# the one that a user has installed. mmcv's ops are compiled only if torch is installed first and
+# with `--no-build-isolation`; tools/setup_env.sh does that.
 COMMON = [
     'onedl-mmengine>=0.10.8,<0.11',
     'onedl-mmcv>=2.3,<2.4',
@@ -71,16 +71,16 @@ COMMON = [
     'scikit-learn>=1.3',
     'safetensors>=0.4',  # the format of timm's and the Hugging Face Hub's weights
     'shtab>=1.7',  # completion of `mmfocal` in shells
-    'supervision>=0.31',  # draws predictions and reads videos; asks for no OpenCV of its own
+    'supervision>=0.31',  # draws predictions and reads videos; does not require an OpenCV package
 ]
 EXTRAS = {
-    'det': [*COMMON, 'onedl-mmdetection>=3.5,<3.6', 'msgspec>=0.18'],  # reads annotations quickly
+    'det': [*COMMON, 'onedl-mmdetection>=3.5,<3.6', 'msgspec>=0.18'],  # msgspec parses JSON fast
     'seg': [*COMMON, 'onedl-mmsegmentation>=1.4,<1.5'],
     'cls': [*COMMON, 'onedl-mmpretrain>=1.3,<1.4'],
 }
 EXTRAS['vis'] = ['grad-cam>=1.5', 'matplotlib']
 EXTRAS['all'] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
-# MLflow 3 no longer logs to folders, which MMEngine does unless a server is named
+# MMEngine logs to a folder unless a server is given, which MLflow 3 no longer supports
 EXTRAS['track'] = ['mlflow>=2,<3', 'tensorboard>=2', 'wandb>=0.16']
 EXTRAS['labels'] = ['datumaro>=1.6']  # annotations of CVAT
 EXTRAS['dev'] = [

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory of the tensors of a step on CPUs.
 
-Unlike resident memory, it is the same in every process: how the C library reuses freed memory does
-not count. Scratch memory of oneDNN and MKL does not count either.
+Unlike resident memory, it is the same in every process, because it does not depend on how the C
+library reuses freed memory. Scratch memory of oneDNN and MKL is not included.
 """
 
 import json
@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_of(step: Callable[[], Any]) -> int:
-    """Return the peak in bytes of what a step allocates, without what was there before."""
+    """Return the peak of the memory that a step allocates, in bytes."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     with TemporaryDirectory() as folder:

@@ -83,7 +83,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def window_attention(qkv: Tensor, own_table: Tensor, scale: float) -> Tensor:
-    """Attention of each 7x7 window to itself: ``(B, H, W, 3C), (169, h)`` -> ``(B, H, W, C)``."""
+    """Attend within each 7x7 window: ``(B, H, W, 3C), (169, h)`` -> ``(B, H, W, C)``."""
     batch, height, width, _ = qkv.shape
     windows = window_partition(qkv, 7).flatten(0, 1)  # (B * N, 49, 3C)
     q, k, v = windows.unflatten(-1, (3, own_table.shape[1], -1)).permute(2, 0, 3, 1, 4)

@@ -72,10 +72,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--archs', nargs='+', choices=ARCHS, default=['tiny'], help='of Focal (default: tiny)')
     add('--impls', nargs='+', choices=IMPLS, default=['auto'], help='backends (default: auto)')
     add('--baselines', nargs='*', choices=BASELINES, default=['swin_tiny'])
-    add('--dtypes', nargs='+', choices=DTYPES, default=['fp32'], help='half types by autocast')
+    add('--dtypes', nargs='+', choices=DTYPES, default=['fp32'], help='half precision by autocast')
     add('--modes', nargs='+', choices=['infer', 'train'], default=['infer', 'train'])
-    add('--compile', action='store_true', help='with torch.compile too')
-    add('--cuda-graphs', action='store_true', help='inference replayed as a CUDA graph too')
+    add('--compile', action='store_true', help='also measure with torch.compile')
+    add('--cuda-graphs', action='store_true', help='also replay inference as a CUDA graph')
     add(
         '--focal-windows',
         type=int,
@@ -84,7 +84,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f'focal windows of the stages (default: {CLASSIFICATION} up to 224 pixels, '
         f'{DETECTION} above)',
     )
-    add('--memory', action='store_true', help='measure memory too')
+    add('--memory', action='store_true', help='also measure memory')
     add('--plot', type=Path, metavar='PATH', help='picture of time and memory over pixels')
     measure.add_common_arguments(parser)
     args = measure.parse(parser, argv)

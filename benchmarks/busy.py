@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost of GNU's OpenMP for a training next to a busy process, by the spin time of its threads.
+"""Slowdown of a training next to a busy process, by the spin time of GNU OpenMP's threads.
 
-Each round times steps of a nano backbone, in turn in new processes, for each ``GOMP_SPINCOUNT``
-(``default``: unset), alone and next to a process that keeps one core busy.
+Each round times steps of a nano backbone for each ``GOMP_SPINCOUNT`` (``default``: unset), alone
+and next to a process that keeps one core busy. Every timing runs in a new process.
 """
 
 import argparse

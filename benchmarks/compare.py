@@ -42,7 +42,7 @@ class Change(NamedTuple):
 
 
 def _is_baseline(row: dict[str, str]) -> bool:
-    """Whether a row is a baseline: rows of Swin have no backend."""
+    """Return whether a row is a baseline: rows of Swin have no backend."""
     names = (row.get('config'), row.get('model'), row.get('impl'))
     return row['baseline'] in names or row.get('impl') == ''
 
@@ -51,7 +51,7 @@ def _candidates(path: Path) -> dict[str, dict[str, str]]:
     """Return rows by name, without baselines, whose ratios are constant."""
     rows = measure.read_csv(path)
     if 'ratio' not in rows[0]:
-        raise ValueError(f"{path} has no column 'ratio': it is of no benchmark with a baseline")
+        raise ValueError(f"{path} has no column 'ratio'; expected a benchmark with a baseline")
     return {
         ' '.join(filter(None, (row.get(key) for key in KEYS))): row
         for row in rows

@@ -58,7 +58,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--ann-file', default='annotations/instances_train.json', help='in --data-root')
     add('--images', default='train/', metavar='FOLDER', help='in --data-root')
     add('--cfg-options', nargs='+', action=DictAction, default={}, help='settings to override')
-    add('--memory', action='store_true', help='measure memory too')
+    add('--memory', action='store_true', help='also measure memory')
     add(
         '--workers',
         nargs='+',
@@ -69,8 +69,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add('--loader-only', action='store_true', help='measure data loading alone')
     add('--batches', type=int, default=20, help='to load for each number of workers')
-    add('--images-per-second', type=float, help='what one GPU consumes: says how many workers')
-    add('--gpus', type=int, default=1, help='GPUs that are to be kept busy')
+    add('--images-per-second', type=float, help='speed of one GPU; prints the workers it needs')
+    add('--gpus', type=int, default=1, help='number of GPUs')
     measure.add_common_arguments(parser)
     parser.set_defaults(rounds=20)
     args = measure.parse(parser, argv)

@@ -32,11 +32,11 @@ from mmfocal.collect_env import collect
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 MIB = 2**20
-SIDES = {'cpu': 2048, 'cuda': 8192}  # of the matrices that measure the rate of arithmetic
-COPIED = 64 * MIB  # floats that measure the rate of copying
+SIDES = {'cpu': 2048, 'cuda': 8192}  # of the matrices that are multiplied to measure FLOP/s
+COPIED = 64 * MIB  # number of floats that are copied to measure bytes/s
 LEAST_SECONDS = 0.2  # minimum of one timing; short steps are repeated
 ROUNDS = 6
-TRIES = 3  # to find the machine steady
+TRIES = 3  # attempts to get steady timings
 SETTINGS = ('GLIBC_TUNABLES', 'GOMP_SPINCOUNT', 'OMP_WAIT_POLICY')
 LIBRARIES = ('torch', 'triton', 'mmpretrain', 'mmdet')
 
@@ -77,8 +77,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         '--max-spread',
         type=float,
         metavar='X',
-        help='measure again, and reject at last, where the slowest round of a baseline takes more '
-        'than 1 + X times as long as its fastest',
+        help='repeat, and finally reject, measurements in which the slowest round of a baseline '
+        'takes more than 1 + X times as long as its fastest round',
     )
     parser.add_argument('--csv', type=Path, metavar='PATH', help='file to write')
     parser.add_argument('--force', action='store_true', help='overwrite files')
@@ -162,14 +162,14 @@ def start(
 def take_turns(
     timings: Mapping[Hashable, Callable[[], float]], rounds: int
 ) -> dict[Hashable, list[float]]:
-    """Call candidates in turn; each round begins with another one.
+    """Call candidates in turn; each round begins with the next candidate.
 
     Args:
         timings: Return seconds, by name of the candidate.
         rounds: Number of calls of each.
 
     Returns:
-        What each returned, round by round.
+        Results of each candidate, round by round.
     """
     times = {name: [] for name in timings}
     order = list(timings)

@@ -259,7 +259,7 @@ def finish(process: subprocess.Popen, seconds: float) -> str:
 
 def run_all(args: argparse.Namespace) -> dict[Part, str]:
     """Run every part; return the failures."""
-    slower = 10 if args.rehearse else 1  # than a GPU
+    slower = 10 if args.rehearse else 1  # longer time limits for the interpreter
     deadline = time.monotonic() + 60 * args.minutes
     begun = time.monotonic()
     warming = [(part, spawn(part, args)) for part in WARM]
@@ -334,7 +334,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if not (args.rehearse or torch.cuda.is_available()):
         parser.error('PyTorch finds no CUDA device on this machine; --rehearse needs none')
     if args.rehearse and args.results == RESULTS:
-        parser.error('--rehearse needs --results, as its times mean nothing')
+        parser.error('--rehearse needs --results, because its times are meaningless')
     old = [args.results / name for name in FILES.values() if (args.results / name).exists()]
     if args.part is None and old:
         if not args.force:

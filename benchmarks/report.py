@@ -203,7 +203,7 @@ def table(path: Path) -> str:
     columns = next((KINDS[name] for name in KINDS if name in rows[0]), None)
     if columns is None:
         raise ValueError(
-            f'{path} is of no known benchmark: none of the columns {", ".join(KINDS)} is there'
+            f'{path} is not from a known benchmark; expected one of the columns {", ".join(KINDS)}'
         )
     cells = [[Cell(value(row)) for value in columns.values()] for row in rows]
     grid = Grid('', '', list(columns), cells, [])

@@ -13,7 +13,8 @@ from .zoo import config
 
 # MMEngine resolves `_base_ = 'mmfocal::...'` only for registered packages.
 MODULE2PACKAGE.setdefault('mmfocal', 'mmfocal')
-# MMEngine looks for a distribution, else for a module: onedl's has another distribution name.
+# MMEngine looks up a distribution, then a module. The distribution of onedl's mmseg has another
+# name, so the module is named here.
 if not installed('mmsegmentation'):
     MODULE2PACKAGE['mmseg'] = 'mmseg'
 

@@ -125,7 +125,7 @@ def _print_completion(shell: str) -> None:
 
 
 def _complete_files(action: Action, completion: dict) -> None:
-    """Complete arguments that are files by file names."""
+    """Let the shell complete file names for arguments that may be files."""
     takes_a_value = action.nargs != 0 and action.choices is None and action.type is None
     if takes_a_value:
         action.complete = completion
@@ -142,7 +142,7 @@ def _run_host_tool(arguments: Sequence[str]) -> None:
     folder = Path(spec.origin).parent / '.mim' / 'tools'
     tools: dict[str, Path] = {}
     for path in sorted(folder.rglob('*.py'), key=lambda path: (len(path.parts), path)):
-        tools.setdefault(path.stem, path)  # of two with the same name, the one in analysis_tools
+        tools.setdefault(path.stem, path)  # if two share a name, the one in analysis_tools wins
     if name not in tools:
         sys.exit(f'mmfocal tool: {host} has no {name!r}; it has {", ".join(sorted(tools))}')
     sys.argv = [str(tools[name]), *options]

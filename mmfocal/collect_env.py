@@ -32,7 +32,8 @@ LIBRARIES = (
 def collect() -> dict[str, str]:
     """Collect the environment, one printable value per name.
 
-    Missing packages are listed as such, packages that cannot be imported with their error.
+    A missing package is listed as not installed, and a package that cannot be imported with its
+    error.
     """
     env = {
         'mmfocal': f'{__version__} ({_git_state()})',
@@ -83,7 +84,7 @@ def _gpus() -> str:
 
 
 def _library(name: str, distributions: list[str]) -> str:
-    """Return the version of a library and its distribution (mm* or onedl-mm*, which opencv)."""
+    """Return the version of a library and the distribution that provides it, e.g. onedl-mmcv."""
     owners = ', '.join(
         f'{owner} {metadata.version(owner)}' for owner in sorted(set(distributions))
     )
@@ -108,13 +109,13 @@ def _compilers() -> dict[str, str]:
     """Return MMEngine's information about the compilers."""
     try:
         env = collect_mmengine_env()
-    except Exception as error:  # it runs the compilers, and imports distutils, gone in Python 3.12
+    except Exception as error:  # compilers fail, or distutils is missing (since Python 3.12)
         return {'compilers': f'unknown: {type(error).__name__}: {error}'}
     return {name: str(env[name]) for name in ('CUDA_HOME', 'NVCC', 'GCC', 'MSVC') if name in env}
 
 
 def main() -> None:
-    """Print the environment, names aligned."""
+    """Print the environment with aligned names."""
     env = collect()
     width = max(map(len, env)) + 2
     for name, value in env.items():

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private and version-dependent names of PyTorch and of the hosts, in one place.
 
-Importing this module imports torch only. A missing name has a substitute, or an error names it.
+Importing this module imports torch only. If a release lacks a name, this module substitutes it or
+raises an error that names it.
 """
 
 import re
@@ -43,32 +44,32 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def call_methods() -> dict[str, object]:
-    """Return the methods that run if a module is called; those that are missing do not count."""
+    """Return those existing methods of ``nn.Module`` that run when a module is called."""
     names = ('__call__', '_wrapped_call_impl', '_call_impl', 'forward')
     return {name: vars(nn.Module)[name] for name in names if name in vars(nn.Module)}
 
 
-# since torch 2.3; older releases have the other name only, which Dynamo supports
+# torch.compiler.is_compiling exists since torch 2.3; Dynamo supports the older name, too
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
 
 
 def check_compiler() -> None:
     """Raise an error if the code is compiled or exported by an unsupported PyTorch.
 
-    Dynamo shows the line below and, without ``fullgraph=True``, breaks the graph there.
+    Dynamo shows the line that raises it and, without ``fullgraph=True``, breaks the graph there.
 
     Raises:
         RuntimeError: If PyTorch is too old.
     """
     if is_compiling() and VERSION < COMPILES_SINCE:
         needed = '.'.join(map(str, COMPILES_SINCE))
-        raise RuntimeError(f'torch.compile and torch.export need PyTorch {needed} or newer here')
+        raise RuntimeError(f'mmfocal needs PyTorch {needed} or newer to be compiled or exported')
 
 
 def is_traced_for_export() -> bool:
-    """Return whether a call is exported; strict export looks like compiling.
+    """Return whether a call is traced by ``torch.export`` or ``torch.jit``.
 
-    Before torch 2.7, exporting is not detected.
+    Strict export counts as compiling. Before torch 2.7, ``torch.export`` is not detected.
     """
     if getattr(torch.compiler, 'is_dynamo_compiling', is_compiling)():
         return False
@@ -105,12 +106,12 @@ def is_plain_eager() -> bool:
 
 
 def is_plain_tensor(x: Tensor) -> bool:
-    """Return whether it is a tensor and not of a subclass."""
+    """Return whether ``x`` is a tensor or parameter and of no other subclass."""
     return type(x) in (Tensor, nn.Parameter)
 
 
 def is_dense_tensor(x: Tensor) -> bool:
-    """Return whether it is a plain strided tensor or a fake tensor of one."""
+    """Return whether ``x`` is strided, and plain or a fake tensor."""
     is_known = is_plain_tensor(x) or type(x).__name__ == 'FakeTensor'
     return is_known and x.layout == torch.strided
 
@@ -135,9 +136,10 @@ def autocast_dtype(device_type: str) -> torch.dtype:
 
 
 def infers_schemas() -> bool:
-    """Return whether operators may be annotated by ``list[int]`` and ``tuple[Tensor, Tensor]``.
+    """Return whether operators may be annotated with ``list[int]`` and ``tuple[Tensor, Tensor]``.
 
-    ``torch.library.triton_op`` exists since PyTorch 2.6, which accepts names of ``typing`` only.
+    PyTorch 2.6, the first release with ``torch.library.triton_op``, accepts only the names of
+    ``typing``.
     """
 
     def probe(x: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
@@ -173,7 +175,7 @@ def has_init_info(module: nn.Module) -> bool:
 
 
 _MMENGINE, _MMDET = 'mmengine 0.10', 'mmdet 3.0 to 3.5'  # supported releases of the hosts
-# Private methods that classes here override: the hosts call them and have no public ones.
+# Private methods of the hosts that classes here override, because there are no public ones.
 _OVERRIDDEN = {
     'CheckpointHook': (('_save_checkpoint_with_step',), _MMENGINE),
     'DDPStrategy': (('_wrap_model',), _MMENGINE),
@@ -205,7 +207,7 @@ def check_base(base: type) -> None:
         base: The class; it must be listed in ``_OVERRIDDEN``.
 
     Raises:
-        AttributeError: If the installed release lacks one, so that the host would not call it.
+        AttributeError: If the installed release lacks one, and so would not call the override.
     """
     names, known = _OVERRIDDEN[base.__name__]
     for name in names:
@@ -264,6 +266,6 @@ def run_branch(head: nn.Module, branch: str, *args: Any, **kwargs: Any) -> dict:
     mmdet 3.0 to 3.5 have no public name for it.
 
     Raises:
-        AttributeError: If the head lacks the method of this name.
+        AttributeError: If the head lacks this branch.
     """
     return _method(head, f'_{branch}_forward', _MMDET)(*args, **kwargs)

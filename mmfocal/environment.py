@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-# Import names of distributions; distributions of a row overwrite each other's files.
+# Distributions by import name. Distributions in one row overwrite each other's files.
 DISTRIBUTIONS = {
     'mmengine': ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
     'mmcv': ('mmcv', 'mmcv-lite', 'mmcv-full', 'onedl-mmcv'),
@@ -36,7 +36,7 @@ def installed(name: str) -> str | None:
 
 
 def _number(text: str | None) -> tuple[int, ...]:
-    """Return the first two numbers of a version; ``()``, the smallest, if there is none."""
+    """Return the first two numbers of a version; ``()``, below any version, if there is none."""
     return tuple(int(part) for part in re.findall(r'\d+', text or '')[:2])
 
 
@@ -108,7 +108,7 @@ def _mmcv_without_operators() -> Iterator[str]:
         remove = ' '.join(name for name in _providers('mmcv') if name == 'mmcv-lite')
         yield (
             f'{" and ".join(hosts)} need mmcv with compiled operators, found '
-            f'{f"{there} without" if there else "no mmcv"}: '
+            f'{f"{there} without them" if there else "no mmcv"}: '
             f'{f"pip uninstall -y {remove} && " if remove else ""}{BUILD_MMCV} '
             f'{_mmcv_requirement(_is_onedl())}'
         )
@@ -129,7 +129,7 @@ def _torch_too_new() -> Iterator[str]:
     if mmengine and _number(torch) >= (2, 6):
         yield (
             f'{mmengine} {installed(mmengine)} cannot read its checkpoints with torch {torch}: '
-            'pip install "torch<2.6" with the torchvision of that release, or change to '
+            'pip install "torch<2.6" with the torchvision of that release, or switch to '
             "onedl's packages, which continue the original ones"
         )
 
@@ -144,7 +144,10 @@ def _setuptools_too_new() -> Iterator[str]:
 
 def _opencv_missing() -> Iterator[str]:
     if find_spec('cv2') is None:
-        yield "MMEngine's hooks import opencv, found none: pip install opencv-python-headless"
+        yield (
+            "MMEngine's hooks import opencv, which is not installed: "
+            'pip install opencv-python-headless'
+        )
 
 
 def problems() -> list[str]:
@@ -157,7 +160,7 @@ def problems() -> list[str]:
 
 
 def _from_error(error: Exception) -> list[str]:
-    """Diagnose an error itself; mmcv, for one, does not record which torch it was built for."""
+    """Diagnose an error by its text: pip's records do not show which torch mmcv was built for."""
     if '_ext' in str(error) and 'symbol' in str(error):
         return [
             f"mmcv's operators are compiled for another torch: {BUILD_MMCV} "
@@ -183,6 +186,6 @@ def require(*modules: str) -> None:
             raise
         text = '\n'.join(f'  - {reason}' for reason in reasons)
         raise ImportError(
-            f'{type(error).__name__}: {error}\nWhat is installed for {sys.executable} does not '
-            f'fit together:\n{text}'
+            f'{type(error).__name__}: {error}\nPackages installed for {sys.executable} are '
+            f'incompatible:\n{text}'
         ) from error

@@ -27,8 +27,8 @@ def _load_model(
     cfg = Config.fromfile(path)
     if cfg.default_scope != self.scope:
         raise ValueError(
-            f'{model} is a config for {cfg.default_scope}; {type(self).__name__} takes those for '
-            f'{self.scope}'
+            f'{model} is a config for {cfg.default_scope}; {type(self).__name__} expects a config '
+            f'for {self.scope}'
         )
     return cfg, None
 

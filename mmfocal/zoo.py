@@ -22,7 +22,7 @@ def data_root() -> Path:
             return place
     raise FileNotFoundError(
         f'mmfocal has no configs: neither {places[0]} nor {places[1]} holds configs and '
-        'model-index.yml; install it by pip, which copies them'
+        'model-index.yml; install mmfocal with pip, which copies them'
     )
 
 
@@ -30,7 +30,7 @@ def list_configs() -> list[str]:
     """List the shipped configs.
 
     Returns:
-        Names for ``config``, sorted, e.g. ``'detection/focal_t_maskrcnn_3x'``; no bases.
+        Sorted names for ``config``, e.g. ``'detection/focal_t_maskrcnn_3x'``, without bases.
     """
     root = data_root() / 'configs'
     names = (path.relative_to(root).with_suffix('') for path in root.rglob('*.py'))
@@ -40,8 +40,8 @@ def list_configs() -> list[str]:
 def config(name: str) -> str:
     """Find a shipped config.
 
-    The path can be used for any config file: in ``_base_``, in the hosts' tools and in
-    their inferencers.
+    The path can be used wherever a config file is expected: in ``_base_``, in the hosts' tools
+    and in their inferencers.
 
     Args:
         name: Name such as ``'detection/focal_t_maskrcnn_3x'`` or its last part; ``.py`` and a

@@ -15,11 +15,11 @@ from mmengine.registry import DefaultScope
 pytest.register_assert_rewrite('tests.helpers')  # their asserts show values too
 os.environ.setdefault('MPLBACKEND', 'Agg')  # before anything imports matplotlib
 if not torch.cuda.is_available():
-    os.environ['TRITON_INTERPRET'] = '1'  # before anything imports Triton, or asks for it
+    os.environ['TRITON_INTERPRET'] = '1'  # before anything imports Triton or reads the variable
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this PyTorch or Triton is too old for; see ``tests/helpers/versions.py``."""
+    """Skip tests that need a newer PyTorch or Triton; see ``tests/helpers/versions.py``."""
     from tests.helpers.versions import lacking
 
     for item in items:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``collect_env`` and a failing import name what does not fit, with a command that fixes it."""
+"""``collect_env`` and a failing import name incompatible packages and a command that fixes it."""
 
 import os
 import shutil

@@ -10,7 +10,7 @@ import pytest
 import mmfocal.models  # noqa: F401  # the layer that routes messages
 from mmfocal import settings
 
-# machine.py speaks the launchers' protocols: RANK, MASTER_ADDR, SLURM_NODELIST, ...
+# machine.py reads the launchers' variables: RANK, MASTER_ADDR, SLURM_NODELIST, ...
 READERS = {'settings.py', 'engine/machine.py'}
 PREFIXES = r'\b(?:MMFOCAL_[A-Z_]+|FOCAL_\w*CKPT)\b'
 

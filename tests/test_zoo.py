@@ -43,7 +43,7 @@ def test_hosts_find_the_names():
     assert isinstance(detector.backbone, mmfocal.FocalTransformer)
     segmentor = MMSegInferencer('focal_nano_upernet', device='cpu').model
     assert isinstance(segmentor.backbone, mmfocal.FocalTransformer)
-    with pytest.raises(ValueError, match='is a config for mmdet; MMSegInferencer takes'):
+    with pytest.raises(ValueError, match='is a config for mmdet; MMSegInferencer expects'):
         MMSegInferencer('focal_nano_retinanet', device='cpu')
     with pytest.raises(ValueError, match='Cannot find model: absent in mmdet'):
         DetInferencer('absent')

@@ -2,8 +2,8 @@
 _base_ = 'mmdet::_base_/default_runtime.py'
 
 custom_imports = dict(imports=['mmfocal', 'mmfocal.detection'], allow_failed_imports=False)
-# choice: runs repeat; seed=None draws one. Ranks draw different numbers (drop path, Mixup), as in
-# the released training.
+# choice: a fixed seed, so that runs are reproducible; seed=None draws a seed. Ranks draw different
+# random numbers (drop path, Mixup), as in the released training.
 randomness = dict(seed=0, diff_rank_seed=True)
 
 # Further log backends, one line each:

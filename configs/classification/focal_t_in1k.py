@@ -10,5 +10,5 @@ _base_ = [
 # from scratch; the settings of the released classifiers at 224 pixels
 backbone = dict(focal_windows=(7, 5, 3, 1), expand_sizes=(3, 3, 3, 0), out_indices=(3,))
 backbone = {**_base_.backbone, **backbone}
-del backbone['init_cfg']  # not None, into which MMEngine merges no --cfg-options
+del backbone['init_cfg']  # deleted, because MMEngine cannot merge --cfg-options into None
 model = dict(backbone=dict(_delete_=True, **backbone))

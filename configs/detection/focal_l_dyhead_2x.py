@@ -4,13 +4,13 @@ _base_ = [
     '../_base_/backbones/focal_tiny.py',
     '../_base_/backbones/focal_large.py',
     '../_base_/datasets/coco_dyhead.py',
-    '../_base_/schedules/coco_1x.py',  # 12 epochs, in which each image comes twice
+    '../_base_/schedules/coco_1x.py',  # 12 epochs, with each image twice
     '../_base_/default_runtime_mmdet.py',
 ]
 
 # choice: window 7, to share one set of Focal-L weights; focal_l_dyhead_w12_2x.py has 12
 # choice: checkpointing and mixed precision (coco_1x.py), which the paper does not name, to fit a
-# GPU; mmdet's DyHead has neither (58 GB a GPU): with_cp=False and
+# GPU; mmdet's DyHead has neither (58 GB per GPU): with_cp=False and
 # optim_wrapper=dict(type='OptimWrapper')
 backbone = {**_base_.backbone, **_base_.focal_l}
 model = dict(

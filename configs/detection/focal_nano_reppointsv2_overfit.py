@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does it learn? A small RepPointsV2 from scratch on a few photographs, tested on the same ones.
+"""Overfitting test: a small RepPointsV2 from scratch on a few photographs, tested on the same.
 
-Makes sense with an annotation file of a few images (``tools/data/subset_coco.py``).
+It needs an annotation file of a few images (``tools/data/subset_coco.py``).
 """
 
 _base_ = '../quickstart/focal_nano_reppointsv2.py'

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does it learn? Focal-T Mask R-CNN from scratch on a few photographs, tested on the same ones.
+"""Overfitting test: Focal-T Mask R-CNN from scratch on a few photographs, tested on the same.
 
-Makes sense with an annotation file of a few images (``tools/data/subset_coco.py``).
+It needs an annotation file of a few images (``tools/data/subset_coco.py``).
 """
 
 _base_ = 'focal_t_maskrcnn_3x.py'
@@ -9,10 +9,10 @@ _base_ = 'focal_t_maskrcnn_3x.py'
 max_iters = 360
 ann_file = 'annotations/five.json'
 backbone = {**_base_.model.backbone, 'drop_path_rate': 0.0}
-del backbone['init_cfg']  # not None, into which MMEngine merges no --cfg-options
+del backbone['init_cfg']  # deleted, because MMEngine cannot merge --cfg-options into None
 model = dict(
     backbone=dict(_delete_=True, **backbone),
-    # a few boxes an image: the mask head on 128 of them would take most of the time
+    # few boxes per image, because the mask head on 128 boxes would take most of the time
     train_cfg=dict(rcnn=dict(sampler=dict(num=64))),
 )
 

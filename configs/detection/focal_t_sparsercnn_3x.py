@@ -9,7 +9,7 @@ _base_ = [
 
 model = dict(backbone=_base_.backbone)
 # choice: Sparse R-CNN's own optimizer in fp32, as in FocalNet's config, by the same first author;
-# the paper's text has one recipe for all detectors; with it, clipping kept:
+# the paper's text has one recipe for all detectors; that recipe, with gradient clipping:
 # optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
 optim_wrapper = dict(
     _delete_=True,

@@ -8,14 +8,14 @@ _base_ = [
 channels = _base_.head_channels
 heads, stages = _base_.model.roi_head, _base_.model.train_cfg.rcnn
 width = dict(in_channels=channels, conv_out_channels=channels, num_classes=10)
-samples = dict(num=32, pos_fraction=0.5)  # half of Mask R-CNN's, three times
+samples = dict(num=32, pos_fraction=0.5)  # half of Mask R-CNN's, in each of three stages
 model = dict(
     backbone=_base_.backbone,
     neck=_base_.fpn,
     rpn_head=_base_.rpn_head,
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=channels),
-        # one box and one mask for all classes: each digit teaches all of them
+        # class-agnostic boxes and masks, which learn from every digit
         bbox_head=[
             dict(head, fc_out_channels=256, reg_class_agnostic=True, **width)
             for head in heads.bbox_head

@@ -8,7 +8,7 @@ _base_ = [
 channels = _base_.head_channels
 heads, stages = _base_.model.roi_head, _base_.model.train_cfg.rcnn
 mask_width = dict(num_convs=2, in_channels=channels, conv_out_channels=channels, num_classes=10)
-samples = dict(num=32, pos_fraction=0.5)  # half of Mask R-CNN's, three times
+samples = dict(num=32, pos_fraction=0.5)  # half of Mask R-CNN's, in each of three stages
 model = dict(
     backbone=_base_.backbone,
     neck=_base_.fpn,
@@ -20,7 +20,7 @@ model = dict(
             for head in heads.bbox_head
         ],
         mask_roi_extractor=dict(out_channels=channels),
-        # one mask for all classes: each digit teaches all of them
+        # class-agnostic masks, which learn from every digit
         mask_head=[dict(head, class_agnostic=True, **mask_width) for head in heads.mask_head],
         semantic_roi_extractor=dict(out_channels=channels),
         semantic_head=dict(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trained for multi-scale testing, hence mirrored and resized digits, unlike the other configs."""
+"""Training for multi-scale testing: digits are flipped and resized, unlike in other configs."""
 
 _base_ = './focal_nano_maskrcnn.py'
 

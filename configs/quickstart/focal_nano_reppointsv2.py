@@ -14,7 +14,7 @@ model = dict(
         in_channels=channels,
         feat_channels=channels,
         point_feat_channels=channels,
-        # without, units die at this learning rate, which is 15 times that of the full configs
+        # without a norm, units die at this learning rate, 15 times that of the full configs
         point_norm_cfg=_base_.norm_cfg,
     ),
 )

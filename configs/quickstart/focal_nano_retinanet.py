@@ -15,7 +15,7 @@ model = dict(
         feat_channels=channels,
         # 16, 20, 25, 32 pixels and more: digits have 20 to 56
         anchor_generator=dict(octave_base_scale=2),
-        # as ATSS has: without norm and with a quarter of the channels, activations vanish
+        # as in ATSS; without norm and with a quarter of the channels, activations vanish
         norm_cfg=dict(type='GN', num_groups=32),
     ),
 )

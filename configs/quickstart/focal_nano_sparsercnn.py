@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Learns far more in 1,300 iterations from a trained backbone, as the paper's is on ImageNet.
+"""A pre-trained backbone, as in the paper, gives much higher scores after 1,300 iterations.
 
-That of ``focal_nano_maskrcnn`` will do: ``--cfg-options
+The backbone of ``focal_nano_maskrcnn`` suffices: ``--cfg-options
 model.backbone.init_cfg.type=FocalPretrained model.backbone.init_cfg.checkpoint=FILE``.
 """
 
@@ -39,5 +39,5 @@ model = dict(
     train_cfg=dict(rcnn=_base_.model.train_cfg.rcnn[:num_stages]),
     test_cfg=dict(rcnn=dict(max_per_img=num_proposals)),
 )
-# attention and a matching loss: smaller steps, as in Sparse R-CNN's own recipe
+# a smaller learning rate, because of attention and the matching loss, as in Sparse R-CNN's recipe
 optim_wrapper = dict(optimizer=dict(lr=5e-4, weight_decay=1e-4), clip_grad=dict(max_norm=1.0))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Needs a backbone that has learned something, as the paper's has from ImageNet.
+"""Needs a pre-trained backbone; the paper's is pre-trained on ImageNet.
 
-From random weights it stays at chance for 1,300 iterations. That of ``focal_nano_maskrcnn``
-will do: ``--cfg-options model.backbone.init_cfg.type=FocalPretrained
+With a random backbone, the model stays at chance for 1,300 iterations. The backbone of
+``focal_nano_maskrcnn`` suffices: ``--cfg-options model.backbone.init_cfg.type=FocalPretrained
 model.backbone.init_cfg.checkpoint=FILE``.
 """
 

@@ -10,7 +10,7 @@ _base_ = [
 
 model = dict(
     data_preprocessor=dict(size=(640, 640)),
-    # choice: drop path as for the other sizes; the paper is silent
+    # choice: drop path as for the other sizes; the paper does not specify it
     backbone={**_base_.backbone, **_base_.focal_l, 'drop_path_rate': 0.3},
     decode_head=dict(in_channels=_base_.focal_l_channels),
     auxiliary_head=dict(in_channels=_base_.focal_l_channels[2]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs that MMEngine's runner wrote about a run, including resumed parts."""
+"""Logs that MMEngine's runner wrote, including those of resumed runs."""
 
 import json
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class RunLog:
 
 
 def read_run_log(work_dir: str | Path) -> RunLog:
-    """Read ``*/vis_data/scalars.json``; for steps repeated after resuming, the later values count.
+    """Read ``*/vis_data/scalars.json``. If a resumed run repeats a step, the later values count.
 
     Args:
         work_dir: Work directory of ``tools/train.py``.
@@ -50,7 +50,7 @@ def read_run_log(work_dir: str | Path) -> RunLog:
             (log.train if 'lr' in scalars else log.val)[scalars['step']] = scalars
     if not log.train:
         raise FileNotFoundError(
-            f'{work_dir} holds no log of a training (*/vis_data/scalars.json with a loss, '
+            f'{work_dir} contains no training log (*/vis_data/scalars.json with a loss, '
             'written every default_hooks.logger.interval iterations)'
         )
     return log

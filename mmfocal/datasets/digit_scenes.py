@@ -40,10 +40,10 @@ from .digits import (
     render_ground,
 )
 
-FORMAT_VERSION = 3  # increase it when the same parameters give other files
+FORMAT_VERSION = 3  # increased whenever the same parameters yield different files
 GROUND = len(CLASSES)  # index of the ground in stuff maps
-MIN_VISIBLE = 0.55  # least share of a digit's ink that stays visible
-COVER_RATE = 0.28  # share of digits put beside or onto an earlier one rather than anywhere
+MIN_VISIBLE = 0.55  # minimum share of a digit's ink that stays visible
+COVER_RATE = 0.28  # share of digits placed near or on an earlier one; the others lie anywhere
 _LAYOUT = {
     'annotations',
     *SPLITS,
@@ -63,8 +63,8 @@ class DigitSceneParams:
         val: Number of validation scenes.
         image_size: Height and width of a scene in pixels.
         digits: Minimum and maximum number of digits in a scene.
-        digit_size: Minimum and maximum size of a digit: the longer side of the box around its
-            uncovered ink in pixels.
+        digit_size: Minimum and maximum size of a digit in pixels. The size is the longer side of
+            the box around its ink before other digits cover it.
         crop_size: Side of the square images of the classification set in pixels.
         crop_views: Images of each training scan in the classification set; validation has one.
         seed: Seed. Scene i of a split depends on the seed, the split, i, and the sizes and numbers
@@ -99,7 +99,7 @@ class DigitSceneParams:
         for name in ('digits', 'digit_size'):
             low, high = getattr(self, name)
             if low > high:
-                raise ValueError(f'{name}={(low, high)}: the least value is above the greatest')
+                raise ValueError(f'{name}={(low, high)}: the minimum exceeds the maximum')
         if self.digit_size[1] > min(self.image_size):
             raise ValueError(
                 f'digit_size={self.digit_size}: a digit of {self.digit_size[1]} pixels does not '
@@ -205,8 +205,8 @@ def render_scene(rng: np.random.Generator, scans: Scans, params: DigitSceneParam
     else:
         raise ValueError(
             f'digits={params.digits}: found no room for {count} digits of digit_size='
-            f'{params.digit_size} in image_size={params.image_size}; ask for fewer or smaller '
-            'ones, or for a larger image'
+            f'{params.digit_size} in image_size={params.image_size}; expected fewer or smaller '
+            'digits, or a larger image'
         )
     masks, corners = arranged
     canvas = render_ground(rng, params.image_size)
@@ -231,8 +231,8 @@ def mask_to_rle(mask: np.ndarray) -> dict:
 def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
     """Return COCO polygons [x0, y0, x1, y1, ...] of an (H, W) bool mask, one per component.
 
-    They follow the outer edges of pixels, so rasterizing them restores the mask. Holes are filled,
-    because polygons cannot express them.
+    The polygons follow the outer edges of pixels, so rasterizing them restores the mask. Holes are
+    filled, because polygons cannot express them.
     """
     # Contours run through pixel centers. Contours of a mask enlarged three times lie 1/6 pixel
     # inside the pixels' edges, so rounding to whole pixels gives the edges.
@@ -342,7 +342,7 @@ def _write_scenes(root: Path, split: str, params: DigitSceneParams, track: Track
 
 
 def _views(split: str, params: DigitSceneParams) -> int:
-    """Draw the classification images of one scan."""
+    """Return the number of classification images of one scan."""
     return params.crop_views if split == 'train' else 1
 
 
@@ -368,7 +368,7 @@ def _meta(params: DigitSceneParams) -> dict:
 def _fault(root: Path, params: DigitSceneParams) -> str | None:
     """Return why ``root`` is not a complete set with these parameters; None if it is."""
     if not (root / 'meta.json').is_file():
-        return 'it has no meta.json, so it is incomplete or something else'
+        return 'it has no meta.json, so it is incomplete or not a set of digit scenes'
     try:
         found = json.loads((root / 'meta.json').read_text())
     except json.JSONDecodeError as error:
@@ -393,7 +393,7 @@ def _check_own(folder: Path) -> None:
     """Raise an error if a folder to remove contains files that are not part of a set."""
     foreign = sorted({path.name for path in folder.iterdir()} - _LAYOUT)
     if foreign:
-        raise FileExistsError(f'{folder} is not removed: it holds other files, too: {foreign[:5]}')
+        raise FileExistsError(f'{folder} is not removed: it has other files: {foreign[:5]}')
 
 
 def build(
@@ -417,7 +417,8 @@ def build(
         True if the set was generated, False if it existed.
 
     Raises:
-        FileExistsError: ``root`` exists with other content, or, with ``overwrite``, foreign files.
+        FileExistsError: ``root`` has other content or, with ``overwrite``, files that are not part
+            of a set.
     """
     root = Path(root).resolve()
     partial = root.with_name(f'{root.name}.partial')

@@ -94,7 +94,7 @@ def render_digit(rng: np.random.Generator, scan: np.ndarray, size: int) -> np.nd
     opacity = np.clip((gray - level) / 0.1 + 0.5, 0, 1)
     opacity = opacity[ink_box(opacity >= 0.5)]
     scale = size / max(opacity.shape)
-    while True:  # thin tips fade in a small digit: enlarge it until its box has the size
+    while True:  # thin tips of a small digit fade, so enlarge it until its box has the size
         height, width = (max(1, round(side * scale)) for side in opacity.shape)
         digit = cv2.resize(opacity, (width, height), interpolation=cv2.INTER_AREA)
         digit = digit[ink_box(digit >= 0.5)]
@@ -146,7 +146,7 @@ def render_ground(rng: np.random.Generator, image_size: tuple[int, int]) -> np.n
 
 
 def _vivid_color(rng: np.random.Generator, beneath: np.ndarray) -> np.ndarray:
-    """Return the one of eight vivid colors with most contrast to the pixels (P, 3) ``beneath``."""
+    """Return that of eight random vivid colors which contrasts most with ``beneath`` (P, 3)."""
     hsv = np.stack([rng.uniform(0, 360, 8), rng.uniform(0.65, 1, 8), rng.uniform(0.55, 1, 8)], 1)
     colors = 255 * cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2RGB)[0]
     difference = np.linalg.norm(colors[:, None] - beneath[None], axis=2)
@@ -179,8 +179,8 @@ def paint_digit(
 def render_crop(rng: np.random.Generator, scan: np.ndarray, crop_size: int) -> np.ndarray:
     """Draw one enlarged scan as chalk on a dark board, both slightly tinted.
 
-    Scenes are more difficult, because boxes tell detectors where the digits are. A small
-    classifier with random initial weights does not learn from vivid digits on textured ground.
+    A small classifier with random initial weights does not learn from vivid digits on textured
+    ground. Detectors do learn from such scenes, because boxes tell them where the digits are.
 
     Args:
         rng: Source of all choices.

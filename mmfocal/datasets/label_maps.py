@@ -26,7 +26,7 @@ class _Annotations(COCO):
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise FileNotFoundError(f'{path}: expected COCO instances')
+            raise FileNotFoundError(f'{path} does not exist; expected COCO instances')
         self.path = path
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__(path)
@@ -80,8 +80,8 @@ def _prepare(folder: Path, names: Iterable[str], overwrite: bool) -> None:
     foreign = sorted(present - set(names))
     if foreign:
         raise FileExistsError(
-            f'{folder} holds {len(foreign)} files that do not belong to it, the first is '
-            f'{foreign[0]}; remove them or choose another folder'
+            f'{folder} holds {len(foreign)} files with other names, the first is {foreign[0]}; '
+            'remove them or choose another folder'
         )
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -165,8 +165,8 @@ def write_label_maps(
 
     Raises:
         FileNotFoundError: If an annotation file or an image is missing.
-        FileExistsError: If files exist already, or with ``overwrite`` foreign ones.
-        ValueError: If the splits differ in their categories, these do not fit into 8 bits, or an
+        FileExistsError: If a folder has files or, with ``overwrite``, files with other names.
+        ValueError: If the categories of the splits differ or do not fit into 8 bits, or if an
             instance has no category or mask.
     """
     root, out = Path(coco_root), Path(out)
@@ -207,7 +207,7 @@ def write_stuff_maps(
 
     Raises:
         FileNotFoundError: If an annotation file is missing.
-        FileExistsError: If files exist already, or with ``overwrite`` foreign ones.
+        FileExistsError: If a folder has files or, with ``overwrite``, files with other names.
         ValueError: If category ids do not fit into 8 bits, or an instance has no category or mask.
     """
     sets = {split: _read(Path(coco_root), split) for split in splits}

@@ -39,7 +39,7 @@ class BiFPNStage(nn.Module):
     """One pass down and one pass up the pyramid.
 
     Args:
-        in_channels: Channels of each level, finest first; a level with other than
+        in_channels: Channels of each level, finest first. A level whose channels differ from
             ``out_channels`` gets a 1x1 convolution.
         out_channels: Channels of every output.
         norm_cfg: Norm after each convolution.

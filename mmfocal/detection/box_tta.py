@@ -18,8 +18,9 @@ class SizeFilteredDetTTAModel(DetTTAModel):
     applies to all views.
 
     Args:
-        size_ranges: Triples of a scale's short side, as in ``Resize``, and the smallest and
-            largest side (square root of the area) of the boxes that it keeps, in its pixels.
+        size_ranges: Triples ``(short, low, high)``: the short side of a scale, as in ``Resize``,
+            and the smallest and largest size (square root of the area) of the boxes that are kept
+            at this scale, in pixels of the resized image.
         **kwargs: Arguments of ``DetTTAModel``.
     """
 

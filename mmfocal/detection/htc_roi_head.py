@@ -33,12 +33,12 @@ class AveragedHTCRoIHead(HybridTaskCascadeRoIHead):
         """Predict masks.
 
         Args:
-            stage: Stage whose loss is wanted in training; at inference the stage whose RoI
-                extractor all stages share.
+            stage: In training, the stage to run. At inference, the stage whose RoI extractor is
+                used for all stages.
             x: Maps of the neck.
             rois: ``(n, 5)``: index of the image, then the box in pixels.
             semantic_feat: Features of the semantic branch.
-            training: Whether one stage is wanted or, at inference, all of them.
+            training: Whether to run one stage; at inference, all stages run.
 
         Returns:
             ``mask_preds``: logits ``(n, classes or 1, h, w)`` of the stage; at inference a list

@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 
 
 def mask_to_polygons(mask: np.ndarray, tolerance: float = 0) -> list[list[float]]:
-    """Outline a mask.
+    """Convert a mask to the polygons of its outlines.
 
     ``instaboostfast`` 0.1.2 stacks the outlines of a mask in one array. NumPy 1.24 and later raise
     an error if their lengths differ.
@@ -32,7 +32,7 @@ def mask_to_polygons(mask: np.ndarray, tolerance: float = 0) -> list[list[float]
 
 
 def rle_to_polygons(rle: dict) -> list[list[float]]:
-    """Outline an RLE mask.
+    """Convert an RLE mask to polygons.
 
     Args:
         rle: COCO's ``counts``, compressed or not, and ``size``.

@@ -2,9 +2,9 @@
 """Multi-scale and flip testing of two-stage detectors with masks.
 
 mmdet's ``DetTTAModel`` merges final boxes and does not support masks. Here the views are merged
-inside the detector, as in mmdet 2.x. Proposals of all views are merged. Every view predicts scores
-and boxes for the same proposals, which are averaged before one NMS. Every view predicts masks for
-the same boxes, which are averaged before they are pasted.
+inside the detector, as in mmdet 2.x. First, the proposals of all views are merged. Then every view
+predicts scores and boxes for these proposals; scores and boxes are averaged, and one NMS follows.
+Finally, every view predicts masks for the detected boxes; the masks are averaged and pasted.
 
 Differences from mmdet 2.x:
 - Proposals are merged as in the RPN, by one NMS per pyramid level, so that a single
@@ -139,7 +139,7 @@ class MaskTTAModel(BaseTTAModel):
         return predictions
 
     def merge_preds(self, data_samples_list: Sequence[Sequence[View]]) -> list[DetDataSample]:
-        """Predict images from their views, which replace the predictions of other TTA models.
+        """Predict images from their views; other TTA models get predictions instead of views.
 
         Args:
             data_samples_list: Views of each image.

@@ -41,7 +41,7 @@ NUM_CORNER_MAPS = 6  # a score and an offset (x, y) for each of the two corners
 
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
-    """``(N, channels, H_i, W_i)`` of each level to ``(N, P, channels)``."""
+    """Concatenate levels ``(N, channels, H_i, W_i)`` to ``(N, P, channels)``."""
     return torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
 
 
@@ -55,7 +55,8 @@ def snap_to_corners(boxes: Tensor, scores: Tensor, offsets: Tensor, stride: int)
         stride: Stride of scores and offsets.
 
     Returns:
-        ``(N, P, 4)``. Each corner is that of the best of the four surrounding points.
+        ``(N, P, 4)``. Of the four points around a corner, the one with the highest score gives
+        the new corner.
     """
     height, width = scores.shape[-2:]
     around = (min(2, height), min(2, width))  # a map may be a single row or column
@@ -153,8 +154,8 @@ class BoxTargets(NamedTuple):
 class RepPointsV2Head(RepPointsHead):
     """Dense head of RepPointsV2 (https://arxiv.org/abs/2007.08508).
 
-    ``train_cfg`` has three assigners: ``init`` for the initial boxes, ``refine``, which uses
-    these, for the final boxes, and ``corner``.
+    ``train_cfg`` has three assigners: ``init`` for the initial boxes, ``refine`` for the final
+    boxes, which it assigns by the initial ones, and ``corner``.
 
     Args:
         num_classes: Number of classes C.
@@ -376,7 +377,7 @@ class RepPointsV2Head(RepPointsHead):
             ]
         )
         levels = valid.split([len(level) for level in points], dim=1)
-        # in one tensor, so that the GPU synchronizes once
+        # one tensor, so that tolist() synchronizes with the GPU once
         num_valid = torch.stack([level.sum(1) for level in levels], dim=1)
         return Grid(torch.cat(points), valid, num_valid.tolist())
 

@@ -82,8 +82,8 @@ class InclusiveGIoULoss(nn.Module):
 class SeparateFocalLoss(nn.Module):
     """Focal loss that averages foreground and background separately.
 
-    The foreground is a weighted mean. The background's sum is divided by the number of foreground
-    cells, since most of it is easy.
+    The foreground loss is a weighted mean. The sum of the background loss is divided by the number
+    of foreground cells, because most background cells are easy.
 
     Args:
         gamma: Exponent of the modulating factor.

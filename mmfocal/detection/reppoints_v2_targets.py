@@ -16,7 +16,7 @@ from torch import Tensor
 def foreground_weights(
     boxes: Tensor, labels: Tensor, num_classes: int, size: Sequence[int], stride: int
 ) -> Tensor:
-    """Weight the cells that boxes cover, so that each box has the same total.
+    """Weight the cells that boxes cover, so that each box has the same total weight.
 
     Args:
         boxes: ``(G, 4)``.
@@ -45,7 +45,7 @@ def foreground_weights(
 class CornerAssigner:
     """Assign corner heat to points: 1 for the point nearest to a corner, a Gaussian around it.
 
-    Every box is assigned on every level, top left and bottom right corners apart.
+    Every box is assigned on every level. Top left and bottom right corners are separate.
 
     Args:
         min_overlap: Boxes with both corners within the Gaussian's radius overlap the true box by
@@ -67,8 +67,9 @@ class CornerAssigner:
 
         Returns:
             Heat ``(P, 2)`` for (top left, bottom right), 1 where a point is the nearest to a
-            corner, and from there the offset ``(P, 4)`` to these corners in strides: top left
-            (x, y), bottom right (x, y), 0 elsewhere. Of several corners the closest counts.
+            corner. Offsets ``(P, 4)`` from these points to their corners in strides: top left
+            (x, y), bottom right (x, y); 0 at other points. If a point is the nearest to several
+            corners, the closest corner counts.
         """
         radius = self._radius(boxes)
         targets = [
@@ -80,7 +81,7 @@ class CornerAssigner:
         return torch.stack(heat.chunk(2), dim=1), torch.cat(offsets.chunk(2), dim=1)
 
     def _radius(self, boxes: Tensor) -> Tensor:
-        """CornerNet's radius ``(G,)`` in pixels."""
+        """Return CornerNet's radius ``(G,)`` in pixels."""
         sizes = (boxes[:, 2:] - boxes[:, :2]).tolist()
         return boxes.new_tensor([gaussian_radius((h, w), self.min_overlap) for w, h in sizes])
 

@@ -35,4 +35,4 @@ def describe_batch_size(cfg: Config, processes: int) -> str | None:
         if enabled
         else f'--auto-scale-lr is not given: {lr:.3g} as configured instead of {scaled:.3g}'
     )
-    return f'The total batch is {batch}, the learning rate is for {base}. {chosen}.'
+    return f'The total batch is {batch}; the learning rate is set for {base}. {chosen}.'

@@ -25,7 +25,7 @@ class SafeCheckpointHook(CheckpointHook):
     ``last_checkpoint`` names a deleted file.
     """
 
-    place: dict[str, int] | None = None  # of an additional checkpoint while it is saved
+    place: dict[str, int] | None = None  # epoch and iteration of an additional checkpoint
 
     def before_train(self, runner: Runner) -> None:
         """Remove incomplete files of an earlier, killed run.
@@ -39,7 +39,7 @@ class SafeCheckpointHook(CheckpointHook):
                 path.unlink(missing_ok=True)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Restore the place of an additional checkpoint, which FlexibleRunner overwrites.
+        """Restore epoch and iteration of an additional checkpoint; FlexibleRunner overwrites them.
 
         Args:
             runner: The runner.
@@ -100,7 +100,7 @@ class SafeCheckpointHook(CheckpointHook):
         name = f'iter_{iteration}.pth'
         path = self.file_backend.join_path(self.out_dir, name)
         if self.last_ckpt == path and not self.by_epoch:
-            return path  # it was just written
+            return path  # the regular hook has just written it
         self.place = dict(epoch=epoch, iter=iteration)
         runner.save_checkpoint(
             self.out_dir,
@@ -206,5 +206,5 @@ class SaveOnSignal(Hook):
         hooks = [hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)]
         if hooks:
             path = hooks[0].save_now(runner, epoch, iteration)
-            runner.logger.info(f'Ended by SIGTERM at iteration {iteration}; go on from {path}')
+            runner.logger.info(f'Ended by SIGTERM at iteration {iteration}; resume from {path}')
         raise SystemExit(128 + signal.SIGTERM)

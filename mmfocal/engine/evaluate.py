@@ -15,7 +15,7 @@ from .machine import kind_of, tell
 from .outputs import DrawPredictions, tell_replacement
 
 _TTA_MODELS = (
-    "; boxes: type='DetTTAModel', with masks: type='MaskTTAModel' of mmfocal.detection, "
+    "; use type='DetTTAModel' for boxes or type='MaskTTAModel' of mmfocal.detection for masks, "
     'see docs/multi_scale.md'
 )
 _SUBMISSION_KEYS = dict(CocoMetric='outfile_prefix', IoUMetric='output_dir')
@@ -47,7 +47,7 @@ def dump_metric(scope: str, path: str) -> BaseMetric:
         A metric without a score, to add to the evaluator.
 
     Raises:
-        ValueError: If the suffix is another one.
+        ValueError: If the file has another suffix.
     """
     if not path.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out {path}: expected a file ending in .pkl or .pickle')
@@ -177,7 +177,7 @@ def use_tta(cfg: Config) -> None:
 
     Raises:
         ValueError: If one of them is missing, if mmpretrain is to show the views in windows, or if
-            the test set wraps others.
+            the test set wraps other data sets.
     """
     hook = cfg.get('default_hooks', {}).get('visualization') or {}
     if cfg.default_scope == 'mmpretrain' and hook.get('enable'):
@@ -185,20 +185,20 @@ def use_tta(cfg: Config) -> None:
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
             hint = _TTA_MODELS if cfg.default_scope == 'mmdet' else ''
-            raise ValueError(f'--tta needs {key!r} in the config, which has none{hint}')
+            raise ValueError(f'--tta needs {key!r}, which the config does not have{hint}')
     _single_test_set(cfg, '--tta').pipeline = cfg.tta_pipeline
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
 
 
 def write_submission(cfg: Config, target: str) -> None:
-    """Change a config in place to write files for test servers; needs no annotations.
+    """Change a config in place to write files for test servers; annotations are not needed.
 
     Args:
         cfg: Config whose ``test_evaluator`` holds metrics of COCO or label maps.
-        target: Beginning of ``.bbox.json`` and ``.segm.json`` for COCO, folder for label maps.
+        target: Prefix of ``.bbox.json`` and ``.segm.json`` for COCO, folder for label maps.
 
     Raises:
-        ValueError: If a metric cannot do so, or if the test set wraps others.
+        ValueError: If a metric cannot write files, or if the test set wraps other data sets.
     """
     metrics = cfg.test_evaluator
     for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:

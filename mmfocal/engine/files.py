@@ -29,8 +29,8 @@ class AtomicBackend(LocalBackend):
             filepath: The file.
 
         Raises:
-            OSError: If it cannot be written, for instance because the disk is full; the old file
-                stays.
+            OSError: If the file cannot be written, for instance because the disk is full; the old
+                file stays.
         """
         write_atomically(obj, Path(filepath))
 
@@ -39,11 +39,11 @@ def write_atomically(content: bytes, path: Path) -> None:
     """Write a temporary file, then replace the old file.
 
     Args:
-        content: What to write.
+        content: Content.
         path: The file.
 
     Raises:
-        OSError: If it cannot be written; the old file stays.
+        OSError: If the file cannot be written; the old file stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -68,8 +68,8 @@ def read_run_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict[st
         allow_pickle: Unpickle objects of any class: trusted files only.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is damaged, incomplete, or needs unpickling.
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If the checkpoint is damaged or incomplete, or needs unpickling.
     """
     read = read_sharded if Path(path).is_dir() else read_checkpoint
     return read(str(path), allow_pickle)
@@ -113,7 +113,7 @@ def local_copy(address: str) -> str:
     if not checksum:
         raise InputError(
             f'{address}: downloads need a checksum; expected a name like model-0123abcd.pth, or '
-            '#sha256=... behind the address'
+            '#sha256=... at the end of the address'
         )
     try:
         return str(download(address))

@@ -38,7 +38,7 @@ class Findings:
         print_log(f'WARNING: {text}')  # there is no log before the run
 
     def note(self, text: str) -> None:
-        """Print what is skipped, possibly on purpose.
+        """Print what a run skips, which may be intended.
 
         Args:
             text: As for ``error``.
@@ -49,7 +49,7 @@ class Findings:
         """Raise all errors at once.
 
         Raises:
-            InputError: If there are errors; ends with the config lines to write.
+            InputError: If there are errors; the text ends with the config lines to write.
         """
         if not self.errors:
             return

@@ -60,8 +60,8 @@ def read_config(path: str | Path) -> Config:
     """Read a config file, which may have bases of this package: ``_base_ = 'mmfocal::...'``.
 
     MMEngine looks up types of such a base, such as ``EncoderDecoder``, in the scope of the package
-    that the base comes from. Configs of this package use the scopes of their host libraries, so
-    the marker is removed and ``default_scope`` applies.
+    that the base comes from, ``_scope_``. Configs of this package use the scopes of their host
+    libraries, so ``_scope_`` is removed and ``default_scope`` applies.
 
     Args:
         path: Config file.
@@ -128,7 +128,7 @@ def _value_at(cfg: Config, key: str) -> Any:
 
 
 def warn_of_unknown_keys(cfg: Config, options: dict[str, Any]) -> None:
-    """Warn of options that nothing reads, with the nearest known key.
+    """Warn about options that nothing reads, and name the nearest known key.
 
     Modules with a ``type`` reject unknown arguments themselves, so new keys are allowed there.
 
@@ -154,7 +154,7 @@ def warn_of_unknown_keys(cfg: Config, options: dict[str, Any]) -> None:
                 # nested modules may get keys that the config leaves at their defaults
                 if near or not depth:
                     hint = f'the nearest is {nearest}' if near else 'nothing reads it'
-                    tell(cfg, f'WARNING: --cfg-options {key}: there is no {name!r} here; {hint}')
+                    tell(cfg, f'WARNING: --cfg-options {key}: {name!r} is not a known key; {hint}')
                 break
             node = node.get(name)
 

@@ -36,7 +36,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             The wrapper, with one group per parameter.
 
         Raises:
-            ValueError: If ``paramwise_cfg`` lacks ``layer_decay_rate`` or has one out of (0, 1].
+            ValueError: If ``layer_decay_rate`` is missing in ``paramwise_cfg`` or not in (0, 1].
             TypeError: If the backbone has no ``get_layer_depth``.
         """
         self.decay_rate = self.paramwise_cfg.get('layer_decay_rate')
@@ -54,12 +54,12 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         return super().__call__(model)
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
-        """Add groups as MMEngine does, and scale the rates of the backbone's.
+        """Add groups as MMEngine does, and scale the learning rates of the backbone's groups.
 
         Args:
             params: Groups so far; extended in place.
-            module: The model; its parts when called by itself.
-            **kwargs: ``prefix`` and more, which MMEngine passes on to parts.
+            module: The model; one of its modules in recursive calls.
+            **kwargs: ``prefix`` and others, which MMEngine passes in recursive calls.
         """
         super().add_params(params, module, **kwargs)
         if kwargs.get('prefix'):

@@ -22,9 +22,9 @@ RANK_VARIABLES = {
 def adapt_to_machine(cfg: Config) -> None:
     """Replace settings that are unsupported on CPUs, in place; no change with an accelerator.
 
-    Mixed precision becomes fp32 and SyncBN becomes BN; each change prints one line. A launcher's
-    process group is started here with gloo, because MMEngine selects a CUDA device, and the model
-    wrapper, including one of the config, gets no device.
+    Mixed precision becomes fp32 and SyncBN becomes BN; each change prints one line. With a
+    launcher, the process group is started here with gloo, because MMEngine would select a CUDA
+    device. The model wrapper gets no device, even if the config sets the wrapper.
 
     Args:
         cfg: Config with ``launcher`` set.
@@ -101,11 +101,12 @@ def _start_gloo(launcher: str) -> None:
 def leave_process_group() -> None:
     """Destroy the process group of a worker that may be restarted; models must have been freed.
 
-    Such a worker hosts the store of its group, whose threads can abort the process at its exit.
+    Such a worker hosts the store of its group. The threads of the store can abort the process when
+    it exits.
     """
     if dist.is_initialized() and os.environ.get('TORCH_DISABLE_SHARE_RDZV_TCP_STORE') == '1':
         gc.collect()  # runners are part of cycles
-        dist.barrier()  # the store is needed until every process is here
+        dist.barrier()  # the store is needed until every process reaches this line
         dist.destroy_process_group()
 
 

@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 class _EmptyOnMeta(TorchFunctionMode):
     """Context manager that creates parameters without memory, so that initialization is free.
 
-    ``torch.device('meta')`` also affects the few tensors that constructors compute with.
+    ``torch.device('meta')`` is no alternative, because it also affects the few tensors that
+    constructors compute with.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):

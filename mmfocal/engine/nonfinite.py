@@ -71,7 +71,7 @@ class StopAtNonFinite(Hook):
         if name:
             raise FloatingPointError(
                 f'iteration {runner.iter + 1}: {name} is not finite, so no checkpoint is written; '
-                'the last one is sound'
+                'the weights of the last checkpoint are finite'
             )
 
     def _stop(self, runner: Runner, loss: Tensor) -> None:
@@ -113,11 +113,11 @@ def first_non_finite(runner: Runner, batch: Any) -> str:
             found = bad + found
             found += [f'loss {name}' for name, each in _tensors('', losses) if _is_bad(each)]
     except Exception as error:  # the non-finite loss is more important
-        found.append(f'unknown, repeating the step fails with {error!r}')
+        found.append(f'unknown, because repeating the step fails with {error!r}')
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else 'none in the forward pass when it is repeated'
+    return found[0] if found else 'none when the forward pass is repeated'
 
 
 def _recorder(name: str, module: nn.Module, found: list[str]) -> Any:

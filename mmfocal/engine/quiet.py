@@ -30,7 +30,7 @@ class QuietRunner(Runner):
 
         Args:
             *args: See ``Runner.build_logger``.
-            **kwargs: Likewise.
+            **kwargs: See ``Runner.build_logger``.
 
         Returns:
             The logger.

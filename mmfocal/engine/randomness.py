@@ -40,7 +40,7 @@ class RandomNumbers(Hook):
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        """Number the samples from the present iteration on.
+        """Number the samples from the current iteration on.
 
         Args:
             runner: The runner, resumed.
@@ -70,9 +70,9 @@ class NumberedSampler(Sampler):
     """Add the position in the training to each index.
 
     Args:
-        sampler: Any sampler; its attributes are accessible.
+        sampler: Any sampler. Its attributes are forwarded.
         start: Position of its first index.
-        skipped: Indices that its first pass skips.
+        skipped: Number of indices that the first pass skips.
     """
 
     def __init__(self, sampler: Sampler, start: int = 0, skipped: int = 0) -> None:
@@ -116,7 +116,7 @@ class SeededSamples:
         """Load a batch.
 
         Args:
-            indices: Indices of ``NumberedSampler``, or others, which are not seeded.
+            indices: Indices of ``NumberedSampler``. Samples of other indices are not seeded.
         """
         samples = []
         for index in indices:
@@ -134,12 +134,12 @@ def _number_samples(runner: Runner, stream: tuple[int, ...]) -> None:
         return
     start = skipped = 0
     if isinstance(runner.train_loop, EpochBasedTrainLoop):
-        # saved within an epoch, whose first part is done
+        # the checkpoint was saved within an epoch, so the first samples of the epoch are done
         done = runner.iter - runner.epoch * len(loader)
         skipped = max(0, done) * (loader.batch_size or 1)
     elif hasattr(sampler, 'skip') and not getattr(
         runner.train_loop, 'fast_forward_on_resume', False
     ):
-        start = runner.iter * (loader.batch_size or 1)  # the loop skips as many
+        start = runner.iter * (loader.batch_size or 1)  # the loop skips as many samples
     loader.batch_sampler.sampler = NumberedSampler(sampler, start, skipped)
     loader.dataset.__getitems__ = SeededSamples(loader.dataset, stream)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resume a training, also after a kill during a write or the last validation."""
+"""Resume a training, even if it was killed during a write or during the last validation."""
 
 import copy
 import os
@@ -19,7 +19,7 @@ from .sharding import is_sharded
 
 _PATTERNS = ('iter_*.pth', 'epoch_*.pth')
 _PARTS = ('meta', 'state_dict', 'message_hub')  # what MMEngine resumes from
-# state of schedulers; the rest comes from the config
+# entries of a scheduler's state that change with time; the others come from the config
 _PROGRESS = ('last_step', 'verbose', 'base_values')
 
 
@@ -32,18 +32,18 @@ def latest_checkpoint(
     filename_tmpl: str | None = None,
     allow_pickle: bool = False,
 ) -> str | None:
-    """Return the newest sound checkpoint of a training.
+    """Return the newest intact checkpoint of a training.
 
     Args:
         work_dir: Directory of the training; its ``last_checkpoint`` is also considered.
-        out_dir: ``default_hooks.checkpoint.out_dir``, which has the checkpoints in a folder named
-            like the work directory.
+        out_dir: ``default_hooks.checkpoint.out_dir``. Its checkpoints are in a folder with the
+            name of the work directory.
         filename_tmpl: ``default_hooks.checkpoint.filename_tmpl``.
         allow_pickle: Unpickle objects of any class: trusted files only.
 
     Returns:
-        Path of the newest file that can be resumed from, or None. Newer files
-        that cannot are named in a warning.
+        Path of the newest file that can be resumed from, or None. A warning names newer files
+        that cannot be resumed from.
     """
     folders = [Path(work_dir)]
     if out_dir:
@@ -60,7 +60,7 @@ def latest_checkpoint(
         problem = _problem(path, allow_pickle)
         if problem is None:
             return str(path)
-        print_log(f'WARNING: {problem}. Looking for the one before.')
+        print_log(f'WARNING: {problem}. The previous checkpoint is tried next.')
     return None
 
 
@@ -73,8 +73,8 @@ def _problem(path: Path, allow_pickle: bool) -> str | None:
     """Return why a file cannot be resumed from.
 
     PyTorch writes zip archives. Their directory is at the end, so truncated files have none, and
-    their checksums, which PyTorch does not verify, reveal damaged files. A folder is one of a
-    sharded training; those of other strategies, such as DeepSpeed's, are not checked.
+    their checksums, which PyTorch does not verify, reveal damaged files. A sharded training writes
+    folders. Folders of other strategies, such as DeepSpeed, are not checked.
     """
     if path.is_dir() and not is_sharded(path):
         return None
@@ -82,7 +82,7 @@ def _problem(path: Path, allow_pickle: bool) -> str | None:
         try:
             with ZipFile(file) as archive:
                 if broken := archive.testzip():
-                    return f'{file} is damaged: {broken} in it does not fit its checksum'
+                    return f'{file} is damaged: its part {broken} does not match its checksum'
         except (BadZipFile, OSError, EOFError):
             return f'{file} is incomplete (interrupted while it was written?)'
     try:
@@ -90,7 +90,7 @@ def _problem(path: Path, allow_pickle: bool) -> str | None:
     except (ValueError, OSError) as error:
         return str(error)
     absent = [part for part in _PARTS if part not in checkpoint]
-    return f'{path} has no {absent[0]!r}: not a checkpoint of a training' if absent else None
+    return f'{path} has no {absent[0]!r}: it is not a training checkpoint' if absent else None
 
 
 def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
@@ -119,9 +119,9 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
     # without a file MMEngine searches for one and may use an incomplete one
     cfg.load_from, cfg.resume = found, found is not None
     if found is None:
-        tell(cfg, f'--resume: there is no checkpoint in {cfg.work_dir}, the training starts anew')
+        tell(cfg, f'--resume: no checkpoint in {cfg.work_dir}, the training starts at iteration 0')
         return
-    tell(cfg, f'--resume: going on from {found}')
+    tell(cfg, f'--resume: resuming from {found}')
     is_local = Path(found).is_file() or is_sharded(found)
     if is_local and (cfg.get('randomness') or {}).get('seed') is None:
         # before data loaders are built, so that the order of random numbers is the same
@@ -162,7 +162,7 @@ class ResumeSchedule(Hook):
             checkpoint.pop('param_schedulers')
 
     def before_train(self, runner: Runner) -> None:
-        """Advance the schedulers to the present iteration.
+        """Advance the schedulers to the current iteration.
 
         Args:
             runner: The runner, resumed.
@@ -183,7 +183,8 @@ class ResumeSchedule(Hook):
         rate = runner.optim_wrapper.param_groups[0]['lr']
         runner.logger.info(
             f'The schedule differs from that of the checkpoint ({"; ".join(self.differences)}). '
-            f"The config's is used: the learning rate is {rate:.4g} at iteration {runner.iter}"
+            'The schedule of the config is used: the learning rate is '
+            f'{rate:.4g} at iteration {runner.iter}'
         )
 
 
@@ -197,7 +198,7 @@ def _differing_schedulers(schedulers: list, saved: list[dict]) -> list[str]:
             if name.startswith('_') or name in _PROGRESS or new[name] == old[name]:
                 continue
             if 'Plateau' in type(scheduler).__name__:  # depends on past metrics
-                print_log(f'param_scheduler.{index}.{name} of the checkpoint stays: {old[name]}')
+                print_log(f'param_scheduler.{index}.{name} keeps its checkpoint value {old[name]}')
                 continue
             differences.append(f'param_scheduler.{index}.{name}: {old[name]} -> {new[name]}')
     return sorted(differences)
@@ -216,7 +217,7 @@ def _replay(runner: Runner) -> None:
     by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
     epoch_length = len(runner.train_dataloader) if by_epoch else None
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # about steps of the optimizer in between
+        warnings.simplefilter('ignore')  # PyTorch warns if the optimizer does not step in between
         for iteration in range(1, runner.iter + 1):
             ends_epoch = by_epoch and iteration % epoch_length == 0
             for scheduler in runner.param_schedulers:

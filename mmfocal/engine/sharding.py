@@ -22,7 +22,7 @@ from mmfocal.models.pretrained import read_checkpoint
 DDPStrategy, SingleDeviceStrategy = import_strategies()
 check_base(DDPStrategy)
 
-_SHARD = 'shard'  # the only key of a dict that stands for the part of a tensor
+_SHARD = 'shard'  # the only key of a dict that replaces a tensor by a rank's part of it
 _SHARDED = ('state_dict', 'optimizer')  # parts of a checkpoint that hold such dicts
 
 
@@ -34,9 +34,9 @@ class FullyShardStrategy(DDPStrategy):
     that a single process would have written, so any number of processes can load it.
 
     Args:
-        modules: Class names of the modules that are gathered one after another. They must be
-            called as modules, since their calls gather them; the rest of the model is gathered at
-            once.
+        modules: Class names of the modules that are gathered one after another. A module gathers
+            its parameters when it is called, so code that only calls its methods does not work.
+            The rest of the model is gathered at once.
         reshard_after_forward: Free gathered parameters between the passes, see ``fully_shard``.
         **kwargs: See MMEngine's ``DDPStrategy``; ``model_wrapper`` is not used.
     """
@@ -83,7 +83,7 @@ class FullyShardStrategy(DDPStrategy):
     def save_checkpoint(
         self, filename: str, *, callback: Callable[[dict], None] | None = None, **kwargs: Any
     ) -> None:
-        """Write a folder with a file per rank; it appears when it is complete.
+        """Write a folder with a file per rank. The folder appears when it is complete.
 
         Args:
             filename: The folder.
@@ -143,7 +143,7 @@ class FullyShardStrategy(DDPStrategy):
 
 
 def own_part(node: Any) -> Any:
-    """Replace sharded tensors in nested dicts and lists by this rank's parts, marked as such.
+    """Replace sharded tensors in nested dicts and lists by marked parts of this rank.
 
     Args:
         node: State of a model or an optimizer.
@@ -162,7 +162,7 @@ def own_part(node: Any) -> Any:
 
 
 def _join(parts: Sequence[Any]) -> Any:
-    """Join what ``own_part`` returned in all ranks."""
+    """Join the results of ``own_part`` of all ranks."""
     first = parts[0]
     if isinstance(first, dict):
         if first.keys() == {_SHARD}:

@@ -43,7 +43,7 @@ class Prediction:
         """Write the drawing.
 
         Args:
-            path: Image file; folders are made.
+            path: Image file; folders are created.
         """
         mmcv.imwrite(self.draw(), str(path))
 

@@ -31,8 +31,8 @@ class Predictor:
     """Predictor for single images.
 
     Args:
-        config_or_run: Folder of a run; or a config file or the name of a shipped config, which
-            also need a checkpoint.
+        config_or_run: Folder of a run, config file, or name of a shipped config. A config also
+            needs a checkpoint.
         checkpoint: Checkpoint file; optional for a run, see ``find_run``.
         device: Device such as ``'cuda:0'`` or ``'cpu'``; by default a GPU if available.
         score_thr: Minimum score of boxes.
@@ -133,7 +133,7 @@ def _classes(cfg: Config, checkpoint: dict[str, Any]) -> Sequence[str]:
 
 
 class _Numbered(Sequence):
-    """Class names for models without any."""
+    """Class names for models that have none."""
 
     def __getitem__(self, index: int) -> str:
         return f'class {index}'

@@ -63,7 +63,7 @@ class ResultWriter:
                 fileio.dump(content, self._target('preds', source.name, '.json'))
 
     def close(self) -> None:
-        """Write the COCO file if this is the format."""
+        """Write the COCO file if the format is ``'coco'``."""
         if self.form == 'coco':
             self.out.mkdir(parents=True, exist_ok=True)
             fileio.dump(self._coco, self.out / 'coco.json')
@@ -81,7 +81,7 @@ class ResultWriter:
 
     def _add_to_coco(self, name: str, source: Source, prediction: Prediction) -> None:
         if not isinstance(prediction, Boxes):
-            raise ValueError('COCO results are for detectors; take --format json')
+            raise ValueError('COCO results are for detectors; use --format json')
         coco, found = self._coco, prediction.detections
         coco['categories'] = [
             dict(id=index + 1, name=label) for index, label in enumerate(prediction.classes)

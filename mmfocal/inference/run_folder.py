@@ -11,24 +11,24 @@ def find_run(config_or_run: str | Path, checkpoint: str | Path | None = None) ->
     """Return the config and the checkpoint for prediction.
 
     Args:
-        config_or_run: Folder of a run (what ``--work-dir`` named), config file, or name of a
-            shipped config.
-        checkpoint: Checkpoint file. The default of a run is the newest ``best_*.pth``, or else the
-            latest of training.
+        config_or_run: Folder of a run (its ``--work-dir``), config file, or name of a shipped
+            config.
+        checkpoint: Checkpoint file. The default of a run is its newest ``best_*.pth``, or else its
+            latest checkpoint.
 
     Returns:
         Paths of the config and of the checkpoint.
 
     Raises:
         FileNotFoundError: If there is no such config, or if the folder lacks one of the two.
-        ValueError: If a config comes without a checkpoint.
+        ValueError: If a config is given without a checkpoint.
     """
     if not Path(config_or_run).is_dir():
         path = find_config(config_or_run)
         if checkpoint is None:
             raise ValueError(
-                f'{config_or_run} is a config, which needs a checkpoint behind it; '
-                "or name a run's folder, which holds both"
+                f'{config_or_run} is a config and needs a checkpoint as the next argument; '
+                "a run's folder contains both"
             )
         return path, str(checkpoint)
     run = Path(config_or_run)

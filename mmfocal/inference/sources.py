@@ -56,7 +56,7 @@ class Source:
             BGR images ``(H, W, 3)``, uint8; endless for a camera.
 
         Raises:
-            ValueError: If it cannot be read.
+            ValueError: If the source cannot be read.
         """
         if self.kind == 'image':
             yield read_image(self.path)
@@ -101,8 +101,8 @@ def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
         Sources in the order of the inputs, those of a folder or pattern sorted.
 
     Raises:
-        FileNotFoundError: If an input does not exist, or if it holds neither image nor video.
-        ValueError: If a file is neither.
+        FileNotFoundError: If an input does not exist, or if a folder has no image and no video.
+        ValueError: If a file is neither an image nor a video.
     """
     sources: list[Source] = []
     used: set[str] = set()

@@ -73,7 +73,7 @@ def parse_arch(
 
 def parse_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     """Return the stages whose maps are returned."""
-    allowed = 'a sequence of rising stages in 0..3'
+    allowed = 'a sequence of ascending stages in 0..3'
     indices = parse_ints('out_indices', out_indices, allowed)
     is_valid = bool(indices) and set(indices) <= set(range(4))
     require(is_valid and sorted({*indices}) == [*indices], 'out_indices', allowed, indices)

@@ -19,8 +19,8 @@ from mmfocal import settings
 
 StateDict = dict[str, Tensor]
 
-NO_WEIGHTS = """{path} does not exist. The released weights are no longer public. Four ways on:
-  1. use a copy of your own: FOCAL_T_CKPT=/path/to/file (S, B and L likewise) before the command,
+NO_WEIGHTS = """{path} does not exist. The released weights are no longer public. Alternatives:
+  1. use your own copy: FOCAL_T_CKPT=/path/to/file (S, B and L likewise) before the command,
      or --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file
   2. start from a Swin Transformer of the same size, whose weights are public:
      FOCAL_T_CKPT=swin:/path/to/file
@@ -84,14 +84,14 @@ def split_checksum(address: str) -> tuple[str, str]:
 
 
 def download(address: str) -> Path:
-    """Download once, into the folder of ``torch.hub``, and verify the checksum if there is one.
+    """Download a file once, into the folder of ``torch.hub``, and verify its checksum, if any.
 
     Args:
         address: See ``split_checksum``.
 
     Raises:
-        FileNotFoundError: If it cannot be downloaded.
-        ValueError: If it has another checksum.
+        FileNotFoundError: If the file cannot be downloaded.
+        ValueError: If the file has another checksum.
     """
     url, checksum = split_checksum(address)
     name = url.split('://', 1)[1].split('?')[0].replace('/', '_')  # the last part is not unique
@@ -103,7 +103,7 @@ def download(address: str) -> Path:
         except OSError as error:
             raise FileNotFoundError(f'{address} cannot be downloaded: {error}') from error
         except RuntimeError as error:
-            raise ValueError(f'{address} is another file than expected: {error}') from error
+            raise ValueError(f'{address} is not the expected file: {error}') from error
     elif checksum:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if not found.startswith(checksum):
@@ -129,7 +129,7 @@ def _read_safetensors(path: Path) -> StateDict:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ImportError(f'{path} is read by safetensors: pip install safetensors') from error
+        raise ImportError(f'reading {path} needs safetensors: pip install safetensors') from error
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -149,7 +149,7 @@ def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
         The file's content.
 
     Raises:
-        FileNotFoundError: If there is no such file; says how to go on without the released ones.
+        FileNotFoundError: If there is no such file; lists alternatives to the released files.
         ImportError: If safetensors is not installed and is needed.
         ValueError: If the file is damaged, needs unpickling, or holds no dict.
     """
@@ -165,7 +165,7 @@ def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
         )
         if foreign and not allow_pickle:
             raise ValueError(
-                f'{path} holds objects beside tensors ({foreign[0]}). Unpickling can run any '
+                f'{path} holds objects besides tensors ({foreign[0]}). Unpickling can run any '
                 'code. For a trusted file, set allow_pickle=True (init_cfg) or pass '
                 '--allow-pickle.'
             ) from error
@@ -181,7 +181,7 @@ def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
 
 
 def tensors_of(checkpoint: dict[str, Any], path: str) -> StateDict:
-    """Find a checkpoint's parameters: under ``state_dict``, under ``model``, or bare.
+    """Find a checkpoint's parameters: under ``state_dict``, under ``model``, or at the top level.
 
     Args:
         checkpoint: Content of a file.
@@ -191,7 +191,7 @@ def tensors_of(checkpoint: dict[str, Any], path: str) -> StateDict:
         Tensors by name, without the ``module.`` of a parallel wrapper.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no tensors.
     """
     for key in ('state_dict', 'model'):
         if isinstance(checkpoint.get(key), dict):
@@ -208,7 +208,7 @@ def tensors_of(checkpoint: dict[str, Any], path: str) -> StateDict:
 
 
 def sample(keys: list[str], state: StateDict, count: int = 4) -> str:
-    """A few keys with shapes, for errors."""
+    """List a few keys with their shapes, for error messages."""
     shown = [f'{key} {tuple(state[key].shape)}' for key in keys[:count]]
     return ', '.join(shown + [f'and {len(keys) - count} more'] * (len(keys) > count)) or 'none'
 
@@ -222,7 +222,7 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
         path: File to write, atomically; its folder is created.
 
     Raises:
-        ValueError: If the suffix is another one.
+        ValueError: If the file has another suffix.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:

@@ -45,7 +45,7 @@ def _library(x: object) -> str:
 
 
 def register_stock(*types: type) -> None:
-    """Register types as stock layers of a block, with their present methods.
+    """Register types as stock layers of a block, with their current methods.
 
     Types with a method from another library have been patched and are not registered.
     """
@@ -60,13 +60,13 @@ _MODULE_METHODS = compat.call_methods()
 
 
 def _is_patched(cls: type, methods: dict[str, object]) -> bool:
-    """Whether a method of a type has been replaced, or one that calls it has been added."""
+    """Return whether a type has a replaced method, or an added one that calls run."""
     now = vars(cls)
     return any(now.get(name) is not methods.get(name) for name in {*methods, *_MODULE_METHODS})
 
 
 def _has_stock_methods(module: nn.Module) -> bool:
-    """Whether calling the object runs its stock methods, without hooks or overrides."""
+    """Return whether a call of the module runs its stock methods, without hooks or overrides."""
     state = vars(module).keys()
     is_replaced = not (
         state.isdisjoint(_STOCK[type(module)]) and state.isdisjoint(_MODULE_METHODS)
@@ -75,7 +75,7 @@ def _has_stock_methods(module: nn.Module) -> bool:
 
 
 def _has_stock_parts(block: Any) -> bool:
-    """Whether the layers of a block have their stock types."""
+    """Return whether the layers of a block have their stock types."""
     if not (hasattr(block, 'attn') and hasattr(block.attn, 'qkv') and type(block.mlp) is Mlp):
         return False
     attn, mlp = block.attn, block.mlp
@@ -113,7 +113,7 @@ def is_stock(block: Any) -> TypeGuard['FocalBlock']:  # Any: the attributes are 
 
 
 def _drops(block: 'FocalBlock') -> bool:
-    """Whether a dropout layer is active; stochastic depth does not count."""
+    """Return whether a dropout layer is active; stochastic depth does not count."""
     attn = block.attn
     drops_weights = attn.training and attn.attn_drop > 0
     return bool(drops_weights) or _is_active(attn.proj_drop) or _is_active(block.mlp.drop)
@@ -147,7 +147,7 @@ def block_parameters(block: 'FocalBlock') -> BlockParameters:
 
 
 def _tensors(p: BlockParameters) -> list[Tensor]:
-    """Return all tensors of a block, registered as parameters or not."""
+    """Return all tensors of a block, including those that are not registered as parameters."""
     layers = (p.norm1, *p.pool, p.qkv, p.proj, p.norm2, p.fc1, p.fc2)
     tensors = [x for layer in layers for x in layer] + [p.gamma1, p.gamma2]
     return [x for x in (*tensors, *bias_tables(p.bias)) if x is not None]
@@ -166,7 +166,10 @@ def _run_on_cpu(block: 'FocalBlock', x: Tensor, shift: int) -> Tensor:
 
 
 def _path_of(block: nn.Module, x: Tensor) -> str | None:
-    """Return the fast path of the backend on this device, or None; cheap, for any module."""
+    """Return the fast path of the backend on this device, or None.
+
+    The check is cheap and accepts any module.
+    """
     impl, device = getattr(getattr(block, 'attn', None), 'impl', None), x.device.type
     if not isinstance(impl, str) or impl not in IMPLS:
         return None
@@ -191,7 +194,7 @@ def _supports(path: str, block: 'FocalBlock', x: Tensor) -> bool:
 def call_block(block: nn.Module, x: Tensor) -> Tensor:
     """Return ``block(x)``, by a fast path if one applies: ``(B, H, W, C)`` -> same shape."""
     is_plain = compat.is_recorded() or compat.are_transforms_active() or x.numel() == 0
-    path = None if is_plain else _path_of(block, x)  # asked first, as it visits no layers
+    path = None if is_plain else _path_of(block, x)  # first, because it visits no layers
     if path is None or not is_stock(block) or not _supports(path, block, x):
         return block(x)
     shift = block.effective_shift(*x.shape[1:3])

@@ -133,7 +133,7 @@ class FocalAttention(nn.Module):
         )
 
     def reset_tables(self) -> None:
-        """Initialize the tables as in the released code: own zero, the others random."""
+        """Initialize the tables as in the released code: window keys zero, others random."""
         nn.init.zeros_(self.bias.own)
         if self.bias.neighbors is not None:
             nn.init.trunc_normal_(self.bias.neighbors, std=0.02)
@@ -146,7 +146,7 @@ class FocalAttention(nn.Module):
         Args:
             tokens: ``(B, T, C)``: the tokens of the map, row-major, then of each coarse map.
             map_size: ``(H, W)``, multiples of the window.
-            shift: By how many tokens the map is rolled.
+            shift: Number of tokens that the map is rolled by.
 
         Returns:
             ``(B, H, W, C)``.
@@ -170,7 +170,7 @@ class FocalBlock(nn.Module):
         dim: Channels C.
         num_heads: Heads h.
         geometry: The key set of a window.
-        shift_size: By how many tokens the map is rolled; not on maps as small as a window.
+        shift_size: Number of tokens that the map is rolled by, if it is larger than a window.
         pool_method: Pooling to coarse tokens.
         mlp_ratio: Hidden channels of the MLP, relative to C.
         drop: Dropout after the projection and both MLP layers.
@@ -257,8 +257,8 @@ class FocalStage(nn.Module):
         num_heads: Heads h.
         geometry: The key set of a window.
         drop_paths: Stochastic depth rate of each block.
-        expand_layer: Blocks that look beyond their window: ``'all'``, or all but those of
-            ``'even'`` or ``'odd'`` index.
+        expand_layer: Blocks that attend to neighbor keys: ``'all'``; ``'even'`` excludes the
+            blocks of even index, ``'odd'`` those of odd index.
         use_shift: Shift the windows of odd blocks by half a window.
         with_cp: Recompute blocks in the backward pass to save memory.
         **block_cfg: Further arguments of :class:`FocalBlock`.
@@ -311,9 +311,10 @@ class FocalTransformer(BaseModule):
         focal_levels: Levels per stage, the fine one included; ``2^(level - 2) <= window``.
         focal_windows: Side of the coarse region per stage, in windows; odd. The paper uses
             (7, 5, 3, 1) for 224-pixel classification and (15, 13, 9, 7) for detection.
-        expand_sizes: How far fine attention looks beyond the window, per stage, 0 to the window.
-        expand_layer: Blocks that look beyond their window: ``'all'``, or all but those of
-            ``'even'`` or ``'odd'`` index.
+        expand_sizes: Number of tokens beyond the window that a query attends to, per stage, 0 to
+            ``window_size``.
+        expand_layer: Blocks that attend to neighbor keys: ``'all'``; ``'even'`` excludes the
+            blocks of even index, ``'odd'`` those of odd index.
         pool_method: ``'fc'`` (the paper's), ``'conv'``, ``'mean'``, ``'max'``, or ``'none'`` for
             no coarse level.
         use_conv_embed: Overlapping convolutions as patch embedding.
@@ -321,7 +322,7 @@ class FocalTransformer(BaseModule):
         use_pre_norm: GroupNorm before each downsampling convolution.
         layer_scale_init: Initial residual scale (the released code uses 1e-4); None for none.
         abs_pos_embed_size: Token grid ``(rows, columns)``, or one side, of an absolute position
-            embedding, resized bicubically to the input's; None for none.
+            embedding, which is resized bicubically to the grid of the input; None for none.
         mlp_ratio: Hidden channels of the MLPs, relative to their input.
         qkv_bias: Add a learnable bias to queries, keys and values.
         qk_scale: Replaces ``head_dim ** -0.5``; None, False and 0 keep it.
@@ -409,7 +410,7 @@ class FocalTransformer(BaseModule):
         self._freeze_stages()
 
     def _make_pos_embed(self, size: int | Sequence[int] | None) -> nn.Parameter | None:
-        """Absolute position embedding ``(1, N, C)`` of a token grid."""
+        """Return the absolute position embedding ``(1, N, C)`` of a token grid."""
         if size is None:
             return None
         self.pos_embed_grid = parse_grid('abs_pos_embed_size', size)
@@ -420,7 +421,8 @@ class FocalTransformer(BaseModule):
     def _freeze_stages(self) -> None:
         """Freeze the stem and the first stages: no gradients, evaluation mode.
 
-        Stages after the last output never run and would be unused in distributed training.
+        Stages after the last output never run. They are frozen too, because distributed training
+        does not accept unused parameters.
         """
         last = self.out_indices[-1]
         unused = [*self.layers[last + 1 :], self.layers[last].downsample]
@@ -453,8 +455,8 @@ class FocalTransformer(BaseModule):
             prefix: Prefix of the backbone's parameters, e.g. ``'backbone.'``.
 
         Returns:
-            Depth of the parameter and number of depths. The stem has depth 0; each block has its
-            own, shared with a following downsampling; all other parameters have the last one.
+            Depth of the parameter and number of depths. The stem has depth 0. Each block has its
+            own depth, shared by the downsampling after it. Other parameters have the last depth.
         """
         num_depths = sum(self.depths) + 2
         name = param_name.removeprefix(prefix).split('.')

@@ -60,8 +60,9 @@ class Mlp(nn.Module):
 class FcPool(nn.Module):
     """One weight per position of a cell, shared by all channels (section 3.2.1).
 
-    Weight ``(1, cell * cell)`` and bias ``(1)`` are those of a linear layer. It is no subclass of
-    ``nn.Linear``, because libraries replace linear layers by others with another input layout.
+    Weight ``(1, cell * cell)`` and bias ``(1)`` are those of a linear layer. The class does not
+    inherit from ``nn.Linear``, because libraries replace linear layers by layers that expect
+    another input layout.
     """
 
     def __init__(self, cell: int) -> None:

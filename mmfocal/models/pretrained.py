@@ -22,16 +22,16 @@ from .checkpoint_files import StateDict, read_checkpoint, sample, tensors_of
 from .focal_transformer import FocalTransformer
 from .resizing import resize_coarse, resize_neighbors, resize_own, resize_pool, resize_pos_embed
 
-SWIN = 'swin:'  # prefix of a checkpoint that is a Swin Transformer's
+SWIN = 'swin:'  # prefix that marks the checkpoint of a Swin Transformer
 _ANCHOR = 'layers.0.blocks.0.attn.qkv.weight'
 _BLOCK = re.compile(r'layers\.(\d+)\.blocks\.(\d+)\.')
 _INDEX_BUFFER = re.compile(r'.*\b(relative_position_index|valid_ind|attn_mask)\w*')
 _NEIGHBORS = 'attn.relative_position_bias_table_to_neighbors'
-# Parameters that a file may hold beyond the model's; the configuration decides on their use.
+# Parameters that a file may hold and the model may lack, depending on its configuration.
 _UNUSED = re.compile(
     rf'norm[0-3]?\.\w+|head\..*|layers\.\d+\.blocks\.\d+\.{re.escape(_NEIGHBORS)}'
 )
-# Entries that a whole model's file may hold beyond the model's: buffers that are recomputed.
+# Entries that a whole model's file may hold and the model may lack: buffers that are recomputed.
 _DERIVED = re.compile(
     rf'{_INDEX_BUFFER.pattern}|(.*\.)?num_batches_tracked|data_preprocessor\.(mean|std)'
 )
@@ -122,10 +122,10 @@ def _describe(state: StateDict) -> dict[str, int]:
 
 
 def _may_start_fresh(key: str, source: StateDict, may_lack: re.Pattern | None) -> bool:
-    """Whether a parameter may be absent from a file.
+    """Return whether a parameter may be absent from a file.
 
     Output norms may be absent. A neighbor table may be absent if the file's blocks of the same
-    stage and parity (``expand_layer``) have none, because they do not attend neighbor keys.
+    stage and parity (``expand_layer``) have none, because they do not attend to neighbor keys.
     Parameters that a Swin Transformer lacks may be absent from its file.
     """
     if may_lack and may_lack.fullmatch(key):
@@ -144,10 +144,10 @@ def _may_start_fresh(key: str, source: StateDict, may_lack: re.Pattern | None) -
 
 
 def _is_classifier(source: StateDict) -> bool:
-    """Whether a file of this project has the output norm of the last stage only.
+    """Return whether a file of this project has the output norm of the last stage only.
 
-    The output norms of a dense model are reinitialized, both for classifiers of this project
-    (``norm3``) and of the released code (``norm``).
+    A dense model does not load the output norm of a classifier, neither of this project
+    (``norm3``) nor of the released code (``norm``).
     """
     norms = {name[4] for name in source if re.match(r'norm[0-3]\.', name)}
     return norms == {'3'}
@@ -368,7 +368,7 @@ def convert_to_upstream(state: StateDict, path: str) -> StateDict:
         The renamed parameters, in the same order.
 
     Raises:
-        ValueError: If the file holds something else.
+        ValueError: If the file does not hold such a classifier.
     """
     names = {'backbone.norm3.': 'norm.', 'backbone.': '', 'head.fc.': 'head.'}
     ours = re.compile(r'(backbone\.norm3\.|backbone\.(?!norm\d)|head\.fc\.)(?=.)')

@@ -27,7 +27,7 @@ _RENAMED = (
     (re.compile(r'^patch_embed\.projection\.'), 'patch_embed.proj.'),
 )
 _MERGE = re.compile(r'layers\.(\d)\.downsample\.reduction\.weight')
-TRAITS = ('.downsample.reduction.', '.attn.w_msa.')  # substrings of Swin's names only
+TRAITS = ('.downsample.reduction.', '.attn.w_msa.')  # substrings that only Swin's names have
 # Parameters that Swin Transformers lack or have in another shape.
 MAY_LACK = re.compile(
     r'norm[0-3]\.\w+|absolute_pos_embed|patch_embed\.proj\.weight'
@@ -36,9 +36,9 @@ MAY_LACK = re.compile(
     r'|layers\.\d\.blocks\.\d+\.attn\.relative_position_bias_table_to_(neighbors|windows\.\d)'
 )
 _OTHERS = {
-    'relative_position_bias_table_to_windows': 'a Focal Transformer; say FocalPretrained, '
+    'relative_position_bias_table_to_windows': 'a Focal Transformer; use FocalPretrained, '
     'without swin:',
-    'logit_scale': 'a Swin V2, whose attention is another; expected a Swin (V1)',
+    'logit_scale': 'a Swin V2, whose attention differs; expected a Swin (V1)',
 }
 
 

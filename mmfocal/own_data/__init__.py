@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Configs for custom data: read the classes, write the differences to a shipped config."""
+"""Configs for custom data: read the classes, write the differences from a shipped config."""
 
 from .annotations import OwnData, Split, read_class_folders, read_coco, read_label_maps
 from .compose import compose

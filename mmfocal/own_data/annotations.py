@@ -17,7 +17,7 @@ class Split:
     Attributes:
         labels: COCO file, folder of label maps, or folder of class folders.
         images: Folder of the images; not used for class folders.
-        count: Number of training images.
+        count: Number of images; in a COCO file for training, of annotated images.
     """
 
     labels: str
@@ -89,7 +89,7 @@ def _read_json(path: str) -> dict:
 def read_label_maps(
     train: str, val: str, images: str, val_images: str, classes: Sequence[str]
 ) -> OwnData:
-    """Read folders of label maps, images whose values are class indices.
+    """Read folders of label maps: images whose pixel values are class indices.
 
     Args:
         train: Training folder.
@@ -106,7 +106,7 @@ def read_label_maps(
         ValueError: If names are missing, or if a folder has files of several suffixes.
     """
     if not classes:
-        raise ValueError('label maps hold numbers only; name their classes by --classes')
+        raise ValueError('label maps hold numbers only; pass the class names by --classes')
     suffixes = [_suffix(folder) for folder in (train, val, images, val_images)]
     for first, second in ((0, 1), (2, 3)):
         if suffixes[first] != suffixes[second]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a config with the differences to its base."""
+"""Write a config with the differences from its base."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +71,7 @@ def compose(
     checkpoint.update(save_best=lines.pop('metric'), rule='greater')
     lines.update(changes)
     lines = _changed(lines, cfg)
-    if 'val_evaluator' not in lines:  # the base's serves, and so does its test_evaluator
+    if 'val_evaluator' not in lines:  # the evaluators of the base are used unchanged
         lines.pop('test_evaluator', None)
     header = [f"_base_ = __import__('mmfocal').config({base!r})"]
     if Path(base).is_absolute():
@@ -82,7 +82,7 @@ def compose(
 
 
 def _changed(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """Drop what equals the base; a dict that replaces that of the base stays complete."""
+    """Drop settings that equal those of the base; a dict with ``_delete_`` stays complete."""
     kept = {}
     for key, value in settings.items():
         old = base.get(key)
@@ -104,7 +104,7 @@ def _require_plain_data(base: str, cfg: Config) -> None:
     if cfg.get('val_evaluator') is None:
         raise ValueError(f'{base} has no validation, which is not supported')
     if (cfg.model.get('roi_head') or {}).get('semantic_head'):
-        raise ValueError(f'{base} learns from stuff maps too; take maskrcnn or cascade')
+        raise ValueError(f'{base} also learns from stuff maps; use maskrcnn or cascade')
 
 
 def _detection(cfg: Config, data: OwnData) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _detection(cfg: Config, data: OwnData) -> dict[str, Any]:
     if has_masks and not data.has_masks:
         raise ValueError(
             f'{data.train.labels} has instances without segmentation, and the base learns masks; '
-            'take fasterrcnn, retinanet or atss'
+            'use fasterrcnn, retinanet or atss'
         )
 
     def dataset(split: Split) -> dict:

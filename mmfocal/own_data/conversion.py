@@ -45,7 +45,7 @@ def _by_supervision(form: str, labels: str, images: str, target: str, names: str
     if form == 'voc':
         dataset = sv.DetectionDataset.from_pascal_voc(images, labels)
     elif names is None:
-        raise ValueError("YOLO's files hold numbers only; give data.yaml by --names")
+        raise ValueError("YOLO's files hold numbers only; pass data.yaml by --names")
     else:
         dataset = sv.DetectionDataset.from_yolo(images, labels, names)
     if not len(dataset):
@@ -59,7 +59,7 @@ def _by_datumaro(labels: str, images: str, target: str | Path) -> None:
         import datumaro
     except ImportError as error:
         raise ModuleNotFoundError(
-            "CVAT's files are read by datumaro: pip install 'mmfocal[labels]'"
+            "reading CVAT's files needs datumaro: pip install 'mmfocal[labels]'"
         ) from error
     with tempfile.TemporaryDirectory() as folder:
         source, written = Path(folder, 'source'), Path(folder, 'written')

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 _LIMITS = ('begin', 'end', 'T_max', 'step_size')
-WARMUP_SHARE = 0.1  # maximum share of a warm-up that the base counts in iterations
+WARMUP_SHARE = 0.1  # maximum share of the training for a warm-up that is counted in iterations
 
 
 def plan(

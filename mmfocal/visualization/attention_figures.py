@@ -130,11 +130,14 @@ def save_keys(geometry: FocalGeometry, map_size: tuple[int, int], path: str | Pa
     Args:
         geometry: The key set.
         map_size: Rows and columns of the map in windows.
-        path: Picture to write; its suffix says the format.
+        path: Picture to write; its suffix determines the format.
     """
     w = geometry.window_size
     size = tuple(w * count for count in map_size)
-    windows = {'amid the map': map_size[0] // 2 * map_size[1] + map_size[1] // 2, 'in a corner': 0}
+    windows = {
+        'in the center': map_size[0] // 2 * map_size[1] + map_size[1] // 2,
+        'in a corner': 0,
+    }
     columns = 1 + len(geometry.coarse_levels)
     figure = Figure((3.4 * columns, 7.6), layout='constrained')
     grid = figure.subplots(2, columns, squeeze=False)
@@ -155,7 +158,7 @@ def save_attention(image: np.ndarray, attention: AttentionMap, path: str | Path)
     Args:
         image: (rows, columns, 3) uint8, RGB.
         attention: Result of :func:`mmfocal.visualization.attention_maps.attention_map`.
-        path: Picture to write; its suffix says the format.
+        path: Picture to write; its suffix determines the format.
     """
     rows, columns = image.shape[:2]
     stride, names = attention.stride, ['fine']

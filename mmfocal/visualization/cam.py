@@ -39,7 +39,8 @@ class Scores(nn.Module):
             return self.model(image)[-1].mean((2, 3))
         scores = self.model(image, mode='tensor')
         scores = scores[-1] if isinstance(scores, tuple | list) else scores
-        return scores.mean((2, 3)) if scores.ndim == 4 else scores  # a segmentor's: over pixels
+        # the mean over all pixels for a segmentor
+        return scores.mean((2, 3)) if scores.ndim == 4 else scores
 
 
 def cam_method(name: str) -> Callable:
@@ -52,9 +53,7 @@ def cam_method(name: str) -> Callable:
     try:
         import pytorch_grad_cam as library
     except ImportError as error:
-        raise ImportError(
-            'class activation maps are made by grad-cam: pip install grad-cam'
-        ) from error
+        raise ImportError('class activation maps need grad-cam: pip install grad-cam') from error
     classes = dict(
         zip(
             METHODS,

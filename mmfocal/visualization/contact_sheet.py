@@ -60,7 +60,7 @@ def save_contact_sheet(
     Args:
         annotation_file: COCO instances json.
         image_dir: Folder of its images.
-        path: Picture to write; its suffix says the format.
+        path: Picture to write; its suffix determines the format.
         rows: Maximum number of rows of images.
         columns: Maximum number of images in a row.
     """

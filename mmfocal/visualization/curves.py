@@ -15,7 +15,7 @@ def save_curves(logs: Mapping[str, RunLog], metrics: Sequence[str], path: str | 
     Args:
         logs: Runs by the name that the legend shows.
         metrics: Keys of validation metrics; those that no run has are left out.
-        path: Picture to write; its suffix says the format.
+        path: Picture to write; its suffix determines the format.
     """
     figure = Figure((10, 4), layout='constrained')
     loss_axes, metric_axes = figure.subplots(1, 2)

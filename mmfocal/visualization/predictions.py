@@ -26,7 +26,7 @@ def save_predictions(
         annotation_file: COCO instances json.
         results_file: ``*.segm.json``, as CocoMetric writes it with ``outfile_prefix``.
         image_dir: Folder of the images.
-        path: Picture to write; its suffix says the format.
+        path: Picture to write; its suffix determines the format.
         images: Number of images, the first ones of the set.
         score_thr: Minimum score of predictions.
     """

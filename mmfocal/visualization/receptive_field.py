@@ -69,7 +69,7 @@ def save_receptive_field(geometries: Sequence[FocalGeometry], path: str | Path) 
 
     Args:
         geometries: Geometries of the stages of a model, marked in the figure.
-        path: Picture to write; its suffix says the format.
+        path: Picture to write; its suffix determines the format.
     """
     figure = Figure((6.4, 4.2), layout='constrained')
     axes = figure.subplots()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts by formula equal what runs; whole models reach the numbers derived for the tables."""
+"""Counts by formulas equal those of executed operators; whole models reach the derived numbers."""
 
 from collections import Counter
 from pathlib import Path
@@ -28,14 +28,14 @@ def load(name: str) -> Config:
 
 
 def count(module: nn.Module, *args) -> Counter[str]:
-    """MACs by kind, all formulas in use."""
+    """Return MACs by kind, with all formulas."""
     with MacCounter(module.to('meta')) as counter, torch.no_grad():
         module(*args)
     return counter.macs()['Global']
 
 
 def run_macs(module: nn.Module, *args) -> Counter[str]:
-    """MACs of what really runs, by the name of PyTorch's operator."""
+    """Return MACs of the executed operators, by PyTorch's names."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module.to('meta')(*args)
     flops = counter.get_flop_counts()['Global']
@@ -76,7 +76,7 @@ GEOMETRIES = {
 
 
 def make_attention(geometry: FocalGeometry, impl: str = 'auto') -> tuple[FocalAttention, tuple]:
-    """A layer of 2 heads, 16 channels and what it is called with: 2x3 windows of 2 images."""
+    """Return a layer of 2 heads and 16 channels, and its inputs: 2x3 windows of 2 images."""
     map_size = (2 * geometry.window_size, 3 * geometry.window_size)
     tokens = meta(2, geometry.num_tokens(*map_size), 16)
     return FocalAttention(16, 2, geometry, impl=impl), (tokens, map_size)
@@ -106,7 +106,7 @@ def test_focal_attention_equals_what_runs(name):
 
 
 def test_fc_pool_counts_as_a_linear_layer():
-    """It runs as a product of the same size."""
+    """The layer runs as a matrix product of the same size."""
     module, cells = FcPool(7), meta(2, 3, 7, 4, 7, 16)
     ran = run_macs(module, cells)
     assert count(module, cells) == dict(linear=ran['aten.bmm'])
@@ -157,9 +157,9 @@ def derived_rows() -> list:
 
 
 def swin_rows() -> list:
-    """Published rows of Swin without a config, each with the config that has Focal in its place.
+    """Return Swin's published rows without a config, each with the config of Focal in its place.
 
-    Swin-L's models differ in more than the backbone, or were counted otherwise.
+    Swin-L is left out: its models differ in more than the backbone, or were counted differently.
     """
     found = []
     for table in read_paper().tables:
@@ -229,7 +229,7 @@ def test_modules_add_up(convention):
 
 
 def test_rois():
-    """Box and mask heads see 1000 and 100 RoIs, each stage of a cascade all of them."""
+    """Box and mask heads get 1000 and 100 RoIs; each stage of a cascade gets all of them."""
     rows_of = {
         name: {row.name: row.flops for row in complexity(load(name)).by_module('linear', 3)}
         for name in ('detection/focal_t_maskrcnn_1x', 'detection/focal_t_cascade_3x')
@@ -342,7 +342,7 @@ def test_what_cannot_be_fed_is_named():
     cfg = load(NANO)
     cfg.model.roi_head.type = 'DoubleHeadRoIHead'
     cfg.model.roi_head.reg_roi_scale_factor = 1.3
-    with pytest.raises(ValueError, match='MaskRCNN with a DoubleHeadRoIHead cannot be fed'):
+    with pytest.raises(ValueError, match='MaskRCNN with a DoubleHeadRoIHead cannot be run'):
         complexity(cfg).flops()
     cfg = load('quickstart/focal_nano_atss')
     cfg.model.backbone.out_indices = (0, 1, 2)

@@ -35,5 +35,5 @@ def test_a_resumed_run_reads_as_one(tmp_path: Path) -> None:
 
 
 def test_nothing_logged(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match='holds no log of a training'):
+    with pytest.raises(FileNotFoundError, match='contains no training log'):
         read_run_log(tmp_path)

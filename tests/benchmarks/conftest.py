@@ -26,8 +26,8 @@ def _same_threads() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time each step once, and the machine with little: what is tested is not how fast it is."""
-    monkeypatch.delenv('GLIBC_TUNABLES', raising=False)  # whose memory is never new
+    """Time each step once and the machine with small sizes, because speed is not tested."""
+    monkeypatch.delenv('GLIBC_TUNABLES', raising=False)  # its settings keep freed memory resident
     measure = import_module('measure')
     monkeypatch.setattr(measure.alternate, '__defaults__', (0.0,))
     monkeypatch.setattr(measure, 'SIDES', {'cpu': 512})

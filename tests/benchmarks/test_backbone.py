@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backbones beside Swin: rows, ratios, memory, pictures, refusals."""
+"""Backbones compared with Swin: rows, ratios, memory, figures, unsupported cases."""
 
 import math
 import os
@@ -46,7 +46,7 @@ def test_rows(tmp_path, read_rows, capsys):
 
 @pytest.mark.skipif(not triton.INSTALLED, reason='needs Triton')
 def test_kernels_interpreted(repo_root, tmp_path, read_rows):
-    """In a process of its own, as the interpreter is chosen when Triton is imported."""
+    """The test needs a new process, because Triton chooses the interpreter when it is imported."""
     path = tmp_path / 'rows.csv'
     options = '--sizes 28x28x1 --archs nano --rounds 1 --threads 1 --device cpu --baselines'
     options += f' --modes infer --impls triton --csv {path}'
@@ -167,7 +167,7 @@ def test_macs_agree_with_the_project(repo_root):
         if module.name == 'backbone'
     )
     counted = backbone.macs_per_image('focal_nano', size, (7, 5, 3, 1))
-    # the classifier has one norm for four, which counts nothing
+    # the classifier has one output norm instead of four; norms are not counted
     assert counted == part.flops
 
 

@@ -26,7 +26,7 @@ def test_measures_both_trees_and_leaves_none(tmp_path, read_rows):
         assert float(row[f'{name}_ms']) > 0
         assert float(row[f'{name}_mib']) > 0
         assert float(row[f'{name}_allocated_mib']) > 0
-    assert float(row['allocated_new_to_old']) == 1  # the same tree, and not resident memory
+    assert float(row['allocated_new_to_old']) == 1  # the trees are equal
     ratio = float(row['new_ms']) / float(row['old_ms'])
     assert float(row['time_new_to_old']) == pytest.approx(ratio, rel=1e-4)
     assert _worktrees() == before

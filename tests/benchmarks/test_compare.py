@@ -55,7 +55,7 @@ def test_verdicts(name, row, status, old, tmp_path, capsys):
 
 
 def test_baseline_that_fails(old, tmp_path, capsys):
-    """It says nothing about Focal, which runs."""
+    """A baseline that fails says nothing about Focal, which runs."""
     failed, infer = ('', 'infer', '', '', ''), ('sdpa', 'infer', 10, '', '')
     new = write(tmp_path / 'new.csv', failed, infer, ('sdpa', 'train', 30, 1.5, 0.9))
     assert compare.main([str(old), str(new)]) == 0

@@ -57,7 +57,10 @@ def test_refusals_are_told_from_errors():
 
 
 def make_hungry_step(mebibytes: int):
-    """Needs twice as much to be made as it needs itself. At the top, to be found by a process."""
+    """Return a step that allocates half as much memory as this function.
+
+    The function is not nested, so that another process can import it.
+    """
     torch.ones(2 * mebibytes, measure.MIB // 4)
     return lambda: torch.ones(mebibytes, measure.MIB // 4).sum()
 

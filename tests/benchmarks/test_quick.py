@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quick run for GPUs: goals, limits of time, options, and all of it rehearsed on a CPU."""
+"""The quick run for GPUs: goals, time limits, options, and a rehearsal of all parts on a CPU."""
 
 import subprocess
 import sys

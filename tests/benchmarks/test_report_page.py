@@ -50,7 +50,7 @@ def test_errors(tmp_path):
     (tmp_path / 'cpu_lost.csv').write_text('a\n1\n')
     with pytest.raises(ValueError, match='no table for cpu_lost'):
         report.render(PAGE.format('cpu_new'), tmp_path)
-    with pytest.raises(ValueError, match='of no known benchmark'):
+    with pytest.raises(ValueError, match='not from a known benchmark'):
         report.render(PAGE.format('cpu_lost'), tmp_path)
 
 

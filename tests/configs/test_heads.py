@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Beside its backbone, each method is the host library's, with exactly the differences named here.
+"""Except for its backbone, each method is the host library's, with the differences named here.
 
 A difference is ``key: (here, host)``; None says that the key is absent.
 """
@@ -20,7 +20,7 @@ AMP = {'optim_wrapper.type': ('AmpOptimWrapper', 'OptimWrapper')}
 WARMUP = {'param_scheduler.0.end': (500, 1000)}
 FOCAL_WIDTHS = {'model.neck.in_channels': ([96, 192, 384, 768], [256, 512, 1024, 2048])}
 
-# ours, the host's, what of them is compared, differences
+# our config, the host's config, compared keys, differences
 PAIRS = {
     'Mask R-CNN 1x': (
         'detection/focal_t_maskrcnn_1x',
@@ -136,7 +136,7 @@ def read_host(address: str) -> Config:
     package, _, path = address.partition('::')
     if package != 'mmseg':
         return get_config(address)
-    # the hub looks for mmseg under a name of the distribution that the maintained one lacks
+    # the hub looks for mmseg by the name of the original distribution, which may be absent
     mmseg = pytest.importorskip('mmseg')
     return Config.fromfile(Path(mmseg.__file__).parent / '.mim' / 'configs' / path)
 

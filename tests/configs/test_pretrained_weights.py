@@ -22,7 +22,7 @@ DENSE = [
 CHANNELS = 4  # of each head; 32 in the configs
 DEPTHS = dict(tiny=(2, 2, 6, 2), small=(2, 2, 18, 2), base=(2, 2, 18, 2), large=(2, 2, 18, 2))
 HEADS = dict(tiny=3, small=3, base=4, large=6)
-# Released or to be trained: where a config's checkpoint comes from, if not from an ablation.
+# Classifiers, released or to be trained, that checkpoints come from if not from an ablation.
 CLASSIFIERS = {
     **{f'focal-{size}': f'focal_{size[0]}_in1k' for size in ('tiny', 'small', 'base')},
     'focal-large': 'focal_l_in22k',
@@ -32,7 +32,7 @@ _seen: set[str] = set()  # backbones that were loaded
 
 
 def classifier_of(name: str) -> str:
-    """The classification config that trains what a dense config starts from."""
+    """Return the classification config that trains the checkpoint of a dense config."""
     checkpoint = load(name).model.backbone.init_cfg.checkpoint
     if match := re.fullmatch(r'work_dirs/(\w+)/epoch_300\.pth', checkpoint):
         return f'classification/ablations/{match[1]}'
@@ -68,7 +68,7 @@ def classifier_backbone(name: str) -> Config:
 
 
 def save(backbone: Config, path: Path) -> dict[str, torch.Tensor]:
-    """Write a classifier's checkpoint, every tensor of which has a value of its own."""
+    """Write a classifier's checkpoint in which every tensor has a different value."""
     state = build(backbone, 'mmpretrain').state_dict()
     for value, tensor in enumerate(state.values(), 1):
         if tensor.is_floating_point():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lengths and learning rates are those of the published recipes, at every iteration looked at."""
+"""Lengths and learning rates are those of the published recipes, at all tested iterations."""
 
 import math
 

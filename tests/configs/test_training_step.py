@@ -35,7 +35,7 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def small_task(name: str) -> Config:
-    """A config without pretrained weights, for few and small images and regions of them."""
+    """Return a config without pretrained weights, for few small images and few regions."""
     cfg = load(name)
     adapt_to_machine(cfg)
     cfg.model.backbone.init_cfg = None
@@ -46,14 +46,14 @@ def small_task(name: str) -> Config:
             if node.get('type') == 'RandomSampler':
                 node.num = 32
         test_cfg = cfg.model.test_cfg.get('rcnn') or cfg.model.test_cfg
-        test_cfg.update(max_per_img=BOXES, score_thr=0.0)  # untrained models are never sure
+        test_cfg.update(max_per_img=BOXES, score_thr=0.0)  # untrained models have low scores
         if cfg.model.test_cfg.get('rpn'):
             cfg.model.test_cfg.rpn.update(max_per_img=30)
     return cfg
 
 
 def make_batch(cfg: Config) -> dict:
-    """Two random images with what a data loader of the task gives."""
+    """Return a batch of two random images, as a data loader of the task returns it."""
     if cfg.default_scope == 'mmdet':
         return demo_mm_inputs(
             image_shapes=(3, *SIZE),
@@ -83,7 +83,7 @@ def make_model(cfg: Config) -> nn.Module:
 def make_optimizer(
     cfg: Config, model: nn.Module, look: Callable[[nn.Module], None]
 ) -> OptimWrapper:
-    """The config's optimizer, which has the gradients looked at before its steps."""
+    """Return the config's optimizer, which checks the gradients before each step."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     wrapper.optimizer.register_step_pre_hook(lambda *_: look(model))
@@ -147,7 +147,7 @@ def test_every_config_trains_and_predicts(name):
 
 @pytest.mark.parametrize('method', ['retinanet', 'atss', 'upernet', 'cls'])
 def test_half_precision(method):
-    """Losses under bfloat16 are those of fp32, and so are the parameters' types."""
+    """Losses under bfloat16 agree with those of fp32, and parameters stay fp32."""
     cfg = small_task(f'quickstart/focal_nano_{method}')
     model = make_model(cfg).train()
     batch = model.data_preprocessor(make_batch(cfg), training=True)
@@ -174,7 +174,7 @@ def _equal_on_all_ranks(model: nn.Module) -> None:
 
 
 def _train_together(rank: int, names: list[str]) -> None:
-    """Two steps of each method, the second of which fails after unused parameters."""
+    """Run two steps of each method; DDP fails in the second step if a parameter was unused."""
     machine.get_device = lambda: 'cpu'
     for name in names:
         cfg = small_task(name)
@@ -194,5 +194,5 @@ def _train_together(rank: int, names: list[str]) -> None:
 
 @pytest.mark.slow
 def test_two_processes_use_every_parameter(tmp_path: Path):
-    """Without ``find_unused_parameters``."""
+    """DDP runs without ``find_unused_parameters``."""
     run_in_processes(_train_together, tmp_path, METHODS)

@@ -125,7 +125,7 @@ def test_polygons_and_rle_agree_on_any_mask(density: float) -> None:
     for _ in range(50):
         mask = rng.random(rng.integers(2, 24, 2)) < density
         mask[rng.integers(mask.shape[0]), rng.integers(mask.shape[1])] = True
-        # outside is what is connected with the border through edges, as corners do not let through
+        # pixels that are connected with the border through edges (not corners) are outside
         filled = binary_fill_holes(mask)
         assert has_holes(mask) == (filled != mask).any()
         assert np.array_equal(raster(mask_to_polygons(mask), mask.shape), filled)
@@ -173,7 +173,7 @@ def test_a_digit_has_the_size_asked_for() -> None:
 
 
 def test_single_digits_are_light_on_dark_differ_and_are_easy_to_tell_apart() -> None:
-    """Light on dark, and nearest neighbors of shrunk gray pictures are mostly right."""
+    """A nearest-neighbor classifier of shrunk gray images is mostly right."""
     scans = {split: load_scans(split) for split in SPLITS}
     pictures = {
         split: [render_crop(np.random.default_rng(i), s.images[i], 64) for i in range(200)]
@@ -242,8 +242,8 @@ def test_any_size_and_number(
         ({'crop_views': 0}, 'crop_views=0'),
         ({'digits': (0, 3)}, r'digits=\(0, 3\)'),
         ({'digits': 4}, 'digits=4'),
-        ({'digits': (5, 3)}, r'digits=\(5, 3\).*above'),
-        ({'digit_size': (30, 20)}, r'digit_size=\(30, 20\).*above'),
+        ({'digits': (5, 3)}, r'digits=\(5, 3\).*exceeds'),
+        ({'digit_size': (30, 20)}, r'digit_size=\(30, 20\).*exceeds'),
         ({'digit_size': (4, 20)}, r'digit_size=\(4, 20\)'),
         ({'image_size': (160,)}, r'image_size=\(160,\)'),
         ({'image_size': (160, 40)}, r'digit_size=\(20, 56\).*image_size=\(160, 40\)'),

@@ -127,7 +127,7 @@ def test_nothing_is_replaced_silently(root, tmp_path):
     assert not read(out / 'annotations/training/a.png').any()
     assert (root / 'train2017' / 'a.jpg').is_file()
     (out / 'annotations' / 'training' / 'mine.png').touch()
-    with pytest.raises(FileExistsError, match=r'do not belong to it, the first is mine\.png'):
+    with pytest.raises(FileExistsError, match=r'with other names, the first is mine\.png'):
         write_label_maps(root, out, overwrite=True)
 
 
@@ -162,7 +162,7 @@ def test_missing_files_are_named(root, tmp_path):
     with pytest.raises(FileNotFoundError, match=r'1 of 2 images are not in .* is sub/b\.jpg'):
         write_label_maps(root, tmp_path / 'ade')
     (root / 'annotations' / 'instances_val2017.json').unlink()
-    with pytest.raises(FileNotFoundError, match=r'val2017\.json: expected COCO instances'):
+    with pytest.raises(FileNotFoundError, match=r'val2017\.json does not exist; expected COCO'):
         write_stuff_maps(root, tmp_path / 'stuff')
 
 
@@ -209,7 +209,7 @@ def test_mmdet_reads_stuff_maps(root, tmp_path):
 
 
 def test_real_photographs(repo_root, tmp_path):
-    """Every label is of an instance that covers the pixel, no smaller one of another category."""
+    """A label is of an instance that covers the pixel; no smaller one of another category does."""
     coco_tiny = repo_root.parent / 'shared' / 'data' / 'coco_tiny'
     if not coco_tiny.is_dir():
         pytest.skip(f'{coco_tiny} is absent')

@@ -18,7 +18,7 @@ RANGES = [(400, 96, 10000), (800, 0, 192)]
 
 
 class Detector(BaseModel):
-    """Stands for any; views are predicted before they are merged."""
+    """A stand-in for any detector; views are predicted before they are merged."""
 
     def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'):
         raise NotImplementedError

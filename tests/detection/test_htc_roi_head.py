@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:To copy construct')  # the host'
 
 @pytest.fixture
 def pasted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    """Mask probabilities that heads get to paste."""
+    """Mask probabilities that the heads paste."""
     from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 
     found, paste = [], FCNMaskHead.predict_by_feat

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views that meet inside of a two-stage detector, against plain inference by the host."""
+"""Views merged inside a two-stage detector, against plain inference by the host."""
 
 import numpy as np
 import pytest
@@ -65,14 +65,14 @@ def unflipped(found: InstanceData, image: np.ndarray, direction: str) -> Instanc
 
 
 def in_the_order_of(expected: InstanceData, found: InstanceData) -> InstanceData:
-    """Scores that differ by rounding alone leave the order to chance."""
+    """Reorder detections, because the order of scores that differ only by rounding is random."""
     apart = torch.cdist(expected.bboxes, found.bboxes)
     apart += 1000.0 * (expected.labels[:, None] != found.labels)
     return found[torch.from_numpy(linear_sum_assignment(apart)[1])]
 
 
 def assert_same(found: InstanceData, expected: InstanceData, replaced: float = 0) -> None:
-    """Compare detections, of which a share of ``replaced`` may be others."""
+    """Compare detections; a share of ``replaced`` may differ."""
     assert len(found) == len(expected) >= 5, 'too few detections to tell'
     found = in_the_order_of(expected, found)
     same = (found.bboxes - expected.bboxes).abs().amax(1) < 0.1
@@ -97,7 +97,7 @@ def test_one_resized_view_is_plain_inference_at_that_size(detector, image):
 
 @pytest.mark.parametrize('direction', DIRECTIONS)
 def test_one_mirrored_view_is_plain_inference_mirrored_back(detector, image, direction):
-    """Mirrored by hand: the hosts' cascades fail when they are told of a flip."""
+    """The image is mirrored by hand, because the hosts' cascades do not support flips."""
     expected = unflipped(plain(detector, mirror(image, direction), 1.25), image, direction)
     assert_same(augmented(detector, image, view(1.25, direction)), expected)
 
@@ -117,10 +117,10 @@ def test_order_of_views_does_not_matter(detector, image):
 
 @pytest.mark.parametrize('direction', DIRECTIONS)
 def test_an_image_and_its_mirror_image_give_mirrored_results(detector, image, direction):
-    """Each size mirrored and not, so that both images have the same set of views.
+    """Each size is a view with and without flip, so that both images have the same views.
 
-    Mirrored sums are rounded otherwise, which may turn NMS at an overlap near its threshold, and
-    then another detection takes the place.
+    Sums over a mirrored image are rounded differently. If an overlap is near the threshold of NMS,
+    another detection may be kept.
     """
     views = [view(scale, flip) for scale in (1.0, 1.25) for flip in (None, direction)]
     found = augmented(detector, mirror(image, direction), *views)

@@ -147,7 +147,7 @@ def test_mixed_precision_step():
 
 
 def test_mmdets_first_reppoints_has_the_same_initial_points():
-    """With the same weights, if the foreground branch gives no support."""
+    """This holds with the same weights if the foreground branch adds nothing to the features."""
     cfg = load(NANO)
     head = cfg.model.bbox_head
     head.pop('point_norm_cfg')

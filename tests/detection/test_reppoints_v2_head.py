@@ -124,7 +124,7 @@ def iou(a: list[float], b: list[float]) -> float:
 
 
 def atss(boxes: list[list[float]], levels: list[list[int]], gts: list) -> dict[int, int]:
-    """Which gt each box gets, -1 for none."""
+    """Return the ground truth that each box gets, -1 for none."""
     best = {p: (0.0, -1) for level in levels for p in level}
     for g, gt in enumerate(gts):
         middle = ((gt[0] + gt[2]) / 2, (gt[1] + gt[3]) / 2)
@@ -430,7 +430,7 @@ def test_sizes_and_start():
 
 
 def test_initial_weights_are_those_of_the_released_head():
-    """Normal, but for what the released head leaves to its modules: Kaiming or PyTorch's."""
+    """Normal, except for convolutions with default initialization (Kaiming or PyTorch's)."""
     head = MODELS.build(dict(MODEL.bbox_head, train_cfg=MODEL.train_cfg, test_cfg=MODEL.test_cfg))
     head.init_weights()
     expected = dict.fromkeys(
@@ -518,7 +518,7 @@ def test_mixed_precision_keeps_predictions_and_losses_in_fp32():
 
 
 def test_initial_points_are_those_of_the_first_reppoints():
-    """They are, if the foreground branch gives no support."""
+    """This holds if the foreground branch adds nothing to the features."""
     head = build()
     torch.nn.init.zeros_(head.foreground_embedding.norm.weight)
     torch.nn.init.zeros_(head.foreground_embedding.norm.bias)
@@ -565,7 +565,7 @@ def test_points_learn_little_from_what_they_gather():
 
 @torch.no_grad()
 def test_norm_behind_the_deformable_convolutions() -> None:
-    """With it their scale tells nothing; without, everything."""
+    """With a norm, outputs do not depend on the scale of the convolutions; without, they do."""
     x = torch.randn(1, 16, 6, 8)
     for norm_cfg, is_same in ((dict(type='GN', num_groups=4), True), (None, False)):
         head = build(point_norm_cfg=norm_cfg)

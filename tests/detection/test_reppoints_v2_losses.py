@@ -42,7 +42,7 @@ def test_inclusive_giou_is_the_old_formula():
     ],
 )
 def test_inclusive_giou_teaches_boxes_inverted_by_more_than_their_union(box, value, gradient):
-    """Areas have a sign, as in the released code; today's form is constant there."""
+    """Areas are signed, as in the released code; mmdet's current loss is constant there."""
     target = torch.tensor([[0.0, 0.0, 2.0, 2.0]])
     pred = torch.tensor([box], dtype=torch.float, requires_grad=True)
     loss = InclusiveGIoULoss()(pred, target)
@@ -54,7 +54,7 @@ def test_inclusive_giou_teaches_boxes_inverted_by_more_than_their_union(box, val
 
 
 def test_inclusive_giou_turns_inverted_boxes_right():
-    """Points start anywhere around their center; mmdet's GIoU takes such a box for a large one."""
+    """Initial points may span inverted boxes; mmdet's GIoU treats such a box as a large one."""
     target = torch.tensor([[-0.5, -0.5, 0.5, 0.5]])
     for loss, is_turned in ((InclusiveGIoULoss(), True), (GIoULoss(), False)):
         pred = torch.tensor([[0.1, 0.1, 0.0, 0.0]], requires_grad=True)

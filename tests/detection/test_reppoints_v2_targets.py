@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Corner and foreground targets against slow loops that follow the words of their definition."""
+"""Corner and foreground targets against slow loops that follow their definition literally."""
 
 import math
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages do what they say: their commands run from the page itself, on less data and shortened."""
+"""Commands of the pages work: they are read from the pages and run, shortened and on less data."""
 
 import json
 import os
@@ -59,7 +59,7 @@ class Shell:
 
 @pytest.fixture(scope='session')
 def digit_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of the pages' first command, which then finds them there."""
+    """Data of the pages' first command, which reuses them."""
     root = tmp_path_factory.mktemp('scenes') / 'digit_scenes'
     build(root, DigitSceneParams(train=16, val=4))
     return root
@@ -100,7 +100,7 @@ def follow(page: Path, shell: Shell) -> str:
 
 
 def drawn_on(drawings: Iterable[Path], folder: str | Path) -> bool:
-    """Whether each drawing shows something on its image, whose name begins its own."""
+    """Return whether each drawing shows something on the image of the same name."""
     pairs = [(path, next(Path(folder).rglob(f'{path.name[:6]}*'))) for path in drawings]
     return bool(pairs) and all(is_drawn_on(read(path), read(image)) for path, image in pairs)
 
@@ -184,7 +184,7 @@ def test_recipes(shell, repo_root, name, metric):
     (classifiers,) = re.findall(r'^`(test_evaluator = \[.+\])`', page, re.M)
     by_class = dict(upernet='', cls=classifiers)  # mmseg prints classes by default
     base = f"_base_ = __import__('mmfocal').config('quickstart/focal_nano_{name}')"
-    for index, block in enumerate(blocks):  # each has the one before as its base
+    for index, block in enumerate(blocks):  # the base of each block is the previous block
         if 'classwise' in block:
             block = by_class.get(name, block)
         file = 'recipes.py' if index == len(blocks) - 1 else f'recipe_{index}.py'
@@ -224,7 +224,7 @@ def test_recipe_of_several_gpus(shell, repo_root):
 
 @pytest.fixture
 def run(shell: Shell) -> Path:
-    """What the pages below name: a config, its run before any training, and a scene."""
+    """Files that the pages below name: a config, its run before any training, and a scene."""
     Path('my_detector.py').write_text(
         "_base_ = __import__('mmfocal').config('quickstart/focal_nano_maskrcnn')\n"
         'model = dict(test_cfg=dict(rcnn=dict(max_per_img=3)))\n'  # leaves the scene visible

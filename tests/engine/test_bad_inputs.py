@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad input of every kind is refused at the start, or told, or read as intended."""
+"""Bad input of every kind is rejected at the start, or reported, or read as intended."""
 
 import gc
 import json
@@ -236,7 +236,7 @@ def test_another_file_of_the_evaluator_is_compared(tmp_path, change, words):
 
 @pytest.mark.parametrize('length', [0, 2, 4, 5, 6, 7, 8])
 def test_masks_that_pass_are_read_by_pycocotools(length):
-    """Every mask that is let through gives a mask of the image's size."""
+    """pycocotools decodes every mask that passes to the size of the image."""
     rng = np.random.default_rng(length)
     polygons = [rng.uniform(0, 20, length).tolist(), POLYGON[0]]
     if mask_problem(polygons, [HEIGHT, WIDTH], scored=True) is None:
@@ -478,7 +478,7 @@ def test_pictures_without_class_folders_are_refused(tmp_path):
 
 
 def test_own_data_are_told_in_one_go_with_the_lines_to_write(tmp_path):
-    """The lines that the error ends with are all that is needed."""
+    """The config lines at the end of the error solve all problems."""
     content = annotated(tmp_path)
     content['categories'].append(dict(id=3, name="a 'big' coin"))
     (tmp_path / 'all.json').write_text(json.dumps(content))
@@ -511,7 +511,7 @@ def test_own_data_are_told_in_one_go_with_the_lines_to_write(tmp_path):
     'key, value, expected',
     [
         ('area', 50, None),
-        ('area', float('nan'), 'area=nan'),  # msgspec refuses it
+        ('area', float('nan'), 'area=nan'),  # msgspec rejects NaN
         ('segmentation', [[1, 2, 3, 4, 5, 'x']], 'something else than numbers'),
         ('segmentation', dict(counts=[9, 999], size=[HEIGHT, WIDTH]), 'add up to 1008'),
         ('segmentation', None, 'have no segmentation'),
@@ -543,7 +543,8 @@ def test_files_are_read_alike_with_and_without_msgspec(
 def test_many_polygons_are_sampled_unless_they_are_scored(tmp_path, monkeypatch, scored):
     monkeypatch.setattr(coco, 'POLYGON_SAMPLE', 2)
     content = annotated(tmp_path)
-    content['annotations'][1]['segmentation'] = [[1, 2, 3, 4, 5, 'x']]  # of six, not in the sample
+    # the second of six annotations is not in the sample
+    content['annotations'][1]['segmentation'] = [[1, 2, 3, 4, 5, 'x']]
     cfg = detection(tmp_path, content)
     if scored:
         with pytest.raises(InputError, match=r'annotation id=2 .*something else than numbers'):

@@ -23,19 +23,19 @@ def make(images: int = 2, enable: bool = False, **wrapper: int) -> Config:
         (
             make(),
             1,
-            'The total batch is 2 (1 x 2), the learning rate is for 16. '
+            'The total batch is 2 (1 x 2); the learning rate is set for 16. '
             '--auto-scale-lr is not given: 0.0001 as configured instead of 1.25e-05.',
         ),
         (
             make(enable=True),
             4,
-            'The total batch is 8 (4 x 2), the learning rate is for 16. '
+            'The total batch is 8 (4 x 2); the learning rate is set for 16. '
             '--auto-scale-lr is given: 5e-05 instead of 0.0001.',
         ),
         (
             make(accumulative_counts=4),
             1,
-            'The total batch is 8 (1 x 2 x 4 accumulated), the learning rate is for 16. '
+            'The total batch is 8 (1 x 2 x 4 accumulated); the learning rate is set for 16. '
             '--auto-scale-lr is not given: 0.0001 as configured instead of 5e-05.',
         ),
         (make(), 8, None),

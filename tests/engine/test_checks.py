@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Missing and unfitting data are named before a model is built."""
+"""Missing and unsuitable data are named before a model is built."""
 
 import json
 from collections.abc import Callable

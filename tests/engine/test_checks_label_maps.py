@@ -64,7 +64,7 @@ def test_images_of_another_suffix_are_no_images(root):
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
 def test_labels_beyond_the_classes_are_named(root, dtype):
-    value = 3000 if dtype is np.uint16 else 151  # mmseg would take 3000 modulo 256
+    value = 3000 if dtype is np.uint16 else 151  # mmseg would read 3000 modulo 256
     path = save(root, 59, [[0, value]], dtype)
     with pytest.raises(ValueError) as error:
         check_inputs(segmentation(root))
@@ -95,10 +95,10 @@ def test_unreduced_labels_need_reduce_zero_label(root, loader):
         check_inputs(cfg)
     assert '59.png has label 150; expected 0 to 149' in str(error.value)
     assert 'reduce_zero_label=False: 0 is the first class' in str(error.value)
-    save(root, 59, [[0, 149]])  # told by their lacking 255, too
+    save(root, 59, [[0, 149]])  # detected by the missing 255, too
     with pytest.raises(ValueError, match='reduce_zero_label=False, but ADE20KDataset counts'):
         check_inputs(cfg)
-    save(root, 59, [[255, 149]])  # somebody reduced them
+    save(root, 59, [[255, 149]])  # labels that are reduced already
     check_inputs(cfg)
 
 
@@ -108,7 +108,7 @@ def test_reduced_labels_must_not_be_reduced_again(root):
         check_inputs(segmentation(root))
     assert 'seg_map_path: reduce_zero_label=True, and ADE20KDataset counts' in str(error.value)
     assert f'{root}/annotations/00.png' in str(error.value)
-    save(root, 0, [[150, 255]])  # 255 is nothing, and 150 shows that they are not reduced
+    save(root, 0, [[150, 255]])  # 255 means no label, and 150 shows that they are not reduced
     check_inputs(segmentation(root))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Additions of testing to a config."""
+"""Changes that the options of ``tools/test.py`` make to a config."""
 
 import shutil
 from pathlib import Path
@@ -16,8 +16,8 @@ from mmfocal.engine.evaluate import draw_predictions, use_tta, write_submission
 @pytest.mark.parametrize(
     ('scope', 'message'),
     [
-        ('mmdet', "needs 'tta_model' in the config, .*masks: type='MaskTTAModel'"),
-        ('mmseg', "needs 'tta_model' in the config, which has none$"),
+        ('mmdet', "needs 'tta_model', which the config does not have; .*type='MaskTTAModel'"),
+        ('mmseg', "needs 'tta_model', which the config does not have$"),
     ],
 )
 def test_missing_test_time_augmentation_is_explained(scope, message):
@@ -57,7 +57,7 @@ def photograph(tmp_path) -> str:
     ('config', 'short'), [('focal_t_upernet_160k', 512), ('focal_l_upernet_640_160k', 640)]
 )
 def test_views_for_label_maps_are_ratios_of_the_test_scale(config, short, photograph, repo_root):
-    """Not of the stored image, as mmseg's own views are; here it is much smaller."""
+    """mmseg's own views are ratios of the stored image, which is much smaller here."""
     cfg = Config.fromfile(repo_root / 'configs' / 'segmentation' / f'{config}.py')
     cfg.test_dataloader.dataset.data_root = photograph
 

@@ -87,7 +87,7 @@ def test_accepted_polygons_are_read(polygons: list[list[Any]]) -> None:
 
 @st.composite
 def annotations(draw: st.DrawFn) -> dict[str, Any]:
-    """An entry, sound or not."""
+    """An entry, valid or not."""
     mask = draw(binary_masks())
     area = draw(st.one_of(st.just(int(mask.sum())), st.sampled_from([0, -1, 3.5, math.inf])))
     sound = coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask))).tolist()

@@ -116,7 +116,7 @@ def test_a_longer_schedule_takes_effect(tmp_path, by_epoch, capsys):
     last = tmp_path / 'short' / name.format(4)
     runner = train(tmp_path / 'short', 8, by_epoch, last, log_level='INFO')
     told = capsys.readouterr().out
-    assert 'param_scheduler.0.end: ' in told and "The config's is used" in told
+    assert 'param_scheduler.0.end: ' in told and 'The schedule of the config is used' in told
     long, short = (
         torch.load(tmp_path / kind / name.format(6), weights_only=False)['param_schedulers']
         for kind in ('long', 'short')
@@ -198,7 +198,7 @@ def test_all_places_of_checkpoints_are_found(tmp_path, monkeypatch, path, settin
     resume(cfg, 'auto')
     assert cfg.resume and Path(cfg.load_from).samefile(path)
     assert cfg.randomness.seed == 7
-    assert f'going on from {cfg.load_from}' in capsys.readouterr().out
+    assert f'resuming from {cfg.load_from}' in capsys.readouterr().out
 
 
 def test_nothing_to_go_on_from_is_told(tmp_path, capsys):
@@ -206,7 +206,8 @@ def test_nothing_to_go_on_from_is_told(tmp_path, capsys):
     resume(cfg, 'auto')
     assert not cfg.resume and cfg.load_from is None
     assert (
-        f'no checkpoint in {tmp_path}/absent, the training starts anew' in capsys.readouterr().out
+        f'no checkpoint in {tmp_path}/absent, the training starts at iteration 0'
+        in capsys.readouterr().out
     )
 
 
@@ -277,7 +278,7 @@ def test_code_in_checkpoints_does_not_run(tmp_path, resumes):
     torch.save({**content, 'extra': Evil()}, path)
     protect_files()
     settings = dict(resume=path) if resumes else dict(load_from=str(path))
-    with pytest.raises(ValueError, match=r'iter_2\.pth holds objects beside tensors'):
+    with pytest.raises(ValueError, match=r'iter_2\.pth holds objects besides tensors'):
         train(tmp_path / 'other', 4, **settings)
     assert not EVIDENCE.exists()
     protect_files(allow_pickle=True)

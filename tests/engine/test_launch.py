@@ -44,11 +44,11 @@ def test_loaders_without_workers_do_not_keep_them(task):
 @pytest.mark.parametrize(
     ('option', 'words'),
     [
-        ('modle.backbone.drop_path_rate=0.3', "there is no 'modle' here; the nearest is model"),
+        ('modle.backbone.drop_path_rate=0.3', "'modle' is not a known key; the nearest is model"),
         ('train_cgf.max_iters=3', 'the nearest is train_cfg'),
         ('default_hooks.chekpoint.interval=3', 'the nearest is default_hooks.checkpoint'),
         ('train_dataloader.bacth_size=3', 'the nearest is train_dataloader.batch_size'),
-        ('colour=blue', "there is no 'colour' here; nothing reads it"),
+        ('colour=blue', "'colour' is not a known key; nothing reads it"),
     ],
 )
 def test_unknown_options_are_told_with_the_nearest(option, words, capsys):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models without memory are the real ones otherwise."""
+"""Meta-device models equal the real ones, except that they have no memory."""
 
 import copy
 from collections.abc import Iterator

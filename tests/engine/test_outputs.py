@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every image gets an output of its own, and a test set without annotations no score."""
+"""Every image gets its own output, and a test set without annotations gets no score."""
 
 import json
 import os
@@ -126,7 +126,7 @@ def test_replaced_files_are_told(tmp_path, capsys):
 
 
 def unannotated(tmp_path: Path, scope: str) -> Config:
-    """A test set of each library that has nothing to score with."""
+    """Return a test set of each library, without annotations for a score."""
     (tmp_path / 'info.json').write_text(json.dumps(dict(images=[dict(id=1)], categories=[])))
     datasets = dict(
         mmdet=dict(type='CocoDataset', ann_file='info.json', pipeline=[]),

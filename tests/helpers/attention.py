@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs of focal attention, calls of it by backend, and how closely one must agree."""
+"""Inputs of focal attention, calls by backend, and the tolerance of a backend."""
 
 import math
 
@@ -38,7 +38,7 @@ CASES = {
 def make_inputs(
     geometry: FocalGeometry, windows: tuple[int, int], heads: int = 2, dim: int = 5
 ) -> dict[str, Tensor]:
-    """Random fp64 leaves by name; head dim 5 and 2 heads leave no room for lucky layouts."""
+    """Random fp64 leaves by name; head dim 5 and 2 heads expose wrong layouts."""
     w, (nh, nw) = geometry.window_size, windows
     generator = torch.Generator().manual_seed(0)
 
@@ -95,7 +95,7 @@ def run(
 
 
 def check_rounds_as_well_as_reference(case: str, impl: str, device: str = 'cpu') -> None:
-    """In fp32 a backend may err twice as much as the reference does, and four roundings."""
+    """In fp32, a backend's error may be twice the reference's error plus four roundings."""
     geometry, windows, shift = CASES[case]
     inputs = make_inputs(geometry, windows)
     truth = run(inputs, geometry, 'reference', torch.float64, device, shift=shift)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles, without a GPU, what calls would start on one; prints each kernel's name and size.
+"""Compile, without a GPU, the kernels that calls would start; print each kernel's name and size.
 
 Run as ``python -m tests.helpers.compile_only bias``, ``tokens`` or ``attention DTYPE HEAD_DIM
-CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. What is compiled already is not compiled again.
+CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. A kernel is compiled once.
 """
 
 import builtins
@@ -70,7 +70,7 @@ def check_copy(kernel: Any) -> None:
 def compile_kernel(
     kernel: Any, grid: tuple[int, ...], like: Tensor, *args: Any, **constants: Any
 ) -> None:
-    """In place of ``operators.start``; nothing if it is compiled already."""
+    """Replace ``operators.start``: compile a kernel unless it is compiled already."""
     options = {n: constants.pop(n) for n in ('num_warps', 'num_stages') if n in constants}
     names = kernel.arg_names
     values = dict(zip(names, args), **constants)
@@ -111,7 +111,7 @@ def tokens_calls() -> None:
 
 
 def attention_calls(dtype: str, head_dim: str, capability: str, config: str) -> None:
-    """Two stages of a model, which share their kernels, and what runs in a fixed order."""
+    """Call two stages of a model, which share kernels, and the kernels of the fixed order."""
     CAPABILITY[0], dtype, head_dim = int(capability), getattr(torch, dtype), int(head_dim)
     fitting = configs.fitting(dtype, head_dim)
     chosen = configs.choose('gradient', dtype, head_dim, int(capability))

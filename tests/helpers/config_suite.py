@@ -23,7 +23,7 @@ MISSING = [host for host in HOSTS.values() if find_spec(host) is None]
 
 
 def host_of(name: str) -> str:
-    """The library that a config's model and data are of."""
+    """Return the host library of a config's model and data."""
     folder, _, stem = name.partition('/')
     if folder == 'quickstart':
         folder = SMALL_HOSTS.get(stem.split('_')[-1], 'detection')
@@ -53,7 +53,7 @@ METHODS = (
     ),
     *('upernet', 'in1k', 'in22k'),
 )
-# what training and evaluation read of a config, its backbone apart
+# keys that training and evaluation read, except for the backbone
 RUN_KEYS = (
     *('model', 'data_preprocessor', 'optim_wrapper', 'param_scheduler'),
     *('train_cfg', 'val_cfg', 'test_cfg', 'train_dataloader', 'val_dataloader', 'test_dataloader'),

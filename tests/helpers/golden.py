@@ -2,7 +2,7 @@
 """Reference tensors of the released classification code, and the models they belong to.
 
 Each file holds a small model's configuration (in the released code's names), parameters, an input
-and what came out of it: features of every stage, logits, and gradients.
+and the outputs: features of every stage, logits, and gradients.
 """
 
 from pathlib import Path
@@ -23,7 +23,8 @@ def load_golden(path: Path) -> dict:
 def golden_backbone_cfg(config: dict) -> dict:
     """Constructor arguments of ``FocalTransformer`` for the released code's.
 
-    The released code shrinks what does not fit a map; here that is configuration.
+    The released code reduces windows and expand sizes that exceed a map; this function does so in
+    the arguments.
     """
     size = config['img_size']
     height, width = (size, size) if isinstance(size, int) else size

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records launches of kernels instead of starting them."""
+"""Record launches of kernels instead of starting them."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is drawn: differences between a drawing and its image, and colors of a figure."""
+"""Checks of drawings: differences between a drawing and its image, and colors of a figure."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,13 +25,13 @@ def _compare(drawing: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, float]
 
 
 def is_drawn_on(drawing: np.ndarray, image: np.ndarray) -> bool:
-    """Whether a drawing shows its image, enlarged or not, and something on it."""
+    """Return whether a drawing shows its image, enlarged or not, and something on it."""
     differs, likeness = _compare(drawing, image)
     return bool(differs.mean() > 0.002 and likeness > 0.3)
 
 
 def has_box(drawing: np.ndarray, image: np.ndarray, box: Sequence[float]) -> bool:
-    """Whether the border of a box, ``[x1, y1, x2, y2]`` of the image, is drawn on it."""
+    """Return whether the border of a box, ``[x1, y1, x2, y2]`` of the image, is drawn on it."""
     differs, _ = _compare(drawing, image)
     factor = len(drawing) / len(image)
     x1, y1, x2, y2 = (round(edge * factor) for edge in box)
@@ -40,12 +40,12 @@ def has_box(drawing: np.ndarray, image: np.ndarray, box: Sequence[float]) -> boo
 
 
 def is_picture(path: str | Path) -> bool:
-    """Whether a drawing, which may cover its image, has something in it."""
+    """Return whether a drawing, which may cover its image, has something in it."""
     return len(np.unique(read(path).reshape(-1, 3), axis=0)) > 20
 
 
 def is_colored(figure: str | Path) -> bool:
-    """Whether a figure shows data: axes and text alone are gray."""
+    """Return whether a figure shows data: axes and text alone are gray."""
     return bool((np.ptp(read(figure), axis=2) > 60).mean() > 0.001)
 
 

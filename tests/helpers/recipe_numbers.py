@@ -4,7 +4,7 @@
 from typing import NamedTuple
 
 # Config, million parameters, 10^9 MACs by convention, and shape if it is neither the convention's
-# nor the config's; MACs took in norms, hence FLOPS_TOLERANCE. Exact parameters stand in
+# nor the config's; MACs include norms, hence FLOPS_TOLERANCE. Exact parameters are in
 # tests/configs/test_build.py.
 TABLE = """
 classification/focal_t_in1k            28.880  linear=4.37   classification=4.92
@@ -76,5 +76,5 @@ def half_a_unit(printed: str) -> float:
 
 
 def assert_printed(actual: float, printed: str, what: str) -> None:
-    """Rounded like ``printed``, ``actual`` gives it to half a unit of its last digit."""
+    """Assert that ``actual`` equals ``printed`` up to half a unit of its last digit."""
     assert abs(actual - float(printed)) <= half_a_unit(printed), f'{what} {actual} for {printed}'

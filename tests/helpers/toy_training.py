@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training of milliseconds with all that a resumed one must restore."""
+"""A training of milliseconds with all state that resuming must restore."""
 
 import copy
 import random
@@ -51,7 +51,7 @@ class Net(BaseModel):
 
 
 class Count(BaseMetric):
-    """How often a validation ran."""
+    """Count how often a validation runs."""
 
     runs = 0
 
@@ -75,10 +75,10 @@ def train(
     """Train with the hooks of ``tools/train.py``.
 
     Args:
-        work_dir: Gets a checkpoint every two iterations, or every epoch of three.
-        length: Iterations or epochs.
-        by_epoch: Which of them.
-        resume: Checkpoint to go on from.
+        work_dir: Folder for a checkpoint every two iterations, or every epoch of three.
+        length: Number of iterations or epochs.
+        by_epoch: Whether ``length`` counts epochs.
+        resume: Checkpoint to resume from.
         hooks: Further hooks.
         workers: Data workers.
         **settings: Other arguments of the runner.

@@ -8,7 +8,7 @@ from mmfocal.ops.focal_attention import FocalGeometry
 from tests.helpers.attention import call, make_inputs, run
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-# The interpreter knows float64, in which a wrong term cannot hide behind rounding.
+# The interpreter supports float64, in which rounding cannot hide a wrong term.
 SHARPEST = torch.float32 if DEVICE == 'cuda' else torch.float64
 
 
@@ -37,7 +37,7 @@ def check(
         rounding = torch.finfo(dtype).eps * value.abs().max()
         if dtype == torch.float64:  # worst case of a sum over all positions
             bound = terms * rounding
-        else:  # as often as the reference, and four roundings
+        else:  # twice the reference's error, and four roundings
             bound = 2 * (plain[name] - value).abs().max() + 4 * rounding
         error = (ours[name] - value).abs().max()
         assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'

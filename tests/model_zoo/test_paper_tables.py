@@ -151,7 +151,7 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'holds no config \(\*\.py\) of a run'):
         read_scores([tmp_path])
     (tmp_path / 'a.py').write_text('')
-    with pytest.raises(FileNotFoundError, match='holds no log of a training'):
+    with pytest.raises(FileNotFoundError, match='contains no training log'):
         read_scores([tmp_path])
     runs = [write_run(tmp_path / name, 'a', TRAINED) for name in ('x', 'y')]
     with pytest.raises(ValueError, match=r'x and .*y are both runs of a'):
@@ -242,7 +242,7 @@ def test_published_runs_are_those_of_the_docs(repo_root: Path) -> None:
 
 @pytest.fixture(scope='module')
 def committed(repo_root: Path) -> dict[str, Ours]:
-    """Numbers of the metafiles; another test computes them anew."""
+    """Numbers of the metafiles; another test recomputes them."""
     ours = {}
     for path in repo_root.glob('configs/**/metafile.yml'):
         for model in yaml.safe_load(path.read_text())['Models']:
@@ -330,7 +330,7 @@ def test_the_sample_has_every_method(paper: Paper) -> None:
 def test_committed_files_follow_from_the_numbers(
     tmp_path: Path, paper: Paper, committed: dict, repo_root: Path
 ) -> None:
-    """No table reads another: all are made where nothing generated exists."""
+    """No generated file reads another: all are generated in a folder that has none of them."""
     ignored = shutil.ignore_patterns('metafile.yml', '__pycache__')
     shutil.copytree(repo_root / 'configs', tmp_path / 'configs', ignore=ignored)
     for readme in tmp_path.rglob('*.md'):

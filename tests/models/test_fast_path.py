@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which blocks take a fast path, and that whatever a user has changed runs as written."""
+"""Stock blocks take a fast path; blocks that a user has changed run as written."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ class Lora(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Of the wrapped layer only: whoever reads it leaves the adapter out."""
+        """Weight of the wrapped layer only; code that reads it ignores the adapter."""
         return self.base.weight
 
     @property
@@ -160,7 +160,7 @@ SAME_RESULT = ('sdpa', 'weight norm')  # all others change what is computed
 @pytest.mark.filterwarnings('ignore:.*weight_norm:FutureWarning')
 @pytest.mark.parametrize('name', CHANGES)
 def test_changed_blocks_run_as_written(name: str, fast_calls: list) -> None:
-    """In inference and in two steps of training: what the layers compute, called one by one."""
+    """Inference and two training steps equal those of the layers, called one by one."""
     x = torch.randn(2, 6, 10, DIM)
     block = make_block()
     with torch.no_grad():
@@ -241,7 +241,7 @@ def test_layers_are_visited_if_the_backend_has_a_fast_path(
     reason="needs Triton's interpreter",
 )
 def test_dtype_of_autocast_decides() -> None:
-    """The map is float32 still, but the tokens will not be; interpreters lack bfloat16."""
+    """The map is still float32, but autocast casts the tokens; the interpreter lacks bfloat16."""
     block, x = make_block(impl='triton'), torch.randn(1, 6, 6, DIM)
     assert fast_path._path_of(block, x) == 'triton'
     with torch.autocast('cpu', torch.bfloat16):
@@ -265,7 +265,7 @@ def test_global_hooks_are_called(fast_calls: list) -> None:
 def test_patched_class(
     cls: type, name: str, fast_calls: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is replaced in a type of a part, until it is put back."""
+    """A replaced method of a layer's type disables the fast path until it is restored."""
     if (name == '_attend' and cls is not FocalBlock) or (cls, name) == (nn.Module, 'forward'):
         pytest.skip('calling a block runs no such method')
     block, x, original = make_block(), torch.randn(1, 6, 10, DIM), getattr(cls, name)
@@ -336,7 +336,7 @@ def test_compiled_block_runs_compiled(fast_calls: list) -> None:
 
 
 def test_parameters_as_plain_attributes() -> None:
-    """As functional code and flat parameters leave them: they are still trained."""
+    """Functional code and flat parameters leave plain attributes, which are still trained."""
     block, x = make_block().requires_grad_(False), torch.randn(1, 6, 6, DIM)
     weight = block.mlp.fc1.weight.detach().clone().requires_grad_()
     del block.mlp.fc1.weight
@@ -387,7 +387,7 @@ def watched() -> Iterator[tuple[FocalBlock, list]]:
 
 @torch.no_grad()
 def test_what_a_hook_keeps_stays(watched: tuple[FocalBlock, list]) -> None:
-    """No hook is given scratch memory."""
+    """Hooks never get scratch memory."""
     block, kept = watched
     x = torch.randn(1, 6, 6, DIM)
     call_block(block, x)

@@ -315,7 +315,7 @@ def test_layer_depth() -> None:
         (dict(expand_layer='none'), "expand_layer must be one of all, even, odd, got 'none'"),
         (dict(pool_method='avg'), "pool_method must be one of fc, conv.*got 'avg'"),
         (dict(attn_impl='flash'), "attn_impl must be one of auto.*got 'flash'"),
-        (dict(out_indices=(0, 4)), r'out_indices must be .* rising stages .*got \(0, 4\)'),
+        (dict(out_indices=(0, 4)), r'out_indices must be .* ascending stages .*got \(0, 4\)'),
         (dict(out_indices=3), 'out_indices must be a sequence .*got 3'),
         (dict(out_indices=()), 'out_indices must be a sequence'),
         (dict(out_indices=(1, 1)), 'out_indices must be a sequence of rising'),

@@ -58,7 +58,7 @@ def test_triton_half(case: str, dim: int, dtype: torch.dtype) -> None:
 @needs_triton
 @pytest.mark.parametrize('dtype', HALF_DTYPES, ids=str)
 def test_triton_half_deterministic(dtype: torch.dtype) -> None:
-    """Twice the same, bit by bit, and the right thing."""
+    """Two runs are equal bit for bit, and correct."""
 
     def gradients() -> list[Tensor]:
         geometry, windows, _ = CASES['detection']

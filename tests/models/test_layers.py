@@ -47,7 +47,7 @@ def test_padding_copies_what_it_must() -> None:
 
 
 def test_one_graph_serves_padded_and_unpadded_maps() -> None:
-    """Maps of several windows; a single row or column of them is a case of its own."""
+    """The graph is for maps of several windows; a single row or column of them is another case."""
     graphs, block = [], FocalBlock(8, 2, FocalGeometry(3, 1, 3, 2), impl='sdpa')
     compiled = torch.compile(
         block, fullgraph=True, dynamic=True, backend=lambda graph, _: graphs.append(graph) or graph

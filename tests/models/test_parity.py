@@ -11,8 +11,8 @@ from mmfocal.ops.focal_attention.impl import chunked
 from tests.helpers.attention import CPU_IMPLS
 from tests.helpers.golden import GOLDEN_DIR, GOLDEN_NAMES, golden_backbone, load_golden
 
-# The released code's own fp32 rounding is in the reference tensors, so these are the bounds that
-# were asked for; errors seen are about a tenth of them.
+# The reference tensors contain the fp32 rounding of the released code, hence these bounds.
+# Observed errors are about a tenth of them.
 MAX_FEATURE_ERROR = 3e-5
 MAX_GRADIENT_ERROR = 1e-4  # relative to the largest magnitude of the tensor
 
@@ -63,7 +63,7 @@ def test_equals_released_code(name: str, impl: str) -> None:
 
 @pytest.mark.parametrize('name', GOLDEN_NAMES)
 def test_equals_released_code_by_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that CPUs do at sizes larger than these, or on other processors."""
+    """Covers the code that CPUs run only at larger sizes or on other processors."""
     monkeypatch.setattr(mlp, 'TRAINING_BYTES', 0)
     monkeypatch.setattr(mlp, 'CHUNK_BYTES', 2**14)
     monkeypatch.setattr(chunked, 'TILE_BYTES', 2**17)

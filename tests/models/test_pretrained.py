@@ -56,7 +56,7 @@ def upstream_state(classes: int = 5, **cfg) -> dict[str, Tensor]:
     model = FocalTransformer(**{'arch': ARCH, 'out_indices': (3,), **cfg})
     for name, parameter in model.named_parameters():
         if 'norm' in name or name.endswith('bias') or name.endswith('bias_table'):
-            nn.init.normal_(parameter)  # nothing may look right by being zero or one
+            nn.init.normal_(parameter)  # values of 0 or 1 could agree by chance
     state = {
         f'norm.{key[6:]}' if key.startswith('norm3.') else key: value
         for key, value in model.state_dict().items()
@@ -207,7 +207,7 @@ def test_two_backbones_are_refused(save):
 
 
 def training_checkpoint() -> dict:
-    """Checkpoint of MMEngine's with log buffers, numpy scalars and optimizer state."""
+    """A checkpoint of MMEngine with log buffers, NumPy scalars and optimizer state."""
     model = FocalTransformer(ARCH)
     hub = MessageHub('checkpoint-test')
     hub.update_scalar('train/loss', 1.5)

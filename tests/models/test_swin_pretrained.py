@@ -33,7 +33,7 @@ OWN_WINDOW_ONLY = dict(
 
 
 def timm_model(size: int = 224) -> nn.Module:
-    """A Swin of ``ARCH`` with every parameter random: nothing looks right by chance."""
+    """Return a Swin of ``ARCH`` with random parameters, which cannot agree by chance."""
     model = timm_swin.SwinTransformer(
         img_size=size, embed_dim=8, depths=(1, 2, 2, 1), num_heads=(1, 1, 2, 2), num_classes=5
     )
@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(save, change, message)
 
 def test_the_two_initializers_point_to_each_other(save):
     focal = save(FocalTransformer(ARCH).state_dict(), 'focal.pth')
-    with pytest.raises(ValueError, match='holds a Focal Transformer; say FocalPretrained'):
+    with pytest.raises(ValueError, match='holds a Focal Transformer; use FocalPretrained'):
         load(focal)
     with pytest.raises(ValueError, match=r'SwinPretrained \(or swin:'):
         load(save(timm_model().state_dict()), kind='FocalPretrained')
@@ -295,7 +295,7 @@ def test_checksums_of_addresses_are_verified(server, monkeypatch, name):
     wrong = digest[::-1]
     for each in (digest, wrong):  # the name on the server follows the checksum
         shutil.copy(path, folder / f'model-{each[:8]}.pth')
-    with pytest.raises(ValueError, match='another file than expected'):
+    with pytest.raises(ValueError, match='is not the expected file'):
         read_checkpoint(prefix + name.format(wrong))
     assert 'a' in read_checkpoint(prefix + name.format(digest))
     if '#' in name:  # the file on the disk is verified, too

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Properties of the CPU operators alone: their memory, and the inputs that they do not support.
 
-That they compute the right thing is tested in ``test_focal_attention``.
+Their results are tested in ``test_focal_attention``.
 """
 
 import threading
@@ -79,7 +79,7 @@ def test_masked_keys_count_unless_negligible(case: str, lowered: float) -> None:
 
 
 def test_no_denormal_weights() -> None:
-    """They would take several times as long to compute on some CPUs."""
+    """Denormal weights would take several times as long to compute on some CPUs."""
     geometry, windows, _ = CASES['detection']
     inputs = {name: value.float() for name, value in make_inputs(geometry, windows).items()}
     tables = to_bias(inputs, geometry)
@@ -178,7 +178,7 @@ def test_saves_maps_only() -> None:
 
 
 def test_interleaved_calls_and_checkpointing() -> None:
-    """Recomputation in the backward pass, of another geometry, keeps out of each other's way."""
+    """Recomputations of different geometries in a backward pass do not disturb each other."""
 
     def twice(impl: str, recompute: bool) -> list[Tensor]:
         grads, total = [], 0
@@ -261,7 +261,7 @@ def test_second_derivative_is_refused() -> None:
     geometry, windows, _shift = CASES['window only']
     inputs = {k: v.requires_grad_() for k, v in make_inputs(geometry, windows).items()}
     out = call(inputs, geometry, 'chunked').sum()
-    with pytest.raises(RuntimeError, match=r"no second derivative .* choose attn_impl='sdpa'"):
+    with pytest.raises(RuntimeError, match=r"second derivatives .* use attn_impl='sdpa'"):
         torch.autograd.grad(out, inputs['qkv'], create_graph=True)
 
 
@@ -286,7 +286,7 @@ def on_meta(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> No
 
 
 def under_a_flop_counter(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) -> None:
-    # Without gradients PyTorch's own attention would run a kernel whose products nobody counts.
+    # Without gradients, PyTorch's attention would run a kernel whose products are not counted.
     leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
     with FlopCounterMode(display=False) as counter:
         call(leaves, geometry, impl)
@@ -322,7 +322,7 @@ def test_unsupported(situation: Callable, reason: str) -> None:
 def test_constants_of_modes_are_not_shared(
     order: tuple[Callable, Callable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither with ordinary calls, nor theirs with a mode."""
+    """Ordinary calls do not use the constants of a mode, and vice versa."""
     monkeypatch.setattr(bias_module, '_INDICES', {})
     geometry, windows, _shift = CASES['detection']
     inputs = make_inputs(geometry, windows)

@@ -263,7 +263,7 @@ def test_bad_geometry(settings: dict, message: str) -> None:
         (dict(own=torch.zeros(169, 4)), '30 channels, not a multiple of 3 x 4 heads'),
         (dict(own=torch.zeros(168, 2)), r'bias.own must have shape \(169, 2\), got \(168, 2\)'),
         (dict(neighbors=torch.zeros(1, 2, 49, 120)), 'bias.neighbors must have shape'),
-        (dict(neighbors=None), 'bias.neighbors must be given exactly if expand_size > 0'),
+        (dict(neighbors=None), 'bias.neighbors must be given if and only if expand_size > 0'),
         ({'coarse.0': torch.zeros(2, 169)}, r'bias.coarse\[0\] must have shape \(2, 441\)'),
         ({'coarse_kv.0': torch.zeros(2, 3, 4, 20)}, r'qkv must have shape \(2, 750, 30\)'),
     ],
@@ -291,7 +291,7 @@ def test_bad_shift() -> None:
 
 @pytest.mark.parametrize('heads', [1, 2])
 def test_gradients_of_tables_have_their_strides(heads: int) -> None:
-    """Or distributed training warns, and copies them."""
+    """Otherwise distributed training warns and copies them."""
     geometry, windows, _ = CASES['detection']
     tables = make_inputs(geometry, windows, heads=heads)
     bias = to_bias({k: v.requires_grad_() for k, v in tables.items()}, geometry)

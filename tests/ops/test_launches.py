@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many kernels a pass starts on a GPU, counted without one: Focal-T beside Swin-T."""
+"""Number of kernels that a pass starts on a GPU, counted without one: Focal-T and Swin-T."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ DETECTION = ((800, 1344, 2), (15, 13, 9, 7), (3, 3, 3, 3))
 
 
 class LaunchCounter(TorchDispatchMode):
-    """Counts what starts kernels; our operators with every kernel, fill and copy they start."""
+    """Counts launches of kernels; for our operators, every kernel, fill and copy they start."""
 
     def __init__(self) -> None:
         super().__init__()

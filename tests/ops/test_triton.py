@@ -118,7 +118,7 @@ def test_saves_neither_keys_nor_weights() -> None:
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
         out = call(leaves, geometry, 'triton')
-    # What it takes, its output, and one number per query and head.
+    # Inputs, output, and one number per query and head.
     maps = 2 * out.numel() + sum(value.numel() for value in leaves.values())
     maps += to_tokens(inputs, geometry).numel()
     bias = 2 * 49 * backend.columns.num_columns(geometry)  # combined, once for all windows
@@ -165,7 +165,7 @@ def test_opcheck() -> None:
 def test_launches(
     dtype: torch.dtype, is_ordered: bool, backward: list[str], request: pytest.FixtureRequest
 ) -> None:
-    """Of the launchers that eager calls run; strided tokens take a copy more."""
+    """Launches in eager mode; strided tokens need one more copy."""
     if is_ordered:
         request.getfixturevalue('deterministic')
     qkv, bias, *rest = op_arguments()
@@ -224,7 +224,7 @@ def test_compiles_whole_for_all_sizes() -> None:
 def test_second_derivative_is_refused() -> None:
     qkv, bias, *rest = op_arguments()
     out = attention.Attend.apply(qkv.requires_grad_(), bias, *rest)
-    with pytest.raises(RuntimeError, match=r"no second derivative .* choose attn_impl='sdpa'"):
+    with pytest.raises(RuntimeError, match=r"second derivatives .* use attn_impl='sdpa'"):
         torch.autograd.grad(out.square().sum(), qkv, create_graph=True)
 
 
@@ -363,8 +363,8 @@ def test_compiles_for_gpus(
 ) -> None:
     """No GPU is needed to compile.
 
-    The smallest configuration has to fit every GPU, the others what the GPU of the capability has.
-    A kernel is compiled once for all stages of a model: the call names two.
+    The smallest configuration must fit every GPU, the others the GPUs of the given capability. A
+    kernel is compiled once for all stages of a model; the call runs two stages.
     """
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
     module = [sys.executable, '-m', 'tests.helpers.compile_only', 'attention']

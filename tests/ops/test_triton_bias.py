@@ -112,7 +112,7 @@ def test_compiles_whole() -> None:
 
 
 def test_gradients_lie_as_parameters_do() -> None:
-    """Or buckets of gradients warn, and copy."""
+    """Otherwise distributed training warns and copies them."""
     geometry = CASES['detection']
     bias = make_bias(geometry, torch.float32)
     _, *gradients = results(operator.combined_bias, bias, geometry)

@@ -21,7 +21,7 @@ from tests.helpers.launches import launches
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning:triton.*')
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-# The interpreter knows float64, in which a wrong term cannot hide behind rounding.
+# The interpreter supports float64, in which rounding cannot hide a wrong term.
 SHARPEST = torch.float32 if DEVICE == 'cuda' else torch.float64
 # geometry, map, shift
 CASES = {
@@ -126,12 +126,12 @@ def test_equals_plain_layers(case: str) -> None:
     ],
 )
 def test_dtypes(x_dtype: torch.dtype, dtype: torch.dtype) -> None:
-    """As without autocast, under it, and of a map that is in half precision already."""
+    """Without autocast, under autocast, and for a map that is in half precision already."""
     check('padded, shifted', x_dtype, dtype)
 
 
 def test_strips_of_several_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last one shorter; two blocks of channels."""
+    """The last strip is shorter, and there are two blocks of channels."""
     monkeypatch.setattr(tokens_module, 'STRIPS', 3)
     check('padded, shifted', SHARPEST, SHARPEST, channels=40)
 
@@ -215,7 +215,7 @@ def test_compiles_whole_for_all_sizes() -> None:
 
 
 def test_same_sums_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By strips whose number does not depend on the GPU."""
+    """The number of strips does not depend on the GPU."""
     monkeypatch.setattr(tokens_module, 'STRIPS', 2)
     x, weights, _, sizes, shift = op_arguments()
     d_tokens = torch.randn(2, 5 * 4, 2, device=DEVICE)

@@ -23,7 +23,7 @@ PAGE = Path(__file__).parents[2] / 'docs/plug_in.md'
 RECIPES = dict(re.findall(r'```python\n# (\w+)\.py\n(.+?)```', PAGE.read_text(), re.DOTALL))
 STEPS = 2
 
-# What every project below says of its own: two steps, no validation, no file of 500 MB.
+# Settings of every project below: two steps, no validation, no checkpoint of 500 MB.
 SHORT = f"""
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters={STEPS}, val_interval=9)
 val_cfg = val_dataloader = val_evaluator = test_cfg = test_dataloader = test_evaluator = None

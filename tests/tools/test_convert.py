@@ -21,7 +21,7 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 
 class Done(NamedTuple):
-    """How a tool ended: what it printed, and the error that it exited with, if any."""
+    """Result of a tool: its output, and the error that it exited with, if any."""
 
     stdout: str
     error: str
@@ -50,7 +50,7 @@ def test_released_files_survive_the_round_trip(run, tmp_path, suffix):
     torch.save({'model': released | buffers, 'epoch': 3}, tmp_path / 'released.pth')
     ours, back = tmp_path / f'ours.{suffix}', tmp_path / f'back.{suffix}'
     done = run('convert/upstream_to_mmfocal.py', tmp_path / 'released.pth', ours)
-    assert f'wrote {ours}: {len(released)} tensors, without 1' in done.stdout, done.error
+    assert f'wrote {ours}: {len(released)} tensors; left out 1 ' in done.stdout, done.error
     content = read_checkpoint(str(ours))
     state = content.get('state_dict', content)
     assert torch.equal(state['backbone.norm3.weight'], released['norm.weight'])

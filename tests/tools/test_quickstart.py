@@ -36,7 +36,7 @@ def test_quickstart_learns_and_is_reused(repo_root: Path, tmp_path: Path) -> Non
         line.strip('| \n').split(' | ') for line in (run / 'results.md').open().readlines()
     )
     results = dict(zip(header, row, strict=True))
-    # Three seeds were measured at least 0.05 above: a fault costs more, luck less.
+    # Three seeds reached at least 0.05 more. A fault costs more than that, chance less.
     assert float(results['box AP']) >= 0.46, results
     assert float(results['mask AP']) >= 0.41, results
     for name in ('curves.png', 'predictions.png'):

@@ -87,4 +87,4 @@ def test_predictions_need_the_runs_config_and_take_the_newest(
 
 
 def test_no_log(tmp_path: Path, repo_root: Path) -> None:
-    assert 'holds no log of a training' in report(repo_root, tmp_path).stderr
+    assert 'contains no training log' in report(repo_root, tmp_path).stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A killed training goes on where it was."""
+"""A killed training resumes where it ended."""
 
 import os
 import re
@@ -25,7 +25,7 @@ OPTIONS = [
 
 @pytest.mark.slow
 def test_faults_at_random_points_change_nothing(repo_root, environment):
-    """One of each; the tool mounts a small disk where it may, else it leaves that one out."""
+    """One fault of each kind; the tool leaves out the full disk if it may not mount one."""
     done = subprocess.run(
         [sys.executable, str(repo_root / 'tools' / 'dev' / 'inject_faults.py'), '--times', '1'],
         env=environment, text=True, capture_output=True, timeout=800,
@@ -59,7 +59,7 @@ def test_resume_after_sigkill_and_a_truncated_checkpoint(run, workspace, repo_ro
 
     printed = run('train.py', *arguments, '--resume')
     assert 'iter_29.pth is incomplete' in printed
-    assert printed.count('The total batch is 2 (1 x 2), the learning rate is for 64.') == 1
+    assert printed.count('The total batch is 2 (1 x 2); the learning rate is set for 64.') == 1
     resumed = int(re.search(r'resumed epoch: 0, iter: (\d+)', printed).group(1))
     assert 3 <= resumed < 29
     assert iterations_of(printed) == list(range(resumed + 1, 31))

@@ -107,7 +107,7 @@ def body(rank: int, folder: Path, ranks: int) -> None:
 
 @pytest.mark.slow
 def test_ddp_and_fsdp2_train_as_one_process(project: Path, run) -> None:
-    """Losses of 2 and 4 processes; a sharded checkpoint goes on in one process."""
+    """Losses of 2 and 4 processes equal those of one, which resumes a sharded checkpoint."""
     settings = [f'train_dataloader.batch_size={TOTAL}']
     run('train.py', 'config.py', '--work-dir', 'one', '--cfg-options', *settings)
     one = torch.load(project / 'one' / 'recorded0.pt')['losses']
@@ -119,7 +119,7 @@ def test_ddp_and_fsdp2_train_as_one_process(project: Path, run) -> None:
                 assert not found['unused']
                 # A sum of n terms in another order differs by n eps at most. Gradients sum over
                 # batch, tokens and channels; steps of learning rate 0.1 with clipped gradients
-                # hand their differences on.
+                # propagate the differences.
                 assert found['losses'] == pytest.approx(one, rel=1e-5), (kind, ranks)
     assert max(one) - min(one) > 0.01  # the steps change the loss by far more than that
 
@@ -145,7 +145,7 @@ def free_port() -> str:
 def test_two_nodes_and_a_worker_that_comes_back(
     project: Path, repo_root: Path, environment: dict[str, str]
 ) -> None:
-    """Both ways to two processes end with the same weights, bit for bit."""
+    """Two nodes, and two workers of which one restarts, end with equal weights bit for bit."""
     script = ['bash', str(repo_root / 'tools' / 'dist_train.sh'), 'config.py']
     batch = ['--cfg-options', 'train_dataloader.batch_size=2']
     pipes = dict(cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -45,7 +45,7 @@ def test_keeps_whole_images_in_order(annotations: Path, repo_root: Path) -> None
 def test_too_few_images_and_existing_file(annotations: Path, repo_root: Path) -> None:
     out = annotations.with_name('few.json')
     result = run(repo_root, annotations, out, '--images', 3, '--instances', 2, 3)
-    assert 'only 2 have 2 to 3 instances' in result.stderr
+    assert 'only 2 images have 2 to 3 instances' in result.stderr
     assert not out.exists()
     result = run(repo_root, annotations, annotations, '--images', 1)
     assert 'exists; --overwrite replaces it' in result.stderr

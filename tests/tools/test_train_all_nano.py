@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run that trains every method small: what it keeps, what it reports, what it refuses."""
+"""The script that trains every small config: the files that it keeps, its report, its limits."""
 
 import json
 import re

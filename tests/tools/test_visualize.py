@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tools that show where a model looks."""
+"""Tools that visualize attention, keys, receptive fields and class activation."""
 
 import re
 import runpy
@@ -128,7 +128,7 @@ def test_cam_of_a_classifier_and_a_detector(show):
 
 
 def test_cam_lies_where_the_object_is():
-    """A backbone that passes brightness on: the map is high at the bright patch, not a stripe."""
+    """With a backbone that keeps brightness, the map is high at the bright patch, not a stripe."""
     arch = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
     model = FocalTransformer(arch, out_indices=(0,), drop_path_rate=0.0)
     block = model.layers[0].blocks[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures and the page about focal attention show and say what the geometry implies."""
+"""Figures and the page about focal attention agree with the geometry."""
 
 import re
 from pathlib import Path

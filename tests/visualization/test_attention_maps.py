@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps hold the attention that the model computes, where its keys lie."""
+"""Maps hold the attention that the model computes, at the positions of the keys."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def make_model(**settings) -> FocalTransformer:
 
 @pytest.mark.parametrize('settings', SETTINGS)
 def test_weights_give_the_output_of_the_layer(settings):
-    """Weighted with them, the values are what the layer's attention puts out."""
+    """The values, averaged with these weights, equal the output of the layer's attention."""
     model = make_model(**settings)
     layer, outputs = model.layers[0].blocks[1].attn, []
     handle = layer.proj.register_forward_pre_hook(lambda _, x: outputs.append(x[0]))

@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dirs', type=Path, nargs='+', help='work directories of train.py')
-    parser.add_argument('--out', type=Path, help='folder to write (default: the first of them)')
+    parser.add_argument('--out', type=Path, help='folder to write (default: the first run)')
     parser.add_argument('--names', nargs='+', help="names of the runs (default: the folders')")
     parser.add_argument(
         '--predictions',
@@ -65,7 +65,7 @@ def print_table(rows: list[list[str]]) -> None:
     table = Table(*rows[0])
     for row in rows[1:]:
         table.add_row(*row)
-    Console(width=max(Console().width, 110)).print(table)  # 80 where there is no terminal
+    Console(width=max(Console().width, 110)).print(table)  # the default without terminal is 80
 
 
 def write_markdown(rows: list[list[str]], path: Path) -> None:

@@ -36,7 +36,7 @@ def main() -> None:
     except (FileNotFoundError, ImportError, ValueError) as error:
         sys.exit(f'error: {error}')
     dropped = len(state) - len(converted)
-    print(f'wrote {args.dst}: {len(converted)} tensors, without {dropped} that the code computes')
+    print(f'wrote {args.dst}: {len(converted)} tensors; left out {dropped} derived buffers')
 
 
 if __name__ == '__main__':

@@ -76,7 +76,7 @@ def read_data(args: Namespace, scope: str) -> OwnData:
     if scope == 'mmpretrain':
         return read_class_folders(args.train, args.val)
     if args.images is None:
-        raise ValueError('--images is missing: the folder of the images')
+        raise ValueError('--images is missing; expected the folder of the images')
     val_images = args.val_images or args.images
     if scope == 'mmseg':
         return read_label_maps(args.train, args.val, args.images, val_images, args.classes)
@@ -104,7 +104,7 @@ def write_checked(text: str, out: Path) -> Config:
 
 
 def is_absent(weights: str) -> bool:
-    """Whether a checkpoint is a local file that does not exist; addresses are not tried."""
+    """Return whether a checkpoint is a local file that does not exist; addresses are not tried."""
     name = weights.removeprefix(SWIN)
     is_address = name.startswith(HUB) or '://' in name
     return not is_address and not Path(name).expanduser().is_file()

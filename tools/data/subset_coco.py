@@ -42,7 +42,7 @@ def subset(content: dict, images: int, instances: tuple[int, int]) -> dict:
         The file's content with fewer images and annotations; categories stay.
 
     Raises:
-        ValueError: If fewer images qualify.
+        ValueError: If there are fewer such images.
     """
     counts = Counter(annotation['image_id'] for annotation in content['annotations'])
     crowded = {a['image_id'] for a in content['annotations'] if a.get('iscrowd')}
@@ -54,7 +54,7 @@ def subset(content: dict, images: int, instances: tuple[int, int]) -> dict:
     ]
     if len(chosen) < images:
         raise ValueError(
-            f'{images} images wanted, but only {len(chosen)} have {low} to {high} instances and '
+            f'--images {images}, but only {len(chosen)} images have {low} to {high} instances and '
             'no crowd'
         )
     ids = {image['id'] for image in chosen[:images]}

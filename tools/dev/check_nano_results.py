@@ -13,7 +13,7 @@ from mmfocal.analysis.run_log import read_run_log, read_tests
 
 THRESHOLDS = Path(__file__).with_name('nano_thresholds.json')
 MULTI_SCALE = ('focal_nano_maskrcnn_jitter',)
-MULTI_SCALE_LOSS = 0.02  # maximum, relative to the single scale
+MULTI_SCALE_LOSS = 0.02  # maximum drop compared with the single scale
 
 
 def _below(found: dict[str, float], limits: dict[str, float], what: str) -> list[str]:

@@ -12,7 +12,7 @@ def state_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """Flatten everything in a checkpoint that influences the training.
 
     Args:
-        checkpoint: Its content, with EMA.
+        checkpoint: Content of the checkpoint, with EMA.
     """
     flat: dict[str, Tensor] = {}
 

@@ -58,11 +58,11 @@ Main = Callable[[Sequence[str]], None]
 
 @dataclass
 class Trial:
-    """One fault and what became of the training.
+    """One fault and its effect on the training.
 
     Attributes:
         kind: The fault.
-        seed: Of its random point.
+        seed: Seed of its random point.
         code: Exit code of the interrupted process.
         reached: Last iteration before the fault.
         resumed: Iteration that the training was resumed from.
@@ -114,7 +114,7 @@ def start(main: Main, work_dir: Path, log: Path, ranks: int) -> BaseProcess:
     Args:
         main: ``main`` of ``tools/train.py``.
         work_dir: Work directory.
-        log: Gets what is printed.
+        log: File for the printed output.
         ranks: Number of processes.
     """
     process = get_context('fork').Process(target=_train, args=(main, work_dir, log, ranks))
@@ -148,7 +148,10 @@ def finish(process: BaseProcess) -> int | None:
 
 
 def _descendants(process: BaseProcess, count: int) -> list[psutil.Process]:
-    """Wait for children that are forks, in the order of their start; fewer if the parent ends."""
+    """Wait for forked children and return them in the order of their start.
+
+    If the parent ends before, the list is empty.
+    """
     parent = psutil.Process(process.pid)
     while process.is_alive():
         try:
@@ -179,14 +182,14 @@ def strike(kind: str, process: BaseProcess, log: Path, rng: random.Random) -> bo
     Args:
         kind: The fault.
         process: The training.
-        log: What it prints.
+        log: Its printed output.
         rng: Chooses point and rank.
 
     Returns:
         Whether the training was still running.
     """
     if kind == 'full disk':
-        return True  # it comes by itself
+        return True  # small_disk causes this fault
     _wait_for(process, log, rng)
     if kind in ('SIGKILL', 'SIGTERM'):
         if process.is_alive():
@@ -209,11 +212,11 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
     """Mount a small file system in memory.
 
     Args:
-        folder: Where.
-        size: Bytes.
+        folder: Mount point.
+        size: Size in bytes.
 
     Raises:
-        PermissionError: If this user cannot mount.
+        PermissionError: If this user cannot mount file systems.
     """
     folder.mkdir(parents=True)
     mount = ['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', str(folder)]
@@ -262,7 +265,7 @@ class Trials:
 
         Args:
             kind: One of ``KINDS``.
-            seed: Of the random point.
+            seed: Seed of the random point.
 
         Returns:
             The trial; None if the training ended before the fault.
@@ -381,7 +384,10 @@ def main() -> None:
 
 
 def _inject(trials: Trials, kind: str, seed: int, out: Path | None) -> list[Trial]:
-    """Run one trial; a random point after the end is drawn again. Empty if it cannot run here."""
+    """Run one trial; if the training ends before the random point, draw another point.
+
+    If this user cannot inject the fault, the list is empty.
+    """
     try:
         trial = trials.run(kind, seed)
         while trial is None:

@@ -26,7 +26,7 @@ MARKS = ('<!-- begin: planning.py -->', '<!-- end: planning.py -->')
 GPUS = (8, 16, 32, 64)
 RESIZING = ('Resize', 'RandomResize', 'RandomChoiceResize')
 DIVISOR = 32  # detectors pad images to multiples of it
-BYTES = 16  # of a parameter: fp32 weight, gradient, and AdamW's two moments
+BYTES = 16  # per parameter: fp32 weight, gradient, and AdamW's two moments
 
 
 class Step(NamedTuple):
@@ -65,7 +65,7 @@ MEASURED = {
 
 
 def costs(cfg: Config, shape: tuple[int, int]) -> Costs:
-    """Count one image.
+    """Count the costs of one image.
 
     Args:
         cfg: Config.
@@ -78,7 +78,7 @@ def costs(cfg: Config, shape: tuple[int, int]) -> Costs:
 
 
 def _limits(step: Mapping) -> list[tuple[int, int]]:
-    """Return the pairs of limits to which a step of a pipeline resizes; none for other steps."""
+    """Return the scales of a step of a pipeline that resizes; none for other steps."""
     if step.get('type') not in RESIZING:
         return []
     scales = step.get('scales', step.get('scale'))
@@ -86,7 +86,7 @@ def _limits(step: Mapping) -> list[tuple[int, int]]:
 
 
 def shape_of(cfg: Config) -> tuple[int, int]:
-    """Return the size of a training image: of a detector the largest limit of its scales, padded.
+    """Return the size of a training image; for detectors, the largest scale after padding.
 
     Args:
         cfg: Config.
@@ -106,7 +106,7 @@ def shape_of(cfg: Config) -> tuple[int, int]:
 
 
 def images_of(cfg: Config) -> tuple[str, int]:
-    """Return name of the data, and images that a training sees.
+    """Return the name of the data and the number of images that a training processes.
 
     Args:
         cfg: Config.
@@ -126,10 +126,10 @@ def rows(efficiency: float, price: float) -> Iterator[str]:
 
     Args:
         efficiency: Speed of N GPUs relative to N times one.
-        price: Of a GPU for an hour.
+        price: Price of a GPU hour.
 
     Yields:
-        A row of each config.
+        One row per config.
     """
     references = {
         name: costs(read_config(ROOT / 'configs' / step.config), step.shape)

@@ -31,7 +31,7 @@ UNITS = dict(
     checkpoints_mb='MB',
     logs_mb='MB',
 )
-WARM_UP = 0.1  # part of the samples that the fits leave out: caches fill
+WARM_UP = 0.1  # share of the samples that the fits leave out, because caches still fill
 OPTIONS = (
     'train_cfg.max_iters=1000000',
     'train_cfg.val_interval=20',
@@ -84,9 +84,9 @@ def watch(command: Sequence[str], work_dir: Path, seconds: float, table: Path) -
     """Run a training for some time and write samples to a CSV file as they come.
 
     Args:
-        command: Starts the training.
+        command: Command that starts the training.
         work_dir: Its work directory.
-        seconds: How long.
+        seconds: Duration.
         table: CSV file.
 
     Raises:
@@ -105,7 +105,7 @@ def watch(command: Sequence[str], work_dir: Path, seconds: float, table: Path) -
                 raise RuntimeError(f'the training ended after {now:.0f} s, see {printed.name}')
             try:
                 values = sample(trainer, work_dir)
-            except (psutil.Error, FileNotFoundError):  # a file or worker that just went
+            except (psutil.Error, FileNotFoundError):  # a file or worker has just disappeared
                 continue
             if done := iterations(work_dir):  # the start is no steady state
                 writer.writerow(dict(seconds=round(now, 1), iterations=done, **values))

@@ -42,6 +42,7 @@ def parse_args() -> argparse.Namespace:
         type=Path,
         help='image to write (default: IMAGE_attention.png in the current folder)',
     )
+    parser.add_argument('--out', type=Path, help='image to write (default: ./IMAGE_attention.png)')
     return parser.parse_args()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal-B as a difference to Focal-T; ``model.backbone`` of a Focal-T config takes it."""
+"""Differences of Focal-B from Focal-T, for ``model.backbone`` of a Focal-T config."""
 
 focal_b = dict(
     arch='base',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal-S as a difference to Focal-T; ``model.backbone`` of a Focal-T config takes it."""
+"""Differences of Focal-S from Focal-T, for ``model.backbone`` of a Focal-T config."""
 
 focal_s = dict(
     arch='small',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Swin-B as a difference to Swin-T."""
+"""Differences of Swin-B from Swin-T."""
 
 swin_b = dict(
     arch='base',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Swin-S as a difference to Swin-T."""
+"""Differences of Swin-S from Swin-T."""
 
 swin_s = dict(
     arch='small',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Swin-T for detectors, to compare with: mmpretrain's, whose blocks can leave out the shift."""
+"""Swin-T of mmpretrain, the baseline of the detectors; its blocks can omit the shift."""
 
 swin = dict(
     type='mmpretrain.SwinTransformer',

@@ -23,7 +23,8 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=meta_keys),
 ]
 view_keys = (*meta_keys, 'scale', 'flip', 'flip_direction')
-# choice: ATSS's views, with the box sizes that each keeps, in its pixels; the paper is silent
+# choice: ATSS's views (short side, minimum and maximum size of the boxes that are kept, in pixels
+# of the view); the paper does not specify views
 views = [
     *((400, 96, 10000), (500, 96, 10000), (600, 64, 10000), (640, 64, 10000)),
     *((700, 64, 10000), (900, 0, 10000), (1000, 0, 10000), (1100, 0, 256)),

@@ -19,14 +19,14 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
-# choice: the test scale as in CBNetV2's HTC++; the paper is silent
+# choice: the test scale as in CBNetV2's HTC++; the paper does not specify it
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(1600, 1400), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs', meta_keys=meta_keys),
 ]
-# choice: the views of CBNetV2's HTC++; the paper is silent
+# choice: the views of CBNetV2's HTC++; the paper does not specify views
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

@@ -7,11 +7,11 @@ data_preprocessor = dict(
 )
 pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(56, 56)),  # maps of 14 and 7 rows fill windows of 7
+    dict(type='Resize', scale=(56, 56)),  # maps of 14 and 7 rows are multiples of the window
     dict(type='PackInputs'),
 ]
-# There are four pictures of each scan, in another place and color: no augmentation needed
-# for a few epochs. Flips would be wrong, because digits are not symmetric.
+# Each scan has four images that differ in position and color, so a few epochs need no
+# augmentation. Flips would be wrong, because digits are not symmetric.
 train_pipeline = pipeline
 tta_model = dict(type='AverageClsScoreTTA')
 tta_pipeline = [

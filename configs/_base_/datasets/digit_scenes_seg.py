@@ -16,7 +16,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(160, 160), keep_ratio=True),
-    dict(type='LoadAnnotations', reduce_zero_label=True),  # at its own size, hence after Resize
+    dict(type='LoadAnnotations', reduce_zero_label=True),  # after Resize, to keep the full size
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [

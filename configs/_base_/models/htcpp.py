@@ -18,7 +18,7 @@ model = dict(
     neck=dict(in_channels=[96, 192, 384, 768]),
     roi_head=dict(
         # averages the masks of all stages, as mmdet 2 did; mmdet 3's HybridTaskCascadeRoIHead
-        # takes the last stage's
+        # uses those of the last stage
         type='AveragedHTCRoIHead',
         interleaved=True,
         mask_info_flow=True,
@@ -49,7 +49,7 @@ model = dict(
         ]
     ),
     # choice: soft-NMS as in CBNetV2's HTC++, since the paper names the method only; with a higher
-    # limit: score_thr=0.05
+    # threshold: score_thr=0.05
     test_cfg=dict(
         rcnn=dict(
             _delete_=True,

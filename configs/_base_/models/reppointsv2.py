@@ -31,8 +31,8 @@ model = dict(
         point_base_scale=4,
         norm_cfg=norm_cfg,
         loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0, loss_weight=1.0),
-        # choice: GIoU as it was then, with boxes one unit larger; today's, which has no gradient
-        # for inverted boxes: type='GIoULoss'
+        # choice: GIoU of mmdet 1.x, with boxes one unit larger; the current loss, which has no
+        # gradient for inverted boxes: type='GIoULoss'
         loss_bbox_init=dict(type='InclusiveGIoULoss', loss_weight=1.0),
         loss_bbox_refine=dict(type='InclusiveGIoULoss', loss_weight=2.0),
         loss_heatmap=dict(type='GaussianFocalLoss', alpha=2.0, gamma=4.0, loss_weight=0.25),
@@ -41,7 +41,7 @@ model = dict(
     ),
     train_cfg=dict(
         init=dict(assigner=dict(type='PointAssigner', scale=4, pos_num=1)),
-        # crowds are background, as released; to leave them out: ignore_iof_thr=0.5
+        # crowds are background, as in the released code; to ignore them: ignore_iof_thr=0.5
         refine=dict(assigner=dict(type='ATSSAssigner', topk=9)),
         corner=dict(assigner=dict(type='CornerAssigner', min_overlap=0.7)),
     ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FPN and focal loss, the neck and the class loss of RepPointsV2 as its authors published it."""
+"""FPN and focal loss: neck and class loss that the authors of RepPointsV2 published."""
 
 fpn = dict(
     neck=dict(

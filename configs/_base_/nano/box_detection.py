@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings that small detectors without masks share, complete but for the model."""
+"""Settings that small detectors without masks share: everything except the model."""
 
 _base_ = 'detection.py'
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small Mask R-CNN for digit scenes, complete but for the backbone (widths 32, 64, 128, 256)."""
+"""A small Mask R-CNN for digit scenes without a backbone (widths 32, 64, 128, 256)."""
 
 _base_ = ['../models/maskrcnn.py', 'two_stage.py']
 
@@ -9,7 +9,7 @@ model = dict(
     rpn_head=_base_.rpn_head,
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=channels),
-        # one box and one mask for all classes: each digit teaches all of them
+        # class-agnostic boxes and masks, which learn from every digit
         bbox_head=dict(
             in_channels=channels, fc_out_channels=256, num_classes=10, reg_class_agnostic=True
         ),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Swin's training views: short side 480-800, half of the images cropped before (DETR's policy)."""
+"""Swin's training views: short side 480-800, half of the images cropped first (DETR's policy)."""
 
 scales = [(short, 1333) for short in range(480, 801, 32)]
-# choice: crops as in Swin's detection code; the paper names the resizing only. Without crops:
+# choice: crops as in Swin's detection code; the paper names only the resizing. Without crops:
 # crop_policy = [dict(type='RandomFlip', prob=0.5), dict(type='RandomChoiceResize', scales=scales,
 # keep_ratio=True), dict(type='PackDetInputs')]
 crop_policy = [

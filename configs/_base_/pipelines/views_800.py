@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Views for ``tools/test.py --tta``: three sizes around the test scale, each also mirrored."""
 
-# choice: neither paper nor predecessors name views for these detectors
+# choice: neither the paper nor earlier work specifies views for these detectors
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

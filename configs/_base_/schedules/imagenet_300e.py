@@ -4,7 +4,7 @@
 _base_ = 'mmpretrain::_base_/schedules/imagenet_bs1024_adamw_swin.py'
 
 optim_wrapper = dict(type='AmpOptimWrapper', clip_grad=dict(max_norm=5.0))
-# choice: the cosine spans all 300 epochs under the warm-up, as in the released code;
+# choice: the cosine spans all 300 epochs, warm-up included, as in the released code;
 # mmpretrain's starts after the warm-up: begin=20 without T_max
 # choice: warm-up from 1e-6 as in the released code; the paper says 1e-5: start_factor=1e-2
 param_scheduler = [

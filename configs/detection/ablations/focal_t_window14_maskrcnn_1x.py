@@ -3,8 +3,8 @@
 
 _base_ = '../focal_t_maskrcnn_1x.py'
 
-# choice: regions as in the other detectors; the paper is silent; expand in proportion:
-# expand_sizes=(6, 6, 6, 6)
+# choice: regions as in the other detectors, because the paper does not specify them; expand sizes
+# in proportion to the window: expand_sizes=(6, 6, 6, 6)
 model = dict(
     backbone=dict(
         window_size=14,

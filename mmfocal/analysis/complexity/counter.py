@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Count multiply-accumulates (MACs) by module and kind (see ``conventions``) on the meta device.
 
-PyTorch's FLOP counter sees every operator. The following modules are counted by formulas instead
+PyTorch's FLOP counter counts every operator. The following modules are counted by formulas instead
 and return empty tensors: focal attention, because its backends combine keys differently; window
 attention and pooling to coarse tokens, to distinguish them from other products; and deformable
 convolutions and RoI pooling, which do not run on the meta device.
@@ -67,7 +67,7 @@ def _window_attention(module: nn.Module, x: Tensor, mask: Tensor | None = None) 
 def _deform_conv(
     module: nn.Module, x: Tensor, offset: Tensor | None = None, mask: Tensor | None = None
 ) -> OutputAndMacs:
-    if offset is None:  # mmcv's "packs" compute it themselves
+    if offset is None:  # mmcv's "packs" compute the offset themselves
         module.conv_offset(x)
     per_axis = zip(x.shape[2:], module.kernel_size, module.stride, module.padding, module.dilation)
     size = [(n + 2 * pad - step * (k - 1) - 1) // s + 1 for n, k, s, pad, step in per_axis]

@@ -87,8 +87,8 @@ class Feed(nn.Module):
         roi_head = type(getattr(model, 'roi_head', None)).__name__
         if roi_head not in RUNS:
             raise ValueError(
-                f'{type(model).__name__} with a {roi_head} cannot be fed without data; '
-                f'known RoI heads are {", ".join(name for name in RUNS if name != "NoneType")}'
+                f'{type(model).__name__} with a {roi_head} cannot be run without data; supported '
+                f'RoI heads are {", ".join(name for name in RUNS if name != "NoneType")}'
             )
         self.run = RUNS[roi_head]
 

@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from .conventions import Shape
 
-# Published tables count detectors at 800x1280: the images of COCO are smaller than this limit.
+# Published tables count detectors at 800x1280, because COCO's images do not reach 800x1333.
 _COUNTED = {(800, 1333): (800, 1280)}
 
 

@@ -62,8 +62,8 @@ def check_checkpoint(path: str) -> None:
     """Check that a checkpoint given on the command line exists.
 
     Args:
-        path: Local file, folder of a sharded one, or an address such as ``https://...``, which is
-            not checked.
+        path: Local file, folder of a sharded checkpoint, or an address such as ``https://...``,
+            which is not checked.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -99,7 +99,8 @@ def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
     opened.
 
     Args:
-        cfg: Config with ``{split}_dataloader`` and ``{split}_evaluator``; None skips it.
+        cfg: Config with ``{split}_dataloader`` and ``{split}_evaluator``. A split whose
+            dataloader is None is skipped.
         splits: Which of ``train``, ``val`` and ``test`` will be used.
 
     Raises:
@@ -192,7 +193,7 @@ class _Part:
         self.model = model.get('module', model)  # --tta has wrapped it
 
     def check(self, coco_files: list[CocoFile]) -> list[str] | None:
-        """Check files of known data sets; subclasses may have other contents.
+        """Check the files of data sets of known types; files of subclasses may differ.
 
         Args:
             coco_files: The COCO file that was read is added here.
@@ -326,7 +327,7 @@ def _compare_folders(classes: dict[str, list[str]], findings: Findings) -> None:
             findings.error(
                 f'{key} has other class folders than {keys[0]}, which shifts the labels: '
                 f'{first_few(lacking) or "none"} missing, {first_few(more) or "none"} additional. '
-                'Expected the same folders; one without images may be empty'
+                'Expected the same folders; the folder of a class without images may be empty'
             )
 
 
@@ -345,14 +346,14 @@ def _coco_metrics(cfg: Config, split: str) -> list[tuple[str | None, bool]]:
 def _check_evaluator(
     cfg: Config, split: str, coco_files: list[CocoFile], findings: Findings
 ) -> None:
-    """Check the evaluator's files, including content that no data set reads."""
+    """Check the evaluator's files, and the content of a file that no data set reads."""
     key = f'{split}_evaluator'
     evaluator = cfg.get(key)
     for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
         if metric and metric.get('ann_file'):
             has_file(
                 metric['ann_file'],
-                "It is usually the data set's own.",
+                'It is usually the annotation file of the data set.',
                 f'{key}.ann_file',
                 findings,
             )

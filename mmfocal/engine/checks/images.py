@@ -147,7 +147,10 @@ def picture_size(path: str) -> tuple[int, int] | None:
 
 
 def _opencv_reads(path: str) -> bool:
-    """Whether OpenCV reads a format that Pillow does not support; it pads truncated images."""
+    """Return whether OpenCV reads a format that Pillow does not support.
+
+    Other formats are left to Pillow, because OpenCV pads truncated images.
+    """
     import cv2
 
     try:
@@ -186,7 +189,7 @@ def check_class_folders(key: str, dataset: BaseDataset, findings: Findings) -> l
 
     Args:
         key: Key of the data set in the config.
-        dataset: ``CustomDataset`` or a relative, not yet read.
+        dataset: ``CustomDataset`` or a subclass, before it reads files.
         findings: Collects the errors.
 
     Returns:
@@ -254,7 +257,7 @@ def check_image_list(key: str, dataset: BaseDataset, findings: Findings) -> tupl
 
     Args:
         key: Key of the data set in the config.
-        dataset: ``CustomDataset`` or a relative, not yet read.
+        dataset: ``CustomDataset`` or a subclass, before it reads files.
         findings: Collects the errors.
 
     Returns:
@@ -392,7 +395,7 @@ def check_values(
 
 
 def _check_agreement(key: str, reduces: bool, loaders: Sequence[dict], findings: Findings) -> None:
-    """Check that two settings agree, as mmseg does at the first image."""
+    """Check ``reduce_zero_label`` of the loaders, as mmseg does at the first image."""
     for loader in loaders:
         own = loader.get('reduce_zero_label')
         if own is not None and own != reduces:
@@ -403,7 +406,7 @@ def _check_agreement(key: str, reduces: bool, loaders: Sequence[dict], findings:
 
 
 def _check_suffixes(key: str, dataset: BaseDataset, findings: Findings) -> None:
-    """Report annotated images whose suffix differs from ``img_suffix``, which are unused."""
+    """Report annotated images that are unused because of another suffix than ``img_suffix``."""
     folder, maps = dataset.data_prefix['img_path'], dataset.data_prefix['seg_map_path']
     if dataset.ann_file and os.path.isfile(dataset.ann_file):
         return  # a list selects the images
@@ -448,7 +451,7 @@ def _check_labels(
     key: str, dataset: BaseDataset, paths: Sequence[str], findings: Findings
 ) -> None:
     reduces = dataset.reduce_zero_label
-    # a subset of the classes is mapped from all labels
+    # with a label_map, the classes are a subset, but the files have the labels of all classes
     names = type(dataset).METAINFO if dataset.label_map else dataset.metainfo
     classes = names['classes']
     count = len(classes)

@@ -43,7 +43,7 @@ def check_num_classes(
     Args:
         model: The config's model; not checked if its classes are given by text.
         key: Key of the data set's classes in the config.
-        classes: Class names of the data set; None skips it.
+        classes: Class names of the data set; None skips the check.
         findings: Collects an error per head whose ``num_classes`` differs.
     """
     if not classes or 'language_model' in model:
@@ -76,8 +76,8 @@ def num_classes_of(key: str, node: Any) -> Iterator[tuple[str, int]]:
 def check_widths(cfg: Config, trains: bool = True) -> None:
     """Check that the input channels of every module match the output of the previous one.
 
-    With ``train_dataloader.batch_size=1``, modules also run in training mode: batch norm of a
-    single value per channel is impossible.
+    With ``train_dataloader.batch_size=1``, modules also run in training mode, because batch norm
+    fails on a single value per channel.
 
     Args:
         cfg: Config; its ``model`` is checked if it has a ``backbone``.
@@ -144,7 +144,7 @@ def _check_part(key: str, part: dict, giver: str, maps: Maps) -> Maps | None:
     """Run a neck or head and return its maps, if any.
 
     The meaning of ``in_channels`` varies: YOLOv3's neck lists it in reverse, classifiers use the
-    last map only. It is therefore reported only if the module does not run.
+    last map only. A difference is therefore reported only if the module does not run.
     """
     outputs = None
     with suppress(Exception):
@@ -197,7 +197,7 @@ def _check_roi_head(task: str, roi_head: dict, giver: str, maps: Maps) -> None:
     key = f'model.roi_head.{task}_roi_extractor'
     if [each.shape[1] for each in maps[: len(strides)]] != [width] * len(strides):
         _raise_misfit(f'{key}.out_channels={width}, featmap_strides={strides}', giver, maps)
-    if 'shared_head' in roi_head:  # is between the two
+    if 'shared_head' in roi_head:  # it lies between the extractor and the heads
         return
     for head_key, head in _parts(f'model.roi_head.{task}_head', roi_head.get(f'{task}_head')):
         if head.get('in_channels', width) != width:

@@ -34,7 +34,7 @@ def _is_equal(a: FocalBias, b: FocalBias) -> bool:
 
 
 def _combine(bias: FocalBias, geometry: FocalGeometry) -> _Combination:
-    """Combine copies of the tables, because another thread may write to the tables meanwhile."""
+    """Combine copies of the tables, because another thread may change the tables meanwhile."""
     check_tables(bias, geometry)
     with torch.inference_mode(False), torch.no_grad():  # autograd may save the result
         bias = map_tables(torch.clone, bias)

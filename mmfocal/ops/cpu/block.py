@@ -29,7 +29,7 @@ from .linear import linear
 from .mlp import MlpParameters, is_worthwhile, mlp, norm_mlp, token_chunks
 from .tokens import fill_tokens, pad_and_roll, pool_tokens
 
-# Bytes of queries, keys and values that are computed at a time; one head of a large map.
+# Bytes of queries, keys and values that are computed at a time. On a large map this is one head.
 QKV_BYTES = 32 * 2**20
 
 

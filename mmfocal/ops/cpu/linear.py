@@ -26,7 +26,7 @@ SMALL_INPUT = 20480
 
 @cache
 def _onednn_is_faster() -> bool:
-    """Whether the CPU is an AMD processor with AVX-512 and PyTorch uses MKL."""
+    """Return whether the CPU is an AMD processor with AVX-512 and PyTorch uses MKL."""
     info = CPU_INFO.read_text().split() if CPU_INFO.exists() else ()  # Linux only
     return {'AuthenticAMD', 'avx512f'} <= set(info) and torch.backends.mkl.is_available()
 

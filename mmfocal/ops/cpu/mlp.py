@@ -22,10 +22,10 @@ from .linear import linear
 # Bytes of hidden values per chunk: small enough for a level 3 cache, with enough tokens for full
 # speed of the matrix products at all widths of the paper.
 CHUNK_BYTES = 8 * 2**20
-# Smallest hidden layer of one image that is recomputed in training. Only large images reach it,
-# for which a smaller batch does not save enough memory. At 784x1344 three of Focal-T's stages (96,
-# 48, 24 and 12 MiB) are recomputed, which saves 0.9 GB of 2.6 GB. At 224x224 no stage is;
-# recomputation in all stages would take 9 to 22 % of a step's time.
+# Minimum bytes of one image's hidden layer for recomputation in training. Only large images reach
+# it; for these, a smaller batch does not save enough memory. At 784x1344, three of Focal-T's four
+# stages (96, 48, 24 and 12 MiB) are recomputed, which saves 0.9 GB of 2.6 GB. At 224x224, no stage
+# is recomputed; recomputation in all stages would take 9 to 22 % of a step's time.
 TRAINING_BYTES = 20 * 2**20
 
 

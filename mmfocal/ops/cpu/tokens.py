@@ -36,13 +36,13 @@ def fill_tokens(
     biases: Sequence[Tensor],
     geometry: FocalGeometry,
 ) -> None:
-    """Pool a padded map that is a view of the tokens into their coarse part.
+    """Write the coarse tokens, pooled from the padded map, which is a view of the fine tokens.
 
     Args:
         tokens: ``(B, T, C)``; the coarse part is written.
         fine: View of the first tokens as a map, ``(B, H, W, C)``.
-        weights: Of the pooling, per coarse level ``(1, cell * cell)``.
-        biases: Of the pooling, per coarse level ``(1)``.
+        weights: Pooling weights ``(1, cell * cell)`` per coarse level.
+        biases: Pooling biases ``(1)`` per coarse level.
         geometry: The key set of a window.
     """
     _, *coarse = split_maps(tokens, geometry.map_sizes(*fine.shape[1:3]))
@@ -81,7 +81,7 @@ class _PoolTokens(torch.autograd.Function):
         for level, (weight, d_level) in enumerate(zip(weights, d_coarse)):
             cell = ctx.geometry.cell_size(level)
             cells, d_cells = (_cells(x, cell, d_level.shape[1:3]) for x in (fine, d_map))
-            # of one dtype: older releases of PyTorch require it
+            # older releases of PyTorch require a common dtype
             parts = (weight.view(cell, 1, cell, 1), d_level[:, :, None, :, None])
             d_cells.addcmul_(*(part.to(d_cells.dtype) for part in parts))
             products = cells @ d_level[:, :, None, :, :, None]  # (B, rows, cell, cols, cell, 1)
@@ -104,10 +104,10 @@ def pool_tokens(
 
     Args:
         x: Normalized map ``(B, H, W, C)`` of any size.
-        weights: Of the pooling, per coarse level ``(1, cell * cell)``.
-        biases: Of the pooling, per coarse level ``(1)``.
+        weights: Pooling weights ``(1, cell * cell)`` per coarse level.
+        biases: Pooling biases ``(1)`` per coarse level.
         geometry: The key set of a window.
-        shift: Number of tokens that the padded map is rolled up and left by.
+        shift: Number of tokens by which the padded map is rolled up and to the left.
 
     Returns:
         ``(B, T, C)``: the tokens of the map, padded to multiples of the window, then of each

@@ -66,8 +66,8 @@ _logged: set[tuple[str, str]] = set()
 def log_choice(name: str, device_type: str, reasons: Sequence[str] = ()) -> None:
     """Log which backend ``'auto'`` selected and why the preferred one is unsupported.
 
-    It is logged once per backend and type of device, with the first reasons: they may contain
-    sizes, which vary.
+    The choice is logged once per backend and type of device, with the reasons of the first call,
+    because reasons may contain sizes, which vary.
     """
     if (name, device_type) in _logged:
         return
@@ -118,7 +118,8 @@ def focal_attention(inputs: FocalInputs, impl: str = 'auto') -> Tensor:
 
     Returns:
         ``(B, H, W, C)`` in the dtype of ``qkv``, heads merged. The bias is combined, and softmax
-        computed, in float32 at least; ``'sdpa'`` centers the bias, then rounds it to that dtype.
+        computed, in float32 at least. ``'sdpa'`` centers the bias, then rounds it to the dtype of
+        ``qkv``.
 
     Raises:
         ValueError: If shapes contradict the geometry, or an explicit backend is unsupported.

@@ -66,13 +66,13 @@ def check_tables(bias: FocalBias, geometry: FocalGeometry) -> None:
     """Check the number and the shapes of the tables.
 
     Raises:
-        ValueError: If one differs; names the first such table.
+        ValueError: If their number or a shape differs; names the first such table.
     """
     # Two conditions, because the Dynamo of PyTorch 2.6 compares results of comparisons wrongly.
     is_missing = geometry.expand_size > 0 and bias.neighbors is None
     is_unused = geometry.expand_size == 0 and bias.neighbors is not None
     if is_missing or is_unused:
-        raise ValueError('bias.neighbors must be given exactly if expand_size > 0')
+        raise ValueError('bias.neighbors must be given if and only if expand_size > 0')
     levels = len(geometry.coarse_levels)
     if len(bias.coarse) != levels:
         raise ValueError(
@@ -208,7 +208,7 @@ def combined_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
         ``(h, w*w, K)``, contiguous, differentiable in every table.
     """
     flat, index = flat_tables(bias), bias_index(geometry, bias.own.device)
-    combined = F.embedding(index.entry.t(), flat)  # (K, w*w, h); its backward adds rows up quickly
+    combined = F.embedding(index.entry.t(), flat)  # (K, w*w, h); backward sums rows fast
     if index.doubled is not None:
         key, entry, row = index.doubled
         twice = torch.logaddexp(combined.index_select(0, key), F.embedding(entry.t(), flat))

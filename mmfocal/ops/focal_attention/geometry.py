@@ -10,7 +10,7 @@ Shape legend, used throughout ``focal_attention``:
     R side of a region: w + 2e (fine), f + 2^k - 1 (coarse level k)
     T tokens of all maps: H * W, then 4^k N of each coarse level k
 
-A window attends three groups of keys. **Window keys** are its own ``w * w`` tokens. **Neighbor
+A window attends to three groups of keys. **Window keys** are its own ``w * w`` tokens. **Neighbor
 keys** are the tokens outside the window that are covered when the window is moved diagonally by
 ``e`` (four moves). **Coarse keys** are the ``R * R`` pooled cells around the window, for each
 coarse level ``k``. Neighbor keys wrap around the map and are never masked. Coarse keys outside
@@ -74,7 +74,7 @@ def _neighbor_moves(w: int, e: int) -> tuple[Move, ...]:
 
 
 def _square_sources(w: int, e: int, moves: tuple[Move, ...]) -> tuple[tuple[int, ...], ...]:
-    """Return first and second key of each place of the fine region, which has at most two."""
+    """Return first and second key of each place of the fine region; a place has at most two."""
     size = w + 2 * e
     places = [(r + e) * size + c + e for r in range(w) for c in range(w)]
     for dy, dx, kept in moves:
@@ -160,7 +160,7 @@ class FocalGeometry:
 
     @property
     def num_keys(self) -> int:
-        """Number of places K of keys in all regions; some places of the fine one may be empty."""
+        """Number of keys K of all regions, including empty places of the fine region."""
         return self.regions[-1].first + self.regions[-1].size ** 2
 
     def cell_size(self, level: int) -> int:
@@ -223,7 +223,7 @@ def seam_mask(
     """Return the mask of window keys in shifted windows: ``(N, w*w, w*w)``, 0 or ``MASKED``.
 
     The seam divides the rolled map into three bands along each axis. Tokens of different bands do
-    not attend each other, as in Swin.
+    not attend to each other, as in Swin.
     """
     w = geometry.window_size
 

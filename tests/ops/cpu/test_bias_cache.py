@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Combined tables are kept without gradients, and never when they have changed."""
+"""The combined bias is cached without gradients, and recomputed when a table changes."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ IMAGES = torch.randn(1, 3, 56, 56, generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture
 def combinations(count_calls: Callable) -> list:
-    """Grows with each combination that is kept."""
+    """List that grows with each combined bias that is cached."""
     return count_calls(bias_cache, '_combine')
 
 
@@ -46,7 +46,7 @@ def fresh(block: FocalBlock) -> Tensor:
 
 @torch.enable_grad()
 def fused_step(block: FocalBlock) -> None:
-    """PyTorch counts no write of it."""
+    """Run a fused optimizer step, which does not increment version counters."""
     block.attn.bias.own.grad = torch.ones_like(block.attn.bias.own)
     torch.optim.AdamW([block.attn.bias.own], lr=1.0, fused=True).step()
 
@@ -101,7 +101,7 @@ def test_changes_are_noticed(change: Callable) -> None:
 
 @torch.no_grad()
 def test_views_of_one_table() -> None:
-    """They begin at the same address, but are read otherwise."""
+    """The tables begin at the same address, but have different strides."""
     block = make_block()
     name, own = 'attn.relative_position_bias_table', block.attn.bias.own.clone()
     tied = own[:, :1].expand(-1, 2)

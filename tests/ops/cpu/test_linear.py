@@ -68,7 +68,7 @@ def test_equals_linear(shape: str, count: int, convolutions: list, onednn: None)
 
 
 def test_pytorch_takes_onednn(onednn: None) -> None:
-    """Larger inputs and several threads are its conditions, here and not documented there."""
+    """PyTorch uses oneDNN for larger inputs and several threads, which is not documented."""
     tensors = make(SHAPES['matrix'])
     with torch.profiler.profile() as profile:
         linear(*tensors)
@@ -90,7 +90,7 @@ def test_strided_input(convolutions: list, onednn: None) -> None:
 
 
 def test_copies_nothing(onednn: None) -> None:
-    """Layouts are views: the output lies as the next layer wants it."""
+    """Layouts are views: the output has the layout that the next layer expects."""
     x, weight, bias = make(SHAPES['tokens'])
     assert linear(x, weight, bias).is_contiguous()
 

@@ -54,7 +54,7 @@ def check_close(ours: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
 
 
 def check_rounding(dtype: torch.dtype, factor: int, roundings: int) -> None:
-    """It may err so many times as much as the layers do in this type, and so many roundings."""
+    """The error may be ``factor`` times that of the layers in this dtype, plus ``roundings``."""
     layers, x = make_layers(dtype=dtype), make_input(dtype=dtype)
     plain, ours = run(layers, x, False), run(layers, x, True)
     truth = run(layers.double(), x.double(), False)
@@ -73,21 +73,21 @@ def test_equals_layers_fp64(chunk: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize('chunk', CHUNKS)
 def test_rounds_as_well_as_layers_fp32(chunk: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In fp32 it may err twice as much as the layers do, and four roundings."""
+    """In fp32, the error may be twice that of the layers, plus four roundings."""
     monkeypatch.setattr(module, 'CHUNK_BYTES', CHUNKS[chunk])
     check_rounding(torch.float32, factor=2, roundings=4)
 
 
 @pytest.mark.parametrize('chunk', ['one token', 'three tokens'])
 def test_rounds_as_well_as_layers_bf16(chunk: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients of chunks are added up in fp32: their sum is rounded once, as the layers' is."""
+    """Gradients of chunks are summed in fp32, so the sum is rounded once, as in the layers."""
     monkeypatch.setattr(module, 'CHUNK_BYTES', CHUNKS[chunk])
     check_rounding(torch.bfloat16, factor=1, roundings=1)
 
 
 @pytest.mark.parametrize('input_dtype', [torch.float32, torch.bfloat16])
 def test_autocast(input_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same roundings as the layers', also of the gradients, which differ in order only."""
+    """Outputs and gradients have the roundings of the layers; only the order of sums differs."""
     monkeypatch.setattr(module, 'CHUNK_BYTES', 2**12)
     layers, x = make_layers(dtype=torch.float32), make_input(dtype=input_dtype)
     with torch.autocast('cpu', dtype=torch.bfloat16):

@@ -68,7 +68,7 @@ class Method:
         data: Data set.
         readme: File whose tables hold the method's configs, from the project's root.
         shape: Height and width that FLOPs are counted at.
-        convention: How they are counted; a key of ``CONVENTIONS``.
+        convention: Convention of counting FLOPs; a key of ``CONVENTIONS``.
         scores: Keys of :data:`SCORES` that a run yields.
     """
 
@@ -91,7 +91,7 @@ class Row:
         config: Path below ``configs/``; None if there is none.
         data: Data set.
         shape: Height and width that FLOPs are counted at.
-        convention: How they are counted; a key of ``CONVENTIONS``.
+        convention: Convention of counting FLOPs; a key of ``CONVENTIONS``.
         params: Printed parameters in millions.
         flops: Printed multiply-accumulates in units of 10^9.
         scores: Printed scores by key of :data:`SCORES`.
@@ -207,7 +207,7 @@ def read_paper(path: str | Path = PAPER_FILE) -> Paper:
     """Read the printed numbers.
 
     Args:
-        path: YAML file built like ``paper.yml``, whose head describes it.
+        path: YAML file in the format that the head of ``paper.yml`` describes.
 
     Returns:
         Tables with their rows.
@@ -296,7 +296,7 @@ def read_results(path: str | Path = RESULTS_FILE) -> dict[str, dict[str, str]]:
         path: YAML file: scores by name of a config and key of :data:`SCORES`.
 
     Returns:
-        Per name of a config the cells by key of :data:`SCORES`.
+        Cells by name of the config and key of :data:`SCORES`.
 
     Raises:
         ValueError: If a score has an unknown key.
@@ -311,7 +311,7 @@ def read_results(path: str | Path = RESULTS_FILE) -> dict[str, dict[str, str]]:
 
 
 def _config_of(work_dir: Path) -> Path:
-    """The newest config that MMEngine left in a work directory; its name is the config's."""
+    """Return the newest config that MMEngine wrote to a work directory, under its own name."""
     files = sorted(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime)
     if not files:
         raise FileNotFoundError(f'{work_dir} holds no config (*.py) of a run')
@@ -319,7 +319,7 @@ def _config_of(work_dir: Path) -> Path:
 
 
 def _validation(work_dir: Path) -> tuple[dict[str, float], str]:
-    """The last validation, and where the run stands if it is unfinished."""
+    """Return the last validation, and the progress of the run if it is unfinished."""
     val = read_run_log(work_dir).val
     if not val:
         return {}, ''
@@ -340,17 +340,17 @@ def _cells(metrics: Mapping[str, float], is_multi_scale: bool, state: str = '') 
 
 
 def read_scores(work_dirs: Iterable[str | Path]) -> dict[str, dict[str, str]]:
-    """Read what runs reached.
+    """Read the scores of runs.
 
     Args:
         work_dirs: Work directories of ``tools/train.py`` and ``tools/test.py``.
 
     Returns:
-        Per name of a config the cells by key of :data:`SCORES`: of the newest test, else of the
-        last validation, with where the run stands if it is unfinished.
+        Cells by name of the config and key of :data:`SCORES`: those of the newest test, else those
+        of the last validation, with the progress of an unfinished run.
 
     Raises:
-        FileNotFoundError: If a folder holds no log or no config of a run.
+        FileNotFoundError: If a folder contains no log or no config of a run.
         ValueError: If two folders are of the same config.
     """
     scores: dict[str, dict[str, str]] = {}

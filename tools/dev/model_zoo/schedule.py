@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-# Name and number of training images, of COCO those with annotations.
+# Name and number of training images; for COCO, of images with annotations.
 TRAINING_SETS = {
     'CocoDataset': ('COCO', 117_266),
     'ADE20KDataset': ('ADE20K', 20_210),
@@ -56,7 +56,7 @@ def epoch_length(cfg: Config) -> int:
         cfg: Config of one of ``TRAINING_SETS``, possibly repeated.
 
     Raises:
-        ValueError: If the data set is another one, of unknown length.
+        ValueError: If the length of the data set is unknown.
     """
     dataset = cfg.train_dataloader.dataset
     times = dataset.times if dataset.type == 'RepeatDataset' else 1
@@ -101,7 +101,7 @@ def learning_rates(cfg: Config) -> list[float]:
         )
         for scheduler in cfg.param_scheduler
     ]
-    optimizer.step()  # schedulers expect one before their own
+    optimizer.step()  # schedulers expect a step of the optimizer before their own
     rates = []
     for iteration in range(1, total + 1):
         rates.append(optimizer.param_groups[0]['lr'])

@@ -41,8 +41,8 @@ INTRODUCTION = (
     'longer public, and those of Focal-L were never released.',
 )
 METAFILE_HEAD = """\
-# Made by tools/dev/model_zoo. No weights, hence no results of this project: scores of
-# the paper stand beside its own in the README. FLOPs are multiply-accumulates, counted as
+# Made by tools/dev/model_zoo. There are no weights and therefore no results here; the README
+# lists the scores of the paper and of this project. FLOPs are multiply-accumulates, counted as
 # docs/paper_tables.md says.
 """
 INDEX_HEAD = """\
@@ -201,8 +201,8 @@ def fill_readme(text: str, rows: Sequence[Row], writer: _Writer) -> str:
     """Update the tables of a README.
 
     Args:
-        text: It says ``<!-- table: GLOB ... -->``, paths below ``configs/``, where a table begins,
-            and ``<!-- /table -->`` where it ends.
+        text: A README with ``<!-- table: GLOB ... -->`` where a table begins and
+            ``<!-- /table -->`` where it ends. The globs match paths below ``configs/``.
         rows: One row per config.
         writer: Writer for the README's folder.
 

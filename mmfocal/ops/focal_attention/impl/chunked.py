@@ -26,9 +26,10 @@ from ..geometry import MASKED, FocalGeometry, Region, key_mask, seam_mask, split
 from ..inputs import FocalInputs
 
 # Bytes of logits per chunk: large enough to hide call overhead, small enough for a level 3 cache.
-# Small inputs take half of it, since scratch memory then counts beside their maps.
+# Small inputs use half of it, because scratch memory is then large compared with their maps.
 TILE_BYTES = 8 * 2**20
-# A key whose logit is this far below the largest has a weight that rounding hides, in float64 too.
+# A key whose logit is this far below the largest has a weight that is lost in rounding, even in
+# float64.
 NEGLIGIBLE = 60.0
 
 
@@ -123,7 +124,7 @@ class Maps(NamedTuple):
 def view_maps(
     tokens: Tensor, map_size: tuple[int, int], num_heads: int, geometry: FocalGeometry
 ) -> Maps:
-    """View ``qkv`` of the inputs, or its gradient."""
+    """View ``qkv`` of the inputs, or its gradient, as maps."""
     maps = [
         split_heads(part, num_heads, 3)
         for part in split_maps(tokens, geometry.map_sizes(*map_size))
@@ -251,7 +252,7 @@ class ChunkedAttention:
 
     @cached_property
     def _exclusion(self) -> Tensor | None:
-        """The mask with ``NO_KEY`` instead of ``MASKED``."""
+        """Mask with ``NO_KEY`` instead of ``MASKED``."""
         return None if self.mask is None else torch.where(self.mask < 0, NO_KEY, 0.0).to(self.mask)
 
     @cached_property
@@ -265,7 +266,7 @@ class ChunkedAttention:
         return self._window_keys(self.bias[..., None]).flatten(-3).diagonal(dim1=-2, dim2=-1)
 
     def _are_masked_negligible(self, q: Tensor, k: Tensor, tile: Tile) -> bool:
-        """Whether the weight of every query's own token exceeds that of all masked keys by far."""
+        """Return whether, for every query, its own token far outweighs all masked keys."""
         own = self._window_keys(k).flatten(1, 2)
         logits = (q * own).sum(-1).view(*tile.shape, -1) * self.scale
         logits += self._own_bias[tile.heads, None, None]
@@ -379,8 +380,8 @@ class _ChunkedFunction(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "attn_impl='chunked' has no second derivative (create_graph=True); "
-                "choose attn_impl='sdpa'"
+                "attn_impl='chunked' does not support second derivatives (create_graph=True); "
+                "use attn_impl='sdpa'"
             )
         qkv, bias = ctx.saved_tensors
         d_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)

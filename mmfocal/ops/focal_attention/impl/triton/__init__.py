@@ -49,7 +49,7 @@ IS_TOO_OLD = [int(part) for part in VERSION.split('.')[:2]] < [3, 3]
 
 
 def _is_unregistered() -> bool:
-    """Whether the call needs a registered operator that is missing."""
+    """Return whether the call needs registered operators and this PyTorch cannot register them."""
     return not (ARE_REGISTERED or compat.is_plain_eager())
 
 
@@ -79,7 +79,7 @@ def _device_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
             f'the device {device.type} is not supported, only cuda is '
             '(unless TRITON_INTERPRET=1 is set)'
         ]
-    if torch.version.hip is not None:  # its devices are called cuda, too
+    if torch.version.hip is not None:  # ROCm's devices are also called cuda
         return ['AMD GPUs are not supported']
     reasons = []
     if dtype == torch.float64:
@@ -116,7 +116,7 @@ def _size_reasons(qkv: Tensor) -> list[str]:
 
 
 def unsupported_reasons(inputs: FocalInputs) -> list[str]:
-    """Return the reasons why inputs are unsupported; messages are formatted only if they apply."""
+    """Return the reasons why inputs are unsupported; only messages that apply are formatted."""
     qkv, w = inputs.qkv, inputs.geometry.window_size
     head_dim = qkv.shape[-1] // 3 // inputs.bias.own.shape[1]
     reasons = [*unavailable_reasons(qkv.device, qkv.dtype), *_size_reasons(qkv)]
@@ -127,7 +127,7 @@ def unsupported_reasons(inputs: FocalInputs) -> list[str]:
             'transforms of torch.func and forward-mode differentiation are not supported'
         )
     if _is_unregistered():
-        reasons.append('PyTorch 2.4 or newer is needed to compile, and under dispatch modes')
+        reasons.append('compiling and dispatch modes need PyTorch 2.4 or newer')
     if qkv.dtype not in DTYPES:
         reasons.append(f'{qkv.dtype} is not supported')
     if w > MAX_WINDOW_SIZE:

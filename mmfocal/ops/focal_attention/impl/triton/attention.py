@@ -226,7 +226,7 @@ def _add_gradients(plan: Plan, queries: tuple[Tensor, ...], sums: Tensor, strips
 def _add_gradients_in_order(
     plan: Plan, queries: tuple[Tensor, ...], sums: Tensor, strips: Tensor
 ) -> None:
-    """Do the same in a fixed order, which is slower and takes one kernel per block of keys."""
+    """Do the same in a fixed order; this is slower and needs one launch per block of keys."""
     from .kernels.gradients import gradient_kernel, key_gradient_kernel
 
     qkv, config = queries[0], plan.choose('gradient')
@@ -333,8 +333,8 @@ class Attend(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and not compat.is_compiling():
             raise RuntimeError(
-                "attn_impl='triton' has no second derivative (create_graph=True); "
-                "choose attn_impl='sdpa'"
+                "attn_impl='triton' does not support second derivatives (create_graph=True); "
+                "use attn_impl='sdpa'"
             )
         gradients = attend_backward(d_out, *ctx.saved_tensors, ctx.sizes, ctx.scale)
         return *gradients, None, None, None, None

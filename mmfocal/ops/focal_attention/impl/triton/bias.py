@@ -26,7 +26,7 @@ class Indices(NamedTuple):
     """Indices between entries of the tables and places of the combined bias; 32-bit integers.
 
     Attributes:
-        first, second: Entries of each place, ``(w*w*columns,)``; the number of entries means none.
+        first, second: Entries of each place, ``(w*w*columns,)``; ``num_entries`` means no entry.
         starts: Start of the places of each entry in ``places``: ``(entries + 1,)``.
         places: Places of all entries, ascending per entry.
         num_neighbors: Number of neighbor keys of a window.

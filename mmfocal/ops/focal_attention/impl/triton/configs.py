@@ -75,7 +75,7 @@ def choose(kernel: str, dtype: torch.dtype, head_dim: int, capability: int) -> C
 
     Args:
         kernel: Name of the kernel.
-        dtype: Of the tokens.
+        dtype: Dtype of the tokens.
         head_dim: Channels of a head.
         capability: Major compute capability.
     """
@@ -96,7 +96,7 @@ def tuned(kernel: Any, dtype: torch.dtype, head_dim: int, restored: str | None =
 
     Args:
         kernel: Triton kernel.
-        dtype: Of the tokens.
+        dtype: Dtype of the tokens.
         head_dim: Channels of a head.
         restored: Argument that the kernel adds to; it is restored after each trial.
     """

@@ -44,7 +44,7 @@ def start(kernel: Any, grid: Any, like: Tensor, *args: Any, **constants: Any) ->
 
 
 def _is_plain(arg: Any) -> bool:
-    """Whether the value contains no tensor of a subclass, such as a fake tensor."""
+    """Return whether the value contains no tensor of a subclass, such as a fake tensor."""
     if isinstance(arg, (list, tuple)):
         return all(_is_plain(part) for part in arg)
     return not isinstance(arg, Tensor) or compat.is_plain_tensor(arg)

@@ -166,7 +166,7 @@ def unsupported_reasons(x: Tensor, num_levels: int) -> list[str]:
     if num_levels > MAX_COARSE_LEVELS:
         reasons.append(f'up to {MAX_COARSE_LEVELS} coarse levels are supported, got {num_levels}')
     if x.shape[1:].numel() >= MAX_EXTENT:
-        reasons.append(f'maps must have less than {MAX_EXTENT} elements an image')
+        reasons.append(f'maps must have less than {MAX_EXTENT} elements per image')
     return reasons
 
 

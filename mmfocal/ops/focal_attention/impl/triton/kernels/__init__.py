@@ -16,7 +16,7 @@ Dot products use the operands' dtype in memory and accumulate in the dtype of th
 their log-sum-exp are in base 2, for which the hardware has an exponential. Offsets within an image
 are 32-bit integers (larger images are rejected); offsets of images are 64-bit integers.
 
-A kernel takes loose arguments and passes them on in named tuples, see ``bundle``.
+A kernel takes separate arguments and passes them on in named tuples, see ``bundle``.
 
 Importing this module imports Triton. See ``geometry`` for the shape legend.
 """

@@ -145,7 +145,7 @@ def combine_backward_kernel(
         turn = start[:, None] + step + tl.arange(0, BLOCK_P)[None, :]
         mask = turn < end[:, None]
         place = head * num_places + tl.load(places_ptr + turn, mask=mask, other=0)
-        combined = tl.load(combined_ptr + place, mask=mask, other=float('inf'))  # a share of 0
+        combined = tl.load(combined_ptr + place, mask=mask, other=float('inf'))  # exp is 0
         d_combined = tl.load(d_combined_ptr + place, mask=mask, other=0.0)
         gradient += tl.sum(d_combined * tl.exp(value[:, None] - combined), 1)
     coarse = (d_coarse_0_ptr, d_coarse_1_ptr, d_coarse_2_ptr)

@@ -107,7 +107,7 @@ class QueryBlock(NamedTuple):
 
     Attributes:
         place: Position in the window.
-        own: The same, but the last one of the window for queries beyond it.
+        own: The same, but queries beyond the window have the window's last position.
         exists: Whether the query lies in the window.
     """
 
@@ -188,9 +188,10 @@ def coarse_region(previous, condition, grid, LEVEL: tl.constexpr):
 
 @triton.jit
 def find_region(block, grid, BLOCK_K: tl.constexpr):
-    """Return the region of a block of keys and the index of its first block.
+    """Return the region of a block of keys and the index of the region's first block.
 
-    Blocks of all regions are numbered consecutively. With ``WHOLE_REGION``, they are the regions.
+    Blocks of all regions are numbered consecutively. With ``WHOLE_REGION``, each region is one
+    block.
     """
     region, first = fine_region(grid), block * 0
     for level in tl.static_range(grid.COARSE_LEVELS):

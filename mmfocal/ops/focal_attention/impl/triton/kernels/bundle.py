@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Named tuples of kernels.
 
-Launchers and compilers pass tensors and numbers only, so kernels take loose arguments. A kernel
+Launchers and compilers pass tensors and numbers only, so kernels take separate arguments. A kernel
 bundles them and calls the function that does the work; all functions take bundles. Fields in
 capitals are constants. Triton keeps constants in arguments of calls, but turns them into values
 when a bundle is assigned to a name or returned, so bundles with constants are only passed on.

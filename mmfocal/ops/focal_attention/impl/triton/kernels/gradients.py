@@ -487,7 +487,7 @@ def key_gradient_kernel(
     """Compute gradients of keys and values in a fixed order. Programs: (B, tiles, h).
 
     A program computes ``TILE * TILE`` keys of the map and iterates over all windows that attend
-    any of them, so that no two programs add to the same element.
+    to any of them, so that no two programs add to the same element.
     """
     qkv, channels = Tokens(qkv_ptr, stride_image, stride_token), 3 * num_heads * HEAD_DIM
     compute_key_gradients(

@@ -50,7 +50,7 @@ class Pooling(NamedTuple):
 
 @bundle
 class Item(NamedTuple):
-    """A window and a block of channels: image (64-bit integer), row, column; ``(BLOCK_C,)``."""
+    """Image (64-bit integer), row and column of a window; a block of channels ``(BLOCK_C,)``."""
 
     image: tl.tensor
     row: tl.tensor
@@ -217,7 +217,7 @@ class Positions(NamedTuple):
 
 @bundle
 class Gradients(NamedTuple):
-    """Pointers of the backward kernel; see there."""
+    """Pointers of the backward kernel; see ``pool_backward_kernel``."""
 
     d_tokens_ptr: tl.tensor
     x_ptr: tl.tensor
