@@ -74,7 +74,17 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, H, W)`` -> ``(B, ceil(H / stride), ceil(W / stride), C_out)``."""
         x = pad_to_multiple(self.pre_norm(x).permute(0, 2, 3, 1), self.stride)
-        return self.norm(self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.norm(self.convolve(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """``(B, C_in, H, W)``, multiples of the stride -> ``(B, C_out, H / stride, W / stride)``.
+
+        oneDNN's bfloat16 convolutions on CPUs with AMX leave most of the output unwritten if it is
+        one token wide. It is made two tokens wide there; the added zeros equal the padding's.
+        """
+        if x.device.type == 'cpu' and not torch.jit.is_tracing() and x.shape[3] == self.stride:
+            return self.proj(F.pad(x, (0, self.stride)))[..., :1]
+        return self.proj(x)
 
 
 class FocalAttention(nn.Module):

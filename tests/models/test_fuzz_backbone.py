@@ -18,7 +18,7 @@ IMPLS = ('auto', 'sdpa', 'chunked')
 FUZZ = settings(
     derandomize=True,
     deadline=None,
-    max_examples=40,
+    max_examples=12,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
@@ -98,14 +98,16 @@ def distance(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
     return max(ratios, default=0.0)
 
 
+@pytest.mark.parametrize(
+    'dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str
+)
 @FUZZ
 @given(
     arguments=options(),
     size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
-    batch=st.integers(0, 3),
+    batch=st.sampled_from([1, 2, 3, 0]),
     layout=st.sampled_from(['plain', 'channels last', 'transposed', 'sliced']),
     impl=st.sampled_from(IMPLS),
-    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
     train=st.booleans(),
     seed=st.integers(0, 99),
 )
@@ -128,7 +130,10 @@ def test_backbones_agree_with_reference(
     ours = run(model.to(dtype), strided(images, layout), train)
     shapes = {name: value.shape for name, value in truth.items()}
     assert {name: value.shape for name, value in ours.items()} == shapes
-    # as in tests/ops: at most twice the error of plain PyTorch in this dtype, plus a few roundings
-    error = distance(run(reference.to(dtype), images, train), truth)
-    bound = 2 * error + 8 * torch.finfo(dtype).eps
+    # As in tests/ops: at most twice the error of plain PyTorch in this dtype, and a few roundings.
+    # The truth is fp64, so the error there is that of fp32, with smaller roundings.
+    plain = torch.float32 if dtype == torch.float64 else dtype
+    eps = torch.finfo(dtype).eps
+    error = distance(run(reference.to(plain), images.to(plain), train), truth)
+    bound = (2 * error / torch.finfo(plain).eps + 8) * eps
     assert distance(ours, truth) <= bound, f'{distance(ours, truth):.1e} > {bound:.1e}'

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pooling, padding, and graphs that serve maps of every size."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -63,3 +65,23 @@ def test_a_trace_serves_other_sizes() -> None:
     traced = torch.jit.trace(embed, torch.randn(1, 3, 16, 16))
     x = torch.randn(1, 3, 18, 17)
     torch.testing.assert_close(traced(x), embed(x))
+
+
+@pytest.mark.parametrize('use_conv_embed', [False, True])
+@pytest.mark.parametrize('stride', [2, 4])
+def test_narrow_images_in_bfloat16(stride: int, use_conv_embed: bool) -> None:
+    """oneDNN leaves most of a column unwritten if the output has no second one."""
+    embed = PatchEmbed(3, 96, stride, use_conv_embed).bfloat16()
+    for size in [(9 * stride, 1), (9 * stride, stride), (stride, 9 * stride)]:
+        images = torch.randn(2, 3, *size).bfloat16().requires_grad_()
+        exact = images.detach().double().requires_grad_()
+        ours, truth = embed(images), copy.deepcopy(embed).double()(exact)
+        # Rounded: the convolution, which the norm may enlarge, and the norm; in the gradient also
+        # the gradients of both.
+        eps = torch.finfo(torch.bfloat16).eps
+        assert (ours - truth).abs().max() <= 2 * eps * truth.abs().max()
+        found, expected = (
+            torch.autograd.grad(out.square().mul(torch.arange(96)).sum(), leaf)[0]
+            for out, leaf in ((ours, images), (truth, exact))
+        )
+        assert (found - expected).norm() <= 4 * eps * expected.norm()
