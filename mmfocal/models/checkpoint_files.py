@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import os
 import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -228,7 +229,16 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     if path.suffix not in SUFFIXES:
         raise ValueError(f'{path}: expected a name that ends with {" or ".join(SUFFIXES)}')
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.partial')
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        _write(content, path, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(content: dict[str, Any], path: Path, partial: Path) -> None:
+    """Write the format that ``path`` names into another file."""
     if path.suffix == '.safetensors':
         from safetensors.torch import save_file
 
@@ -238,4 +248,3 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
         save_file(state, partial, dict(format='pt', classes=json.dumps(classes)))
     else:
         torch.save(content, partial)
-    partial.replace(path)
