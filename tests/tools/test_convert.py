@@ -185,7 +185,7 @@ def test_publishing_keeps_existing_files(run, checkpoint, tmp_path):
     assert f'wrote {published}' in done.stdout and published.read_text('latin-1') != 'changed'
     done = run('analysis/publish_model.py', published, mine, '--overwrite')
     assert f'is the input {published}' in done.error
-    assert not [path for path in tmp_path.rglob('.*')]
+    assert not list(tmp_path.rglob('.*'))
 
 
 def test_publishing_says_what_is_wrong(run, tmp_path, checkpoint):
