@@ -2,6 +2,7 @@
 """Files of a run: written atomically and read without running code from them."""
 
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,9 @@ def protect_files(allow_pickle: bool = False) -> None:
     register_backend('local', AtomicBackend, force=True, prefixes='')
     HOOKS.register_module(name='CheckpointHook', module=SafeCheckpointHook, force=True)
     _protect_loaders(allow_pickle)
+    if hasattr(tarfile, 'data_filter'):  # Python 3.10.12, 3.11.4 and later
+        # archives of data sets that hosts download; names in them cannot leave the folder
+        tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
 
 
 def _protect_loaders(allow_pickle: bool) -> None:

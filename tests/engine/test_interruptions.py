@@ -7,8 +7,9 @@ import pickle
 import resource
 import shutil
 import signal
+import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,7 @@ def _protected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Undo what ``protect_files`` changes."""
     monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
     monkeypatch.setattr(files.mmengine_checkpoint, 'load_url', files.mmengine_checkpoint.load_url)
+    monkeypatch.setattr(tarfile.TarFile, 'extraction_filter', None, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -364,6 +366,27 @@ def test_code_in_checkpoints_does_not_run_by_any_scheme(tmp_path, monkeypatch):
         EVIDENCE.rmdir()
     with pytest.raises(InputError, match='open-mmlab://none: MMEngine knows no such model'):
         CheckpointLoader.load_checkpoint('open-mmlab://none')
+
+
+@pytest.mark.usefixtures('_protected')
+@pytest.mark.parametrize('name', ['../evil', '{0}/evil', 'link/evil'])
+def test_archives_do_not_write_outside(tmp_path, monkeypatch, name):
+    """As mmpretrain extracts its downloads of CIFAR."""
+    from mmpretrain.datasets.utils import extract_archive
+
+    name = name.format(tmp_path / 'outside')
+    for folder in ('outside', 'inside'):
+        (tmp_path / folder).mkdir()
+    with tarfile.open(tmp_path / 'a.tar', 'w') as archive:
+        link = tarfile.TarInfo('link')
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / 'outside')
+        if name.startswith('link'):
+            archive.addfile(link)
+        archive.addfile(tarfile.TarInfo(name))
+    protect_files()
+    with suppress(tarfile.TarError):  # the slash of an absolute name is removed
+        extract_archive(str(tmp_path / 'a.tar'), str(tmp_path / 'inside'))
+    assert not (tmp_path / 'evil').exists() and not (tmp_path / 'outside' / 'evil').exists()
 
 
 def test_pickled_evil_is_evil(tmp_path, monkeypatch):
