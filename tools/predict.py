@@ -3,8 +3,9 @@
 
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from rich.progress import (
     BarColumn,
@@ -15,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mmfocal.existing_outputs import replacement
 from mmfocal.inference import Prediction, Predictor, Source, find_sources
 from mmfocal.inference.results import FORMATS, ResultWriter
 
@@ -74,6 +76,17 @@ def _predictions(
         progress.advance(bar)
 
 
+def _check_out(out: Path, sources: Iterable[Source]) -> None:
+    """Print a line if the folder is used already; check that no input is in it."""
+    results = [(out / name).resolve() for name in ('vis', 'preds')]
+    for source in sources:
+        path = Path(source.path).resolve()
+        if any(path.is_relative_to(folder) for folder in results):
+            raise ValueError(f'{source.path} is in {out}, where results go; choose another --out')
+    if line := replacement(out):
+        print(line)
+
+
 def predict(args: Namespace) -> None:
     """Predict on every input and write the results."""
     checkpoint, *inputs = args.inputs
@@ -82,6 +95,7 @@ def predict(args: Namespace) -> None:
     if not inputs:
         raise ValueError('nothing to predict on; expected images, folders, videos or a camera')
     sources = find_sources(inputs)
+    _check_out(Path(args.out), sources)
     predictor = Predictor(
         args.config,
         checkpoint,

@@ -19,12 +19,14 @@ from mmfocal.engine.evaluate import (
     dump_metric,
     nothing_to_score,
     score_nothing,
+    tell_written_by_metrics,
     use_tta,
     write_submission,
 )
 from mmfocal.engine.files import protect_files
 from mmfocal.engine.load import LoadWholeModel
-from mmfocal.engine.outputs import SeparateLabelMaps, tell_replacement
+from mmfocal.engine.outputs import SeparateLabelMaps
+from mmfocal.existing_outputs import add_overwrite_argument, check_outputs
 
 
 def make_parser() -> ArgumentParser:
@@ -47,6 +49,7 @@ def make_parser() -> ArgumentParser:
         '--wait-time', type=float, default=2, help='seconds for which --show shows each window'
     )
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    add_overwrite_argument(parser)
     add_common_arguments(parser)
     return parser
 
@@ -60,16 +63,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg.update(load_from=None, resume=False)  # replaced by LoadWholeModel
     if args.out:
         dump = [dump_metric(cfg.default_scope, args.out)]
-        tell_replacement(cfg, args.out)
+        check_outputs([args.out], args.overwrite, inputs=[args.checkpoint])
     if args.show or args.show_dir:
         hooks.append(draw_predictions(cfg, args.show, args.show_dir, args.wait_time))
     check_widths(cfg, trains=False)
     if args.tta:
         use_tta(cfg)
     if args.format_only:
-        write_submission(cfg, args.format_only)
+        write_submission(cfg, args.format_only, args.overwrite)
     elif reason := nothing_to_score(cfg):
         score_nothing(cfg, reason, writes=bool(args.out or args.show or args.show_dir))
+    else:
+        tell_written_by_metrics(cfg)
     if args.amp:
         cfg.test_cfg.fp16 = True
     adapt_to_machine(cfg)

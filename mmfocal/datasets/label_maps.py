@@ -10,7 +10,7 @@ import contextlib
 import io
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
@@ -33,7 +33,33 @@ class _Annotations(COCO):
 
 
 def _read(root: Path, split: str) -> _Annotations:
-    return _Annotations(root / 'annotations' / f'instances_{split}.json')
+    coco = _Annotations(root / 'annotations' / f'instances_{split}.json')
+    _check_names(coco)
+    return coco
+
+
+def _map_name(image: dict) -> str:
+    return str(PurePath(image['file_name']).with_suffix('.png'))
+
+
+def _check_names(coco: _Annotations) -> None:
+    """Check that names stay below the output folder and that each image has its own label map."""
+    owners: dict[str, dict] = {}
+    for image in coco.imgs.values():
+        name = image['file_name']
+        path = PurePath(name if isinstance(name, str) else '')
+        if not path.name or path.is_absolute() or '..' in path.parts:
+            raise ValueError(
+                f'{coco.path}: image id={image["id"]} has file_name={name!r}; expected a path '
+                "below the image folder, without '..'"
+            )
+        other = owners.setdefault(_map_name(image), image)
+        if other is not image:
+            raise ValueError(
+                f'{coco.path}: images id={other["id"]} ({other["file_name"]}) and id='
+                f'{image["id"]} ({name}) would share the label map {_map_name(image)}, because '
+                'mmseg pairs images and label maps by their names without suffix; rename one'
+            )
 
 
 def _mask(coco: _Annotations, annotation: dict, shape: tuple[int, int]) -> np.ndarray:
@@ -71,29 +97,45 @@ def _paint(coco: _Annotations, image: dict, values: dict[int, int], nothing: int
     return labels
 
 
-def _prepare(folder: Path, names: Iterable[str], overwrite: bool) -> None:
-    """Create a folder for files of these names and check that it has no other files."""
+def _check_output(folder: Path, sources: dict[str, Path], overwrite: bool) -> None:
+    """Check that a folder may receive files.
+
+    Args:
+        folder: Output folder.
+        sources: Image by name of the file that is made from it.
+        overwrite: Whether files of these names may be replaced.
+
+    Raises:
+        FileExistsError: If the folder holds files; with ``overwrite``, if it holds other files or
+            the images themselves.
+    """
     present = {str(path.relative_to(folder)) for path in folder.rglob('*') if not path.is_dir()}
     if present and not overwrite:
         hint = '--overwrite (overwrite=True) replaces them'
         raise FileExistsError(f'{folder} holds {len(present)} files already; {hint}')
-    foreign = sorted(present - set(names))
+    foreign = sorted(present - set(sources))
     if foreign:
         raise FileExistsError(
             f'{folder} holds {len(foreign)} files with other names, the first is {foreign[0]}; '
             'remove them or choose another folder'
         )
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    for name in present:
+        target, source = folder / name, sources[name]
+        if not target.is_symlink() and source.exists() and target.samefile(source):
+            raise FileExistsError(
+                f'{target} is the image {source} itself; choose another output folder'
+            )
+
+
+def _clear(path: Path) -> Path:
+    """Make way for a file: a link is removed, not followed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    return path
 
 
 def _write_maps(
-    coco: _Annotations,
-    folder: Path,
-    values: dict[int, int],
-    nothing: int,
-    overwrite: bool,
-    track: Track | None,
+    coco: _Annotations, folder: Path, values: dict[int, int], nothing: int, track: Track | None
 ) -> None:
     """Write a label map for every image, under the image's name.
 
@@ -102,39 +144,56 @@ def _write_maps(
         folder: Output folder.
         values: Label by category id.
         nothing: Label of pixels without an instance.
-        overwrite: Replace files of the same names.
         track: Shows progress.
     """
-    beyond = [value for value in values.values() if not 0 <= value < NO_LABEL]
+    images = list(coco.imgs.values())
+    for image in track(images, description=str(folder)) if track else images:
+        labels = Image.fromarray(_paint(coco, image, values, nothing))
+        labels.save(_clear(folder / _map_name(image)))
+
+
+def _map_sources(coco: _Annotations, source: Path) -> dict[str, Path]:
+    """Return the image of each label map."""
+    return {_map_name(image): source / image['file_name'] for image in coco.imgs.values()}
+
+
+def _check_values(coco: _Annotations, values: Iterable[int]) -> None:
+    beyond = [value for value in values if not 0 <= value < NO_LABEL]
     if beyond:
         raise ValueError(
             f'{coco.path}: a category would get label {beyond[0]}; expected 0 to {NO_LABEL - 1}'
         )
-    names = {str(Path(i['file_name']).with_suffix('.png')): i for i in coco.imgs.values()}
-    _prepare(folder, names, overwrite)
-    items = track(list(names.items()), description=str(folder)) if track else names.items()
-    for name, image in items:
-        Image.fromarray(_paint(coco, image, values, nothing)).save(folder / name)
 
 
-def _place_images(
-    coco: _Annotations, source: Path, folder: Path, copy: bool, overwrite: bool
-) -> None:
-    """Link or copy the images of a split."""
-    names = [image['file_name'] for image in coco.imgs.values()]
-    missing = [name for name in names if not (source / name).is_file()]
+def _image_files(coco: _Annotations, source: Path) -> dict[str, Path]:
+    """Return the images of a split by name; all of them exist."""
+    names = [str(PurePath(image['file_name'])) for image in coco.imgs.values()]
+    files = {name: source / name for name in names}
+    missing = [name for name, path in files.items() if not path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f'{coco.path}: {len(missing)} of {len(names)} images are not in {source}, the first '
+            f'{coco.path}: {len(missing)} of {len(files)} images are not in {source}, the first '
             f'is {missing[0]}'
         )
-    _prepare(folder, names, overwrite)
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
+    return files
+
+
+def _place_images(files: dict[str, Path], folder: Path, copy: bool) -> None:
+    """Link or copy the images of a split."""
+    for name, path in files.items():
+        target = _clear(folder / name)
         if copy:
-            shutil.copyfile(source / name, folder / name)
+            shutil.copyfile(path, target)
         else:
-            (folder / name).symlink_to((source / name).resolve())
+            target.symlink_to(path.resolve())
+
+
+def _check_classes(path: Path, text: str, overwrite: bool) -> None:
+    """Check that a list of classes of an earlier call, for another split, is the same."""
+    if path.exists() and not overwrite and path.read_text() != text:
+        raise FileExistsError(
+            f'{path} has other classes; --overwrite (overwrite=True) replaces them'
+        )
 
 
 def write_label_maps(
@@ -165,8 +224,10 @@ def write_label_maps(
 
     Raises:
         FileNotFoundError: If an annotation file or an image is missing.
-        FileExistsError: If a folder has files or, with ``overwrite``, files with other names.
-        ValueError: If the categories of the splits differ or do not fit into 8 bits, or if an
+        FileExistsError: If files exist already; with ``overwrite``, if they are foreign ones or
+            the images themselves.
+        ValueError: If the splits differ in their categories, these do not fit into 8 bits, an
+            image's name leaves its folder or differs from another one only in the suffix, or an
             instance has no category or mask.
     """
     root, out = Path(coco_root), Path(out)
@@ -174,12 +235,21 @@ def write_label_maps(
     names, *others = ([c['name'] for c in coco.dataset['categories']] for coco in sets.values())
     if any(other != names for other in others):
         raise ValueError(f'{root}/annotations: categories of {", ".join(splits)} differ')
+    classes = '\n'.join(names) + '\n'
+    _check_classes(out / 'classes.txt', classes, overwrite)
+    plans = []
     for split, coco in sets.items():
         values = {c['id']: index for index, c in enumerate(coco.dataset['categories'], start=1)}
+        _check_values(coco, values.values())
+        files = _image_files(coco, root / split)
         images, maps = (out / kind / FOLDERS[split] for kind in ('images', 'annotations'))
-        _place_images(coco, root / split, images, copy, overwrite)
-        _write_maps(coco, maps, values, 0, overwrite, track)
-    (out / 'classes.txt').write_text('\n'.join(names) + '\n')
+        _check_output(images, files, overwrite)
+        _check_output(maps, _map_sources(coco, root / split), overwrite)
+        plans.append((coco, values, files, images, maps))
+    for coco, values, files, images, maps in plans:
+        _place_images(files, images, copy)
+        _write_maps(coco, maps, values, 0, track)
+    (out / 'classes.txt').write_text(classes)
     return sum(len(coco.imgs) for coco in sets.values())
 
 
@@ -207,11 +277,17 @@ def write_stuff_maps(
 
     Raises:
         FileNotFoundError: If an annotation file is missing.
-        FileExistsError: If a folder has files or, with ``overwrite``, files with other names.
-        ValueError: If category ids do not fit into 8 bits, or an instance has no category or mask.
+        FileExistsError: If files exist already; with ``overwrite``, if they are foreign ones or
+            the images themselves.
+        ValueError: If category ids do not fit into 8 bits, an image's name leaves its folder or
+            differs from another one only in the suffix, or an instance has no category or mask.
     """
-    sets = {split: _read(Path(coco_root), split) for split in splits}
+    root = Path(coco_root)
+    sets = {split: _read(root, split) for split in splits}
+    for split, coco in sets.items():
+        _check_values(coco, [category - 1 for category in coco.cats])
+        _check_output(Path(out, split), _map_sources(coco, root / split), overwrite)
     for split, coco in sets.items():
         values = {category: category - 1 for category in coco.cats}
-        _write_maps(coco, Path(out, split), values, NO_LABEL, overwrite, track)
+        _write_maps(coco, Path(out, split), values, NO_LABEL, track)
     return sum(len(coco.imgs) for coco in sets.values())

@@ -9,6 +9,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.fileio import load
 
+from mmfocal.existing_outputs import check_outputs
+
 from .checks import leaf_datasets
 from .findings import InputError
 from .machine import kind_of, tell
@@ -190,15 +192,17 @@ def use_tta(cfg: Config) -> None:
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
 
 
-def write_submission(cfg: Config, target: str) -> None:
-    """Change a config in place to write files for test servers; annotations are not needed.
+def write_submission(cfg: Config, target: str, overwrite: bool = False) -> None:
+    """Change a config in place to write files for test servers; needs no annotations.
 
     Args:
         cfg: Config whose ``test_evaluator`` holds metrics of COCO or label maps.
-        target: Prefix of ``.bbox.json`` and ``.segm.json`` for COCO, folder for label maps.
+        target: Beginning of ``.bbox.json`` and ``.segm.json`` for COCO, folder for label maps.
+        overwrite: Whether existing ``.json`` files may be replaced.
 
     Raises:
-        ValueError: If a metric cannot write files, or if the test set wraps other data sets.
+        FileExistsError: If such a file exists.
+        ValueError: If a metric cannot do so, or if the test set wraps others.
     """
     metrics = cfg.test_evaluator
     for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
@@ -207,9 +211,31 @@ def write_submission(cfg: Config, target: str) -> None:
             known = ' and '.join(_SUBMISSION_KEYS)
             raise ValueError(f'--format-only: {kind} writes no files, only {known} do')
         metric.update({'format_only': True, _SUBMISSION_KEYS[kind]: target})
+        if kind == 'CocoMetric':
+            check_outputs(_coco_files(target), overwrite)
+        else:
+            tell_replacement(cfg, target)
     dataset = _single_test_set(cfg, '--format-only')
     dataset.pipeline = without_annotations(dataset.pipeline)
     dataset.get('data_prefix', {}).pop('seg_map_path', None)
+
+
+def _coco_files(prefix: str) -> list[str]:
+    """Return the files that mmdet's ``CocoMetric`` may write."""
+    return [f'{prefix}.{kind}.json' for kind in ('bbox', 'segm', 'proposal')]
+
+
+def tell_written_by_metrics(cfg: Config) -> None:
+    """Print a line for each existing file or folder that the config's metrics write to.
+
+    Args:
+        cfg: Config with ``test_evaluator``.
+    """
+    metrics = cfg.test_evaluator
+    for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+        tell_replacement(cfg, metric.get('output_dir'))
+        for path in _coco_files(metric.get('outfile_prefix') or ''):
+            tell_replacement(cfg, path)
 
 
 def _single_test_set(cfg: Config, option: str) -> ConfigDict:

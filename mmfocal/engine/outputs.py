@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.dist import get_rank, get_world_size
 from mmengine.fileio import get
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+
+from mmfocal.existing_outputs import check_not_inputs, replacement
 
 from .machine import tell
 
@@ -51,16 +55,55 @@ def _with_suffix(name: str, suffix: str | None) -> str:
     return name if own.lower() in _WRITABLE else f'{name}.png'
 
 
-def image_paths(dataset: BaseDataset) -> list[str]:
-    """List the images of a data set of any host library, in order.
+def image_paths(dataset: BaseDataset, key: str = 'img_path') -> list[str]:
+    """List the files of a data set of any host library, in order.
 
     Args:
-        dataset: Built data set; the list is empty if its images are unknown.
+        dataset: Built data set; the list is empty if its files are unknown.
+        key: ``'img_path'`` or ``'seg_map_path'``.
     """
     try:
-        return [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+        return [dataset.get_data_info(index)[key] for index in range(len(dataset))]
     except (AttributeError, KeyError, TypeError):
         return []
+
+
+class OutputNames:
+    """Unique names of a test set's outputs, in the order of the samples.
+
+    Args:
+        dataset: Built data set.
+        folder: Output folder.
+        suffix: Suffix of the outputs; None keeps the images' own.
+
+    Raises:
+        FileExistsError: If an output would replace an image or a label map of the data set.
+    """
+
+    def __init__(self, dataset: BaseDataset, folder: str, suffix: str | None = None) -> None:
+        paths = image_paths(dataset)
+        self.by_path = output_names(paths, suffix)
+        self.suffix = suffix
+        self.count = 0
+        outputs = [os.path.join(folder, name) for name in self.by_path.values()]
+        check_not_inputs(outputs, paths + image_paths(dataset, 'seg_map_path'))
+
+    def next(self, path: str | None) -> str:
+        """Name the output of the next sample of this process.
+
+        Args:
+            path: Its image; None if it has no file, as those of CIFAR.
+
+        Returns:
+            Path relative to the output folder. It has the position in the data set if the data
+            set does not know the image.
+        """
+        index = self.count * get_world_size() + get_rank()  # MMEngine's sampler deals them out
+        self.count += 1
+        if path in self.by_path:
+            return self.by_path[path]
+        base = os.path.basename(path or '')
+        return _with_suffix(f'{index:06d}_{base}' if base else f'{index:06d}', self.suffix)
 
 
 def tell_replacement(cfg: Config, path: str | None) -> None:
@@ -70,10 +113,9 @@ def tell_replacement(cfg: Config, path: str | None) -> None:
         cfg: Config with ``launcher``.
         path: File or folder to be written.
     """
-    if path and os.path.isdir(path) and os.listdir(path):
-        tell(cfg, f'{path} is not empty: files of the same name are replaced')
-    elif path and os.path.isfile(path):
-        tell(cfg, f'{path} exists and is replaced')
+    line = replacement(path) if path else None
+    if line:
+        tell(cfg, line)
 
 
 class DrawPredictions(Hook):
@@ -97,8 +139,7 @@ class DrawPredictions(Hook):
         Args:
             runner: The runner.
         """
-        self.names = output_names(image_paths(runner.test_dataloader.dataset))
-        self.index = 0
+        self.names = OutputNames(runner.test_dataloader.dataset, self.folder)
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[Any]
@@ -108,22 +149,33 @@ class DrawPredictions(Hook):
         Args:
             runner: The runner.
             batch_idx: Not used.
-            data_batch: Not used.
+            data_batch: Images without a file are drawn as the pipeline made them.
             outputs: Predictions of mmdet, mmseg or mmpretrain.
         """
         import mmcv
 
         visualizer = runner.visualizer
-        for sample in outputs:
-            path = sample.img_path
-            name = self.names.get(path) or _with_suffix(os.path.basename(path), None)
-            image = mmcv.imfrombytes(get(path), channel_order='rgb')
-            self.index += 1
-            options = dict(self.options, out_file=os.path.join(self.folder, name), step=self.index)
+        for position, sample in enumerate(outputs):
+            path = sample.get('img_path')
+            name = self.names.next(path)
+            if path:
+                image = mmcv.imfrombytes(get(path), channel_order='rgb')
+            else:
+                image = _image_of(data_batch['inputs'], position)
+            out_file = os.path.join(self.folder, name)
+            options = dict(self.options, out_file=out_file, step=self.names.count)
             if hasattr(visualizer, 'visualize_cls'):
                 visualizer.visualize_cls(image, sample, name=name, **options)
             else:
                 visualizer.add_datasample(name, image, data_sample=sample, **options)
+
+
+def _image_of(inputs: Any, position: int) -> np.ndarray:
+    """Return an image of a batch: (H, W, 3) uint8; of test-time augmentation its first view."""
+    if isinstance(inputs[0], (list, tuple)) or inputs[0].ndim == 4:
+        inputs = inputs[0]
+    image = inputs[position].permute(1, 2, 0).cpu().numpy().astype(np.uint8)
+    return np.broadcast_to(image, (*image.shape[:2], 3)).copy()
 
 
 class SeparateLabelMaps(Hook):
@@ -135,24 +187,22 @@ class SeparateLabelMaps(Hook):
         Args:
             runner: The runner.
         """
-        metrics = [m for m in runner.test_evaluator.metrics if getattr(m, 'output_dir', None)]
-        if not metrics:
-            return
-        names = output_names(image_paths(runner.test_dataloader.dataset), '.png')
-        for metric in metrics:
-            metric.process = partial(_process_apart, metric, metric.process, names)
+        for metric in runner.test_evaluator.metrics:
+            if getattr(metric, 'output_dir', None):
+                names = OutputNames(runner.test_dataloader.dataset, metric.output_dir, '.png')
+                metric.process = partial(_process_apart, metric, metric.process, names)
 
 
 def _process_apart(
     metric: Any,
     process: Callable,
-    names: dict[str, str],
+    names: OutputNames,
     data_batch: Any,
     data_samples: Sequence[dict],
 ) -> None:
     root = metric.output_dir
     for sample in data_samples:
-        path = os.path.join(root, names.get(sample['img_path'], sample['img_path']))
+        path = os.path.join(root, names.next(sample.get('img_path')))
         metric.output_dir = os.path.dirname(path)
         os.makedirs(metric.output_dir, exist_ok=True)
         process(data_batch, [dict(sample, img_path=path)])

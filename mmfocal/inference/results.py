@@ -10,7 +10,7 @@ import supervision as sv
 from mmengine import fileio
 
 from .prediction import Boxes, LabelMap, Prediction, encode_mask
-from .sources import Source
+from .sources import Source, without_query
 
 FORMATS = ('json', 'coco', 'none')
 
@@ -32,6 +32,7 @@ class ResultWriter:
         if form not in FORMATS:
             raise ValueError(f'format {form!r}; expected one of {FORMATS}')
         self.out, self.form, self.draw = Path(out), form, draw
+        self._written: set[Path] = set()
         self._coco = dict(images=[], annotations=[], categories=[])
 
     def write(self, source: Source, predictions: Iterable[Prediction]) -> None:
@@ -111,12 +112,18 @@ class ResultWriter:
         return sv.VideoSink(str(self._target('vis', source.name, '.mp4')), info).__enter__()
 
     def _target(self, folder: str, name: str, suffix: str) -> Path:
+        """Return a file that this writer has not written yet."""
         target = self.out / folder / f'{name}{suffix}'
+        number = 2
+        while target in self._written:
+            target = self.out / folder / f'{name}_{number}{suffix}'
+            number += 1
+        self._written.add(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
 
 def _image_suffix(path: str) -> str:
     """Return the output suffix: JPEG stays, other formats become PNG."""
-    suffix = Path(path.partition('?')[0]).suffix.lower()
+    suffix = Path(without_query(path)).suffix.lower()
     return suffix if suffix in ('.jpg', '.jpeg') else '.png'

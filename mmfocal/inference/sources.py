@@ -105,26 +105,36 @@ def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
         ValueError: If a file is neither an image nor a video.
     """
     sources: list[Source] = []
-    used: set[str] = set()
+    names = _Names()
     for entry in map(str, inputs):
         for path, name in _expand(entry):
             kind = _kind(path)
-            name = _unused(name, used)
-            used.add(name)
-            sources.append(Source(name, path, kind))
+            sources.append(Source(names.unused(name, kind), path, kind))
     return sources
+
+
+def without_query(path: str) -> str:
+    """Remove the query of an address; local names may contain ``?`` and ``#``.
+
+    Args:
+        path: File or address.
+    """
+    return path.partition('?')[0].partition('#')[0] if '://' in path else path
 
 
 def _expand(entry: str) -> list[tuple[str, str]]:
     """Return the files of an input and the names of their results."""
     path = Path(entry)
     if path.is_dir():
-        files = sorted(file for file in path.rglob('*') if file.suffix.lower() in IMAGES + VIDEOS)
+        known = (file for file in path.rglob('*') if file.suffix.lower() in IMAGES + VIDEOS)
+        files = sorted(file for file in known if file.is_file())
         if not files:
             raise FileNotFoundError(f'{entry} holds no image and no video')
         return [(str(file), file.relative_to(path).as_posix()) for file in files]
-    if path.exists() or '://' in entry:
+    if path.exists():
         return [(entry, path.name)]
+    if '://' in entry:
+        return [(entry, Path(without_query(entry)).name)]
     if entry.isdecimal():
         return [(entry, f'camera{entry}')]
     found = sorted(glob(entry, recursive=True)) if has_magic(entry) else []
@@ -137,7 +147,7 @@ def _expand(entry: str) -> list[tuple[str, str]]:
 
 
 def _kind(path: str) -> str:
-    suffix = Path(path.partition('?')[0]).suffix.lower()
+    suffix = Path(path).suffix.lower()
     if suffix in IMAGES or '://' in path:
         return 'image'
     if suffix in VIDEOS:
@@ -148,10 +158,41 @@ def _kind(path: str) -> str:
     raise ValueError(f'{path} is neither an image nor a video; expected a suffix of {known}')
 
 
-def _unused(name: str, used: set[str]) -> str:
-    """Remove the suffix; keep it or add a number if two files have the same name."""
-    path = PurePosixPath(name.partition('?')[0])
-    stem = path.with_suffix('').as_posix()
-    choices = [stem, path.as_posix().replace('.', '_')]
-    choices += [f'{stem}_{number}' for number in range(2, len(used) + 3)]
-    return next(choice for choice in choices if choice not in used)
+class _Names:
+    """Names of results that do not replace each other.
+
+    The results of a video's or a camera's frames are in a folder of its name, so no other name is
+    in there.
+    """
+
+    def __init__(self) -> None:
+        self.used: set[str] = set()
+        self.folders: set[str] = set()  # that hold used names
+        self.frames: set[str] = set()  # folders of frames
+
+    def unused(self, name: str, kind: str) -> str:
+        """Remove the suffix; keep it, join the folders or add a number if the name is used.
+
+        Args:
+            name: File name with subfolders.
+            kind: Kind of the source.
+
+        Returns:
+            The name, which is used from now on.
+        """
+        path = PurePosixPath(name)
+        stem = path.with_suffix('').as_posix()
+        flat = stem.replace('/', '_')
+        choices = [stem, path.as_posix().replace('.', '_'), flat]
+        choices += [f'{flat}_{number}' for number in range(2, len(self.used) + 4)]
+        choice = next(choice for choice in choices if self._is_free(choice, kind))
+        self.used.add(choice)
+        self.folders.update(map(str, PurePosixPath(choice).parents))
+        if kind != 'image':
+            self.frames.add(choice)
+        return choice
+
+    def _is_free(self, choice: str, kind: str) -> bool:
+        folders = set(map(str, PurePosixPath(choice).parents))
+        is_taken = choice in self.used or (kind != 'image' and choice in self.folders)
+        return not is_taken and not folders & self.frames

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import os
 import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -28,6 +29,7 @@ NO_WEIGHTS = """{path} does not exist. The released weights are no longer public
   4. start from scratch: --cfg-options model.backbone.init_cfg=None"""
 SUFFIXES = ('.pth', '.safetensors')
 HUB = 'hf-hub:'  # timm's prefix
+UNVERIFIED = '#unverified'  # end of an address whose file may be any
 _NAMED_HASH = re.compile(r'-([0-9a-f]{8,64})\.\w+$')  # as in model-0123abcd.pth
 
 
@@ -73,29 +75,45 @@ def split_checksum(address: str) -> tuple[str, str]:
 
     Args:
         address: ``https://...#sha256=...``, or one whose name has the first digits
-            (``model-0123abcd.pth``, as in OpenMMLab's model zoos and ``torch.hub``).
+            (``model-0123abcd.pth``, as in OpenMMLab's model zoos and ``torch.hub``), or
+            ``https://...#unverified``.
 
     Returns:
         The address alone, and the digits; empty if there are none.
+
+    Raises:
+        ValueError: If ``sha256=`` is not followed by 8 to 64 hexadecimal digits.
     """
-    url, _, checksum = address.partition('#sha256=')
-    named = _NAMED_HASH.search(url.split('?')[0])
-    return url, checksum.lower() or (named[1] if named else '')
+    if address.endswith(UNVERIFIED):
+        return address.removesuffix(UNVERIFIED), ''
+    url, mark, checksum = address.partition('#sha256=')
+    if not mark:
+        named = _NAMED_HASH.search(url.split('?')[0])
+        return url, named[1] if named else ''
+    if not re.fullmatch('[0-9a-f]{8,64}', checksum.lower()):
+        raise ValueError(f'{address}: expected 8 to 64 hexadecimal digits behind #sha256=')
+    return url, checksum.lower()
 
 
-def download(address: str) -> Path:
-    """Download a file once, into the folder of ``torch.hub``, and verify its checksum, if any.
+def download(address: str, needs_checksum: bool = True) -> Path:
+    """Download once, into the folder of ``torch.hub``, and verify the checksum.
 
     Args:
         address: See ``split_checksum``.
+        needs_checksum: Whether an address without a checksum is an error, unless it ends in
+            ``#unverified``.
 
     Raises:
-        FileNotFoundError: If the file cannot be downloaded.
-        ValueError: If the file has another checksum.
+        FileNotFoundError: If it cannot be downloaded.
+        ValueError: If it has no checksum or another one.
     """
     url, checksum = split_checksum(address)
-    name = url.split('://', 1)[1].split('?')[0].replace('/', '_')  # the last part is not unique
-    path = Path(torch.hub.get_dir(), 'checkpoints', name)
+    if needs_checksum and not (checksum or address.endswith(UNVERIFIED)):
+        raise ValueError(
+            f'{address}: downloads need a checksum; expected a name like model-0123abcd.pth, or '
+            f'#sha256=... at the end of the address; {UNVERIFIED} there downloads without one'
+        )
+    path = Path(torch.hub.get_dir(), 'checkpoints', _cached_name(address, url))
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -107,15 +125,28 @@ def download(address: str) -> Path:
     elif checksum:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if not found.startswith(checksum):
-            raise ValueError(f'{path} has the SHA-256 {found}, expected {checksum} from {address}')
+            raise ValueError(
+                f'{path} has the SHA-256 {found}, expected {checksum} from {address}; remove the '
+                'file to download it again'
+            )
     return path
+
+
+def _cached_name(address: str, url: str) -> str:
+    """Return a file name that no other address has; it keeps the suffix.
+
+    The query is a part of the address: ``get.pth?id=1`` and ``get.pth?id=2`` are two files.
+    """
+    name = url.split('?')[0].rsplit('/', 1)[-1][-100:]
+    return f'{hashlib.sha256(address.encode()).hexdigest()[:16]}_{name}'
 
 
 def _local_path(name: str) -> Path:
     """Return the local path of the file; a remote file is downloaded first."""
     if name.startswith(HUB):
         repository, mark, checksum = name.removeprefix(HUB).partition('#')
-        return download(f'{_hub_address(repository)}{mark}{checksum}')
+        # a model.safetensors holds tensors only
+        return download(f'{_hub_address(repository)}{mark}{checksum}', needs_checksum=False)
     if '://' in name:
         return download(name)
     path = Path(name).expanduser()
@@ -141,8 +172,9 @@ def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
 
     Args:
         path: Local path, ``.pth`` or ``.safetensors``, or an address (``https://...``, or
-            ``hf-hub:OWNER/NAME`` of the Hugging Face Hub), which is downloaded once. With a
-            checksum (``model-0123abcd.pth`` or ``...#sha256=...``), the file is verified.
+            ``hf-hub:OWNER/NAME`` of the Hugging Face Hub), which is downloaded once. Addresses
+            need a checksum (``model-0123abcd.pth`` or ``...#sha256=...``) or end in
+            ``#unverified``; it is optional for the Hub.
         allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
 
     Returns:
@@ -151,7 +183,8 @@ def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
     Raises:
         FileNotFoundError: If there is no such file; lists alternatives to the released files.
         ImportError: If safetensors is not installed and is needed.
-        ValueError: If the file is damaged, needs unpickling, or holds no dict.
+        ValueError: If the file is damaged, needs unpickling, holds no dict, or is downloaded
+            without a checksum.
     """
     file = _local_path(str(path))
     if file.suffix == '.safetensors':
@@ -228,7 +261,16 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     if path.suffix not in SUFFIXES:
         raise ValueError(f'{path}: expected a name that ends with {" or ".join(SUFFIXES)}')
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.partial')
+    partial = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        _write(content, path, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(content: dict[str, Any], path: Path, partial: Path) -> None:
+    """Write the format that ``path`` names into another file."""
     if path.suffix == '.safetensors':
         from safetensors.torch import save_file
 
@@ -238,4 +280,3 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
         save_file(state, partial, dict(format='pt', classes=json.dumps(classes)))
     else:
         torch.save(content, partial)
-    partial.replace(path)

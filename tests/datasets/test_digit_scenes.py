@@ -361,6 +361,11 @@ def test_tool_makes_reuses_and_refuses(
     assert sheet.shape[1] > 1.5 * sheet.shape[0] > 0 and sheet.std() > 10, 'two panels in a row'
     assert f'reusing {root}' in run('--contact-sheet', str(tmp_path / 'sheet.png'))
     assert (tmp_path / 'sheet.png').exists()
+    (tmp_path / 'mine.png').write_text('mine')
+    root = tmp_path / 'other'
+    with pytest.raises(SystemExit, match=r'mine\.png exists; --overwrite replaces it'):
+        run('--contact-sheet', str(tmp_path / 'mine.png'))
+    assert (tmp_path / 'mine.png').read_text() == 'mine'
     for extra, message in ((['--val', '3'], 'val=2, not 3'), (['--digits', '3', '2'], 'digits=')):
         with pytest.raises(SystemExit, match=message):
             run(*extra)

@@ -2,6 +2,7 @@
 """Label maps painted from instances, and read back by the hosts."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +150,62 @@ def test_unusable_instances_are_named(root, tmp_path, change, message):
     edit(root, change)
     with pytest.raises(ValueError, match=message):
         write_label_maps(root, tmp_path / 'ade')
+
+
+@pytest.mark.parametrize('write', [write_label_maps, write_stuff_maps])
+@pytest.mark.parametrize(
+    ('first', 'second', 'message'),
+    [
+        ('{tmp}/mine.png', 'b.jpg', r"id=1 has file_name='/.*mine\.png'; expected a path below"),
+        ('../../mine.png', 'b.jpg', r"id=1 has file_name='\.\./\.\./mine\.png'"),
+        ('sub/../../mine.png', 'b.jpg', "without '..'"),
+        ('.', 'b.jpg', r"id=1 has file_name='\.'"),
+        (7, 'b.jpg', 'id=1 has file_name=7'),
+        ('a.jpg', 'a.png', r'id=1 \(a\.jpg\) and id=2 \(a\.png\) would share .* a\.png'),
+        ('a.jpg', './a.jpg', r'id=1 \(a\.jpg\) and id=2 \(\./a\.jpg\) would share'),
+        ('a.jpg', 'a.jpg', r'id=1 \(a\.jpg\) and id=2 \(a\.jpg\) would share'),
+    ],
+)
+def test_images_without_a_map_of_their_own(root, tmp_path, write, first, second, message):
+    mine = tmp_path / 'mine.png'
+    Image.new('RGB', SHAPE[::-1], 'red').save(mine)
+    before = mine.read_bytes()
+    shutil.copy(mine, root / 'train2017' / 'a.png')
+    names = (first.format(tmp=tmp_path) if isinstance(first, str) else first, second)
+    edit(root, lambda c: [i.update(file_name=n) for i, n in zip(c['images'], names)])
+    with pytest.raises(ValueError, match=message):
+        write(root, tmp_path / 'out', splits=['val2017', 'train2017'], overwrite=True)
+    assert not mine.is_symlink() and mine.read_bytes() == before
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_images_are_not_an_output_folder(root, tmp_path):
+    source = root / 'train2017'
+    (source / 'sub/b.jpg').unlink()
+    (source / 'sub').rmdir()
+    before = (source / 'a.jpg').rename(source / 'a.png').read_bytes()
+    edit(root, lambda c: c.update(images=[dict(c['images'][0], file_name='a.png')]))
+    linked = tmp_path / 'ade' / 'images'
+    linked.mkdir(parents=True)
+    (linked / 'training').symlink_to(source, target_is_directory=True)
+    for write, out in ((write_stuff_maps, root), (write_label_maps, tmp_path / 'ade')):
+        with pytest.raises(FileExistsError, match=r'a\.png is the image .* itself'):
+            write(root, out, splits=['train2017'], overwrite=True)
+    # a link to the image is replaced, not followed
+    (tmp_path / 'stuff/train2017').mkdir(parents=True)
+    (tmp_path / 'stuff/train2017/a.png').symlink_to(source / 'a.png')
+    write_stuff_maps(root, tmp_path / 'stuff', splits=['train2017'], overwrite=True)
+    np.testing.assert_array_equal(read(tmp_path / 'stuff/train2017/a.png'), expected(255, 0, 37))
+    assert (source / 'a.png').read_bytes() == before
+
+
+def test_classes_of_another_split_are_kept(root, tmp_path):
+    out = tmp_path / 'ade'
+    edit(root, lambda c: c['categories'][1].update(name='bird'))
+    write_label_maps(root, out, splits=['train2017'])
+    with pytest.raises(FileExistsError, match=r'classes\.txt has other classes; --overwrite'):
+        write_label_maps(root, out, splits=['val2017'])
+    assert (out / 'classes.txt').read_text() == 'person\nbird\n'
 
 
 def test_labels_must_fit_into_eight_bits(root, tmp_path):

@@ -10,7 +10,12 @@ from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
 from mmfocal.engine import check_inputs, read_config
-from mmfocal.engine.evaluate import draw_predictions, use_tta, write_submission
+from mmfocal.engine.evaluate import (
+    draw_predictions,
+    tell_written_by_metrics,
+    use_tta,
+    write_submission,
+)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +112,36 @@ def test_submissions_keep_all_but_annotations():
             pipeline=kept, data_prefix=dict(img_path='a')
         )
         assert cfg.test_evaluator == dict(type='IoUMetric', format_only=True, output_dir='out')
+
+
+def test_existing_submissions_are_kept_or_told(tmp_path, capsys):
+    target = tmp_path / 'mine'
+    cfg = Config(
+        dict(
+            test_evaluator=dict(type='CocoMetric'),
+            test_dataloader=dict(dataset=dict(pipeline=[])),
+        )
+    )
+    write_submission(cfg, str(target))
+    for kind in ('bbox', 'segm', 'proposal'):
+        path = Path(f'{target}.{kind}.json')
+        path.touch()
+        with pytest.raises(FileExistsError, match=rf'mine\.{kind}\.json exists; --overwrite'):
+            write_submission(cfg, str(target))
+        write_submission(cfg, str(target), overwrite=True)
+        path.unlink()
+    assert not capsys.readouterr().out
+    Path(f'{target}.segm.json').touch()
+    (tmp_path / 'maps').mkdir()
+    (tmp_path / 'maps' / 'a.png').touch()
+    metrics = [dict(type='CocoMetric', outfile_prefix=str(target))]
+    metrics.append(dict(type='IoUMetric', output_dir=str(tmp_path / 'maps')))
+    tell_written_by_metrics(Config(dict(test_evaluator=metrics)))  # of the config's own
+    told = capsys.readouterr().out
+    assert 'mine.segm.json exists and is replaced' in told and 'maps is not empty' in told
+    cfg.test_evaluator = dict(type='IoUMetric')
+    write_submission(cfg, str(tmp_path / 'maps'))
+    assert 'maps is not empty: files of the same name are replaced' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('change', [use_tta, lambda cfg: write_submission(cfg, 'out')])

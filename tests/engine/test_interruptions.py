@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training that is interrupted ends with the weights of one that is not, bit for bit."""
 
+import hashlib
 import os
 import pickle
 import resource
 import shutil
 import signal
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.fileio import LocalBackend
+from mmengine.fileio.backends import backends
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 
@@ -266,6 +272,7 @@ def _protected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Undo what ``protect_files`` changes."""
     monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
     monkeypatch.setattr(files.mmengine_checkpoint, 'load_url', files.mmengine_checkpoint.load_url)
+    monkeypatch.setattr(tarfile.TarFile, 'extraction_filter', None, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -298,6 +305,91 @@ def test_a_config_in_a_checkpoint_is_not_executed(tmp_path):
     assert not EVIDENCE.exists()
 
 
+class Storage(LocalBackend):
+    """Object storage in a folder, in place of the client that is not installed."""
+
+    def _local(self, path: str) -> str:
+        return path.split('://')[1]
+
+    @contextmanager
+    def get_local_path(self, path: str) -> Iterator[str]:
+        yield self._local(path)
+
+    def get(self, path: str) -> bytes:
+        return Path(self._local(path)).read_bytes()
+
+
+ADDRESSES = {
+    '': 'evil.pth',
+    'http://': 'http://localhost/evil-{0}.pth',
+    'https://': 'https://localhost/evil-{0}.pth',
+    r'(\S+\:)?s3://': 'cluster:s3://evil.pth',
+    r'(\S+\:)?petrel://': 'petrel://evil.pth',
+    'pavi://': 'pavi://evil',
+    'open-mmlab://': 'open-mmlab://evil',
+    'openmmlab://': 'openmmlab://evil_here',
+    'modelzoo://': 'modelzoo://evil',
+    'torchvision://': 'torchvision://evil',
+    'mmcls://': 'mmcls://evil',
+}
+
+
+@pytest.mark.usefixtures('_protected')
+def test_code_in_checkpoints_does_not_run_by_any_scheme(tmp_path, monkeypatch):
+    checkpoint = files.mmengine_checkpoint
+    torch.save(dict(state_dict=dict(a=torch.ones(1)), extra=Evil()), 'evil.pth')
+    digest = hashlib.sha256(Path('evil.pth').read_bytes()).hexdigest()[:8]
+
+    def serve(url: str, target: str, digits: str, progress: bool = True) -> None:
+        assert url == f'https://localhost/evil-{digest}.pth'.replace('https', url.split(':')[0])
+        shutil.copy('evil.pth', target)
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', serve)
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
+    models = dict(evil=f'https://localhost/evil-{digest}.pth', evil_here='evil.pth')
+    for name in ('get_torchvision_models', 'get_external_models', 'get_mmcls_models'):
+        monkeypatch.setattr(checkpoint, name, lambda: models)
+    monkeypatch.setitem(backends, 'petrel', Storage)
+    protect_files()
+    assert CheckpointLoader._schemes.keys() == ADDRESSES.keys()
+    for prefix, address in ADDRESSES.items():
+        address = address.format(digest)
+        words = (
+            'pavi://.* is not supported' if 'pavi' in prefix else 'holds objects beside tensors'
+        )
+        with pytest.raises(ValueError, match=words):
+            CheckpointLoader.load_checkpoint(address)
+        assert not EVIDENCE.exists(), address
+    protect_files(allow_pickle=True)
+    for address in ('s3://evil.pth', 'openmmlab://evil_here', 'mmcls://evil'):
+        CheckpointLoader.load_checkpoint(address)
+        EVIDENCE.rmdir()
+    with pytest.raises(InputError, match='open-mmlab://none: MMEngine knows no such model'):
+        CheckpointLoader.load_checkpoint('open-mmlab://none')
+
+
+@pytest.mark.usefixtures('_protected')
+@pytest.mark.parametrize('name', ['../evil', '{0}/evil', 'link/evil'])
+def test_archives_do_not_write_outside(tmp_path, monkeypatch, name):
+    """As mmpretrain extracts its downloads of CIFAR."""
+    from mmpretrain.datasets.utils import extract_archive
+
+    name = name.format(tmp_path / 'outside')
+    for folder in ('outside', 'inside'):
+        (tmp_path / folder).mkdir()
+    with tarfile.open(tmp_path / 'a.tar', 'w') as archive:
+        link = tarfile.TarInfo('link')
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / 'outside')
+        if name.startswith('link'):
+            archive.addfile(link)
+        archive.addfile(tarfile.TarInfo(name))
+    protect_files()
+    with suppress(tarfile.TarError):  # the slash of an absolute name is removed
+        extract_archive(str(tmp_path / 'a.tar'), str(tmp_path / 'inside'))
+    assert not (tmp_path / 'evil').exists() and not (tmp_path / 'outside' / 'evil').exists()
+
+
 def test_pickled_evil_is_evil(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pickle.loads(pickle.dumps(Evil()))
@@ -305,8 +397,6 @@ def test_pickled_evil_is_evil(tmp_path, monkeypatch):
 
 
 def test_downloads_need_a_checksum(tmp_path, monkeypatch):
-    import hashlib
-
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
     content = b'weights'
     digest = hashlib.sha256(content).hexdigest()
@@ -318,6 +408,8 @@ def test_downloads_need_a_checksum(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / 'hub')
     with pytest.raises(InputError, match='downloads need a checksum'):
         local_copy(f'{address}/plain.pth')
+    assert Path(local_copy(f'{address}/plain.pth#unverified')).read_bytes() == content
+    shutil.rmtree(tmp_path / 'hub')
     with pytest.raises(InputError, match='invalid hash value'):
         local_copy(f'{address}/model-01234567.pth')
     assert not list((tmp_path / 'hub').rglob('*.pth'))

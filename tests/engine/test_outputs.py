@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from mmfocal.engine import InputError
+from mmfocal.engine import InputError, outputs
 from mmfocal.engine.evaluate import dump_metric, nothing_to_score, score_nothing
 from mmfocal.engine.outputs import (
     DrawPredictions,
@@ -64,16 +64,21 @@ def folders(root: Path) -> list[str]:
 
 
 class Images:
-    """A data set that knows its images."""
+    """A data set that knows its images; None is one without a file."""
 
-    def __init__(self, paths: list[str]) -> None:
+    def __init__(self, paths: list[str | None]) -> None:
         self.paths = paths
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def get_data_info(self, index: int) -> dict:
-        return dict(img_path=self.paths[index])
+        path = self.paths[index]
+        return dict(img_path=path) if path else dict(img=np.zeros((4, 4, 3), np.uint8))
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*.*'))
 
 
 def test_pictures_of_equal_names_do_not_replace_each_other(tmp_path):
@@ -88,10 +93,43 @@ def test_pictures_of_equal_names_do_not_replace_each_other(tmp_path):
     hook = DrawPredictions(str(tmp_path / 'out'), show=False, wait_time=0)
     hook.before_test(runner)
     hook.after_test_iter(runner, 0, {}, samples)
-    drawn = sorted(
-        str(path.relative_to(tmp_path / 'out')) for path in (tmp_path / 'out').rglob('*.*')
+    assert written(tmp_path / 'out') == ['x/0.png', 'y/0.png', 'z/0.png']
+
+
+@pytest.mark.parametrize('form', ['batch', 'list', 'views', 'lists of views'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_images_without_files_are_drawn_and_numbered(tmp_path, form, channels):
+    from mmpretrain.structures import DataSample
+    from mmpretrain.visualization import UniversalVisualizer
+
+    samples = [DataSample(metainfo=dict(sample_idx=i)).set_pred_label(0) for i in range(3)]
+    batch = torch.arange(1, 4).view(3, 1, 1, 1).expand(3, channels, 40, 40) * 60
+    inputs = dict(batch=batch, list=list(batch), views=[batch, 0 * batch])
+    inputs['lists of views'] = [list(view) for view in inputs['views']]
+    runner = SimpleNamespace(
+        test_dataloader=SimpleNamespace(dataset=Images([None] * 3)),
+        visualizer=UniversalVisualizer(name='numbered'),
     )
-    assert drawn == ['x/0.png', 'y/0.png', 'z/0.png']
+    hook = DrawPredictions(str(tmp_path / 'out'), show=False, wait_time=0)
+    hook.before_test(runner)
+    hook.after_test_iter(runner, 0, dict(inputs=inputs[form]), samples)
+    names = [f'{number:06d}.png' for number in range(3)]
+    assert written(tmp_path / 'out') == names
+    corners = [np.asarray(Image.open(tmp_path / 'out' / name))[-1, -1] for name in names]
+    assert [corner.tolist() for corner in corners] == [[60] * 3, [120] * 3, [180] * 3]
+
+
+def test_numbers_of_several_processes_differ(monkeypatch):
+    monkeypatch.setattr(outputs, 'get_world_size', lambda: 2)
+    found = []
+    for rank in range(2):
+        monkeypatch.setattr(outputs, 'get_rank', lambda rank=rank: rank)
+        names = outputs.OutputNames(Images([None]), 'out', '.png')
+        found += [names.next(None), names.next('/elsewhere/a.jpg'), names.next('s3://b/c')]
+    assert found == [
+        *('000000.png', '000002_a.png', '000004_c.png'),
+        *('000001.png', '000003_a.png', '000005_c.png'),
+    ]
 
 
 def test_label_maps_of_equal_names_do_not_replace_each_other(tmp_path):
@@ -104,13 +142,41 @@ def test_label_maps_of_equal_names_do_not_replace_each_other(tmp_path):
     SeparateLabelMaps().before_test(
         SimpleNamespace(test_dataloader=loader, test_evaluator=SimpleNamespace(metrics=[metric]))
     )
-    for label, path in enumerate(paths):
+    samples = [dict(img_path=path) for path in paths]
+    # an image that the data set does not list, and one without a file
+    Image.new('RGB', (40, 30)).save(tmp_path / 'unlisted.png')
+    before = (tmp_path / 'unlisted.png').read_bytes()
+    samples += [dict(img_path=str(tmp_path / 'unlisted.png')), {}]
+    for label, sample in enumerate(samples):
         data = torch.full((1, 3, 4), label)
-        metric.process({}, [dict(img_path=path, pred_sem_seg=dict(data=data))])
-    for label, folder in enumerate('xyz'):
-        written = np.asarray(Image.open(tmp_path / 'out' / folder / '0.png'))
-        assert written.shape == (3, 4) and (written == label).all()
+        metric.process({}, [dict(sample, pred_sem_seg=dict(data=data))])
+    names = ['x/0.png', 'y/0.png', 'z/0.png', '000003_unlisted.png', '000004.png']
+    assert written(tmp_path / 'out') == sorted(names)
+    for label, name in enumerate(names):
+        labels = np.asarray(Image.open(tmp_path / 'out' / name))
+        assert labels.shape == (3, 4) and (labels == label).all()
     assert metric.output_dir == str(tmp_path / 'out')
+    assert (tmp_path / 'unlisted.png').read_bytes() == before
+
+
+@pytest.mark.parametrize('key', ['img_path', 'seg_map_path'])
+@pytest.mark.parametrize('task', ['draw', 'label maps'])
+def test_data_is_not_an_output_folder(tmp_path, key, task):
+    path, other = tmp_path / 'a' / '0.png', tmp_path / 'b' / '0.png'
+    for each in (path, other):
+        each.parent.mkdir()
+        Image.new('RGB', (40, 30)).save(each)
+    infos = {'img_path': str(other), 'seg_map_path': str(other), key: str(path)}
+    dataset = Images([str(path)])
+    dataset.get_data_info = lambda index: infos
+    metric = SimpleNamespace(output_dir=str(path.parent))
+    runner = SimpleNamespace(
+        test_dataloader=SimpleNamespace(dataset=dataset),
+        test_evaluator=SimpleNamespace(metrics=[metric]),
+    )
+    hook = DrawPredictions(str(path.parent)) if task == 'draw' else SeparateLabelMaps()
+    with pytest.raises(FileExistsError, match=r'a/0\.png is the input .*; choose another output'):
+        hook.before_test(runner)
 
 
 def test_replaced_files_are_told(tmp_path, capsys):

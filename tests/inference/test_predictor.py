@@ -2,6 +2,7 @@
 """Predictions equal the hosts', and files hold what was predicted."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from mmfocal.cli import _load
-from mmfocal.inference import Boxes, LabelMap, Predictor, find_run, find_sources
+from mmfocal.inference import Boxes, LabelMap, Predictor, Source, find_run, find_sources
 from mmfocal.inference.results import ResultWriter
 from tests.helpers.config_suite import build, load
 
@@ -117,6 +118,65 @@ def test_json_and_coco(tmp_path, picture, found):
     assert [coco.cats[a['category_id']]['name'] for a in annotations] == result['classes']
     np.testing.assert_array_equal(coco.annToMask(annotations[0]), found.detections.mask[0])
     assert not (tmp_path / 'coco/vis').exists()
+
+
+def test_no_result_replaces_another(tmp_path, picture):
+    """Frames, images and label maps whose names meet, through ``find_sources`` and by hand."""
+    for name in ('clip/000000.png', 'clip/a.png', 'clip.mp4', 'clip_mp4/000000.png', 'clip.gif'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    first = find_sources([tmp_path])
+    again = find_sources([tmp_path / 'clip.mp4', tmp_path])
+    assert [source.name for source in first] == [
+        *('clip/000000', 'clip/a', 'clip_gif', 'clip_mp4', 'clip_mp4_000000')
+    ]
+    assert [source.name for source in again] == [
+        *('clip', 'clip_000000', 'clip_a', 'clip_gif', 'clip_mp4', 'clip_mp4_000000')
+    ]
+    by_hand = [Source('clip', 'clip.mp4', 'video'), Source('clip/000000', 'a.png', 'image')]
+    image = np.full((600, 600, 3), 99, np.uint8)
+    for number, sources in enumerate((first, again, by_hand, [by_hand[1]] * 3)):
+        writer = ResultWriter(tmp_path / str(number), draw=False)
+        expected = []
+        for source in sources:
+            count = 1 if source.kind == 'image' else 2
+            values = [len(expected) + index for index in range(count)]
+            expected += values
+            writer.write(source, [LabelMap(image, 'x' * 99, np.full((6, 6), v)) for v in values])
+        folder = tmp_path / str(number) / 'preds'
+        written = [int(cv2.imread(str(path))[0, 0, 0]) for path in folder.rglob('*.png')]
+        assert sorted(written) == expected
+        assert len(list(folder.rglob('*.json'))) == len(sources)
+
+
+def test_question_marks_are_cut_from_addresses_only(tmp_path, picture, found):
+    shutil.copy(picture, tmp_path / 'what?.png')
+    shutil.copy(picture, tmp_path / 'one#1.png')
+    (tmp_path / 'folder.png').mkdir()  # is no image
+    sources = find_sources([tmp_path, tmp_path / 'what?.png', 'https://host/b.jpg?size=2/3#top'])
+    assert [source.name for source in sources] == ['one#1', 'what?', 'what?_png', 'b']
+    writer = ResultWriter(tmp_path / 'out')
+    for source in sources[:3]:
+        assert next(source.frames()).shape == (128, 160, 3)
+        writer.write(source, [found])
+    writer.write(sources[3], [found])
+    names = {path.name for path in (tmp_path / 'out/vis').iterdir()}
+    assert names == {'one#1.png', 'what?.png', 'what?_png.png', 'b.jpg'}
+
+
+def test_reused_folders_are_told(tmp_path, runs, picture, capsys, monkeypatch):
+    predict = _load('predict')
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(picture, 'a.png')
+    arguments = [str(runs['cls']), 'a.png', '--device', 'cpu', '--out', 'found']
+    predict.main(arguments)
+    assert 'not empty' not in capsys.readouterr().out
+    predict.main(arguments)
+    assert 'found is not empty: files of the same name are replaced' in capsys.readouterr().out
+    before = Path('found/vis/a.png').read_bytes()
+    with pytest.raises(SystemExit, match=r'vis/a\.png is in found, where results go'):
+        predict.main([str(runs['cls']), 'found', '--out', 'found'])
+    assert Path('found/vis/a.png').read_bytes() == before
 
 
 def test_videos(tmp_path, picture, found):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mmfocal import FocalTransformer
 from mmfocal.engine import read_config
+from mmfocal.inference import Predictor
 from mmfocal.models.pretrained import read_checkpoint
 from mmfocal.models.swin import merge_to_conv, swin_to_focal
 
@@ -271,13 +272,44 @@ def test_addresses_are_downloaded_once(server, monkeypatch):
     torch.save({'b': torch.zeros(3)}, folder / 'model.pth')
     for _ in range(2):
         assert torch.equal(read_checkpoint('hf-hub:timm/swin')['a'], torch.ones(2))
-        assert torch.equal(read_checkpoint(f'{address}/model.pth')['b'], torch.zeros(3))
+        assert torch.equal(read_checkpoint(f'{address}/model.pth#unverified')['b'], torch.zeros(3))
         weights.unlink(missing_ok=True)  # the second time it comes from the disk
         (folder / 'model.pth').unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError, match=r'timm/none/resolve/v2/.* cannot be downloaded'):
         read_checkpoint('hf-hub:timm/none@v2')
     with pytest.raises(ValueError, match='expected hf-hub:OWNER/NAME'):
         read_checkpoint('hf-hub:swin')
+
+
+def test_addresses_that_differ_in_the_query_are_other_files(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    addresses = []
+    for number in range(2):
+        path = tmp_path / f'get.pth?id={number}'
+        torch.save({'a': torch.tensor(number)}, path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        addresses += [f'file://{path}{end}' for end in (f'#sha256={digest}', '#unverified')]
+    assert [read_checkpoint(each)['a'].item() for each in addresses] == [0, 0, 1, 1]
+
+
+def test_addresses_need_a_checksum(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    torch.save(FocalTransformer(ARCH).state_dict(), tmp_path / 'model.pth')
+    address = (tmp_path / 'model.pth').as_uri()
+    config = Path(__file__).resolve().parents[2] / 'configs/quickstart/focal_nano_cls.py'
+    for read in (
+        read_checkpoint,
+        lambda address: load(address, kind='FocalPretrained'),
+        lambda address: load(address, kind='SwinPretrained'),
+        lambda address: Predictor(config, address, device='cpu'),
+    ):
+        with pytest.raises(ValueError, match=r'model\.pth: downloads need a checksum; .*#sha256='):
+            read(address)
+    for short in ('', 'a', 'model', '0' * 65):
+        with pytest.raises(ValueError, match='expected 8 to 64 hexadecimal digits'):
+            read_checkpoint(f'{address}#sha256={short}')
+    assert not list((tmp_path / 'torch').rglob('*.pth'))
+    load(f'{address}#unverified', kind='FocalPretrained')
 
 
 @pytest.mark.parametrize(
@@ -298,6 +330,7 @@ def test_checksums_of_addresses_are_verified(server, monkeypatch, name):
     with pytest.raises(ValueError, match='is not the expected file'):
         read_checkpoint(prefix + name.format(wrong))
     assert 'a' in read_checkpoint(prefix + name.format(digest))
-    if '#' in name:  # the file on the disk is verified, too
-        with pytest.raises(ValueError, match='has the SHA-256'):
-            read_checkpoint(prefix + name.format(wrong))
+    for path in (folder.parent / 'torch').rglob('*_mo*'):  # the file on the disk is verified too
+        path.write_bytes(b'damaged')
+    with pytest.raises(ValueError, match=r'has the SHA-256 .* remove the file'):
+        read_checkpoint(prefix + name.format(digest))

@@ -215,6 +215,35 @@ def test_cvat_becomes_coco(data):
     assert found['annotations'][0]['bbox'] == pytest.approx([8, 10, 20, 16])
 
 
+def test_existing_files_are_kept(new_config, data):
+    base = ['--base', 'detection/focal_t_retinanet_1x', '--out', 'my.py']
+    yolo = COCO.replace('train.json', 'yolo/train').replace('val.json', 'yolo/val')
+    yolo = [*base, *yolo.split(), '--format', 'yolo', '--names', 'data.yaml']
+    files = ('my.py', 'my_train.json', 'my_val.json')
+    for name in files:
+        Path(name).write_text('mine')
+        with pytest.raises(SystemExit, match=f'error: {name} exists; --overwrite replaces it'):
+            new_config.main(yolo)
+        if name != 'my.py':
+            new_config.main([*yolo, '--overwrite'])
+        for each in files:
+            Path(each).unlink(missing_ok=True)
+    for name in files:
+        Path(name).write_text('mine')
+    Path('yolo/val/0.txt').write_text('0 1 2')  # cannot be read
+    with pytest.raises(SystemExit, match='error'):
+        new_config.main([*yolo, '--overwrite'])
+    content = json.loads(Path('val.json').read_text())
+    content['annotations'][0]['bbox'] = [0, 0, 0]  # fails the checks, after the config is written
+    Path('val.json').write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match='bbox'):
+        new_config.main([*base, *COCO.split(), '--overwrite'])
+    assert all(Path(name).read_text() == 'mine' for name in files)
+    Path('base.py').write_text("_base_ = 'mmfocal::detection/focal_t_retinanet_1x.py'")
+    with pytest.raises(SystemExit, match=r'base\.py is the input .*base\.py; choose another'):
+        new_config.main(['--base', 'base.py', *COCO.split(), '--out', 'base.py', '--overwrite'])
+
+
 def test_bad_input_is_named(new_config, data):
     arguments = [*COCO.split(), '--out', 'my.py', '--base']
     with pytest.raises(SystemExit, match='error: config absent does not exist'):

@@ -29,7 +29,7 @@ def refusal(
     def refused(config: str, *arguments: str, tool: str = 'train.py') -> str:
         path = repo_root / 'configs' / 'quickstart' / f'{config}.py'
         main = run_path(str(repo_root / 'tools' / tool))['main']
-        with pytest.raises(ValueError) as error:
+        with pytest.raises((ValueError, FileExistsError)) as error:
             main([str(path), *arguments, '--work-dir', 'out'])
         assert not (workspace / 'out').exists(), 'a runner was built'
         return str(error.value)
@@ -57,6 +57,21 @@ def test_widths_that_disagree(refusal, workspace, tool):
     message = refusal(MASK_RCNN, *checkpoint, *option, tool=tool)
     assert f'{MASK_RCNN}.py: model.neck.in_channels=[32, 64, 128, 256]' in message
     assert 'out_indices=(1, 2, 3)), which gives [64, 128, 256] channels' in message
+
+
+@pytest.mark.parametrize(
+    ('options', 'mine', 'words'),
+    [
+        ('--out found.pkl', 'found.pkl', 'found.pkl exists; --overwrite replaces it'),
+        ('--out model.pkl --overwrite', 'model.pkl', 'model.pkl is the input model.pkl'),
+        ('--format-only x', 'x.segm.json', 'x.segm.json exists; --overwrite replaces it'),
+    ],
+)
+def test_existing_files(refusal, workspace, options, mine, words):
+    for name in ('model.pkl', mine):
+        (workspace / name).write_text('mine')
+    assert words in refusal(MASK_RCNN, 'model.pkl', *options.split(), tool='test.py')
+    assert (workspace / mine).read_text() == 'mine'
 
 
 def test_numbers_of_classes_that_disagree(refusal):

@@ -77,6 +77,30 @@ def test_other_files_are_refused(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['other.pth']
 
 
+@pytest.mark.parametrize('tool', ['upstream_to_mmfocal', 'mmfocal_to_upstream'])
+def test_converters_keep_existing_files(run, tmp_path, tool):
+    released = load_golden(GOLDEN_DIR / 'cls224.pt')['state_dict']
+    source, mine = tmp_path / 'source.pth', tmp_path / 'mine.pth'
+    torch.save({'model': released}, source)
+    if tool == 'mmfocal_to_upstream':
+        run('convert/upstream_to_mmfocal.py', source, tmp_path / 'ours.pth')
+        source = tmp_path / 'ours.pth'
+    mine.write_text('mine')
+    before = source.read_bytes()
+    done = run(f'convert/{tool}.py', source, mine)
+    assert done.error == f'error: {mine} exists; --overwrite replaces it'
+    assert mine.read_text() == 'mine'
+    for extra in ((), ('--overwrite',)):
+        done = run(
+            f'convert/{tool}.py', source, tmp_path / '..' / tmp_path.name / source.name, *extra
+        )
+        assert f'is the input {source}; choose another output' in done.error
+    assert source.read_bytes() == before
+    assert not run(f'convert/{tool}.py', source, mine, '--overwrite').error
+    assert len(read_checkpoint(str(mine))) > 0
+    assert not list(tmp_path.glob('.*'))
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """Checkpoint of a run of MMEngine's: weights, optimizer and log buffers."""
@@ -140,6 +164,28 @@ def test_published_files_hold_weights_and_classes_only(run, checkpoint, tmp_path
     with safe_open(path, 'pt') as file:
         assert torch.equal(file.get_tensor('linear.weight'), weight)
         assert file.metadata()['classes'] == '["zero", "one"]'
+
+
+def test_publishing_keeps_existing_files(run, checkpoint, tmp_path):
+    before = checkpoint.read_bytes()
+    for option in ((), ('--overwrite',)):  # the training's checkpoint stays
+        done = run('analysis/publish_model.py', checkpoint, checkpoint, *option)
+        assert not done.error
+        assert checkpoint.read_bytes() == before
+    mine = tmp_path / 'mine.pth'
+    mine.write_text('mine')
+    assert not run('analysis/publish_model.py', checkpoint, mine).error
+    assert mine.read_text() == 'mine'
+    (published,) = tmp_path.glob('mine-*.pth')
+    published.write_text('changed')
+    done = run('analysis/publish_model.py', checkpoint, mine)
+    assert done.error == f'error: {published} exists; --overwrite replaces it'
+    assert published.read_text() == 'changed'
+    done = run('analysis/publish_model.py', checkpoint, mine, '--overwrite')
+    assert f'wrote {published}' in done.stdout and published.read_text('latin-1') != 'changed'
+    done = run('analysis/publish_model.py', published, mine, '--overwrite')
+    assert f'is the input {published}' in done.error
+    assert not list(tmp_path.rglob('.*'))
 
 
 def test_publishing_says_what_is_wrong(run, tmp_path, checkpoint):

@@ -38,6 +38,7 @@ def test_table_and_curves(work_dir: Path, repo_root: Path) -> None:
     assert (work_dir / 'curves.png').stat().st_size > 0
     assert '0.457' in result.stdout
     assert str(work_dir / 'curves.png') in result.stdout.replace('\n', '')
+    assert 'replaced' not in result.stdout
 
 
 def append(work_dir: Path, **scalars: float) -> None:
@@ -47,7 +48,10 @@ def append(work_dir: Path, **scalars: float) -> None:
 
 def test_an_older_validation_is_told(work_dir: Path, repo_root: Path) -> None:
     append(work_dir, step=30, lr=1.0, loss=1.0, time=6.0)
-    assert report(repo_root, work_dir).returncode == 0
+    (work_dir / 'results.md').touch()
+    result = report(repo_root, work_dir)
+    assert result.returncode == 0
+    assert f'{work_dir}/results.md exists and is replaced' in result.stdout
     row = (work_dir / 'results.md').read_text().splitlines()[-1]
     assert row == '| some_run | 30 | 3.0 | 1.000 at 30 | iteration 20 | 0.457 | 0.300 |'
 

@@ -49,3 +49,6 @@ def test_too_few_images_and_existing_file(annotations: Path, repo_root: Path) ->
     assert not out.exists()
     result = run(repo_root, annotations, annotations, '--images', 1)
     assert 'exists; --overwrite replaces it' in result.stderr
+    result = run(repo_root, annotations, annotations, '--images', 1, '--overwrite')
+    assert 'all.json is the input; choose another output' in result.stderr
+    assert len(json.loads(annotations.read_text())['images']) == 4

@@ -83,7 +83,7 @@ def test_classification_averages_views(run, workspace, repo_root):
     torch.save({'state_dict': model.state_dict()}, workspace / 'model.pth')
     scores = []
     for option in ('--amp', '--tta'):
-        options = [option, '--out', 'found.pkl', '--cfg-options', *SHORT]
+        options = [option, '--out', 'found.pkl', '--overwrite', '--cfg-options', *SHORT]
         assert 'accuracy/top1' in run('test.py', path, 'model.pth', *options)
         found = pickle.loads((workspace / 'found.pkl').read_bytes())
         scores.append(torch.stack([sample['pred_score'] for sample in found]))

@@ -113,6 +113,25 @@ def test_receptive_field_and_keys(show):
     assert 'focal_window must be odd' in show('keys', '--focal-window', 4)
 
 
+def test_existing_pictures_are_kept(show):
+    Path('mine.png').write_text('mine')
+    for tool, arguments in dict(
+        attention=(DETECTOR, 'none', 'picture.png'),
+        cam=(CLASSIFIER, 'none', 'picture.png'),
+        keys=(),
+    ).items():
+        said = show(tool, *arguments, '--out', 'mine.png')
+        assert said == 'error: mine.png exists; --overwrite replaces it'
+        if arguments:
+            said = show(tool, *arguments, '--out', './picture.png', '--overwrite')
+            assert 'picture.png is the input picture.png' in said
+    assert Path('mine.png').read_text() == 'mine'
+    assert 'wrote mine.png' in show('keys', '--out', 'mine.png', '--overwrite')
+    Path('receptive_field.png').touch()
+    said = show('receptive_field', CLASSIFIER)
+    assert 'receptive_field.png exists and is replaced' in said
+
+
 def test_cam_of_a_classifier_and_a_detector(show):
     assert 'gradcam, class 4' in show(
         'cam', CLASSIFIER, 'none', 'picture.png', '--target', 4, '--out', 'cls.png'

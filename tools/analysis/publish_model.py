@@ -11,8 +11,10 @@ checkpoints with PyTorch 2.6 and later.
 import argparse
 import hashlib
 import sys
+import tempfile
 from pathlib import Path
 
+from mmfocal.existing_outputs import add_overwrite_argument, check_outputs
 from mmfocal.models.checkpoint_files import read_checkpoint, tensors_of, write_checkpoint
 
 
@@ -37,6 +39,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='unpickle objects of any class, which can run any code; only for trusted files',
     )
+    add_overwrite_argument(parser)
     return parser.parse_args()
 
 
@@ -49,10 +52,16 @@ def publish(args: argparse.Namespace) -> Path:
     content = {key: checkpoint[key] for key in args.save_keys if key in checkpoint}
     content['state_dict'] = tensors_of(checkpoint, args.in_file)
     suffix = '.safetensors' if args.safetensors else args.out_file.suffix or '.pth'
-    draft = args.out_file.with_suffix(suffix)
-    write_checkpoint(content, draft)
-    digest = hashlib.sha256(draft.read_bytes()).hexdigest()[:8]
-    return draft.replace(draft.with_stem(f'{draft.stem}-{digest}'))
+    target = args.out_file.with_suffix(suffix)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # in a folder of its own, where the draft replaces nothing
+    with tempfile.TemporaryDirectory(prefix='.publish-', dir=target.parent) as folder:
+        draft = Path(folder, target.name)
+        write_checkpoint(content, draft)
+        digest = hashlib.sha256(draft.read_bytes()).hexdigest()[:8]
+        target = target.with_stem(f'{target.stem}-{digest}')
+        check_outputs([target], args.overwrite, inputs=[args.in_file])
+        return draft.replace(target)
 
 
 def main() -> None:
@@ -60,7 +69,7 @@ def main() -> None:
     args = parse_args()
     try:
         path = publish(args)
-    except (FileNotFoundError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError) as error:
         sys.exit(f'error: {error}')
     size = path.stat().st_size / 2**20
     print(f'wrote {path}: {size:.1f} MiB, was {Path(args.in_file).stat().st_size / 2**20:.1f}')

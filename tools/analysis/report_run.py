@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmfocal.analysis.run_log import RunLog, read_run_log
+from mmfocal.existing_outputs import replacement
 from mmfocal.visualization.curves import save_curves
 from mmfocal.visualization.predictions import save_predictions
 
@@ -89,6 +90,9 @@ def main() -> None:
     args = parse_args()
     out = args.out or args.work_dirs[0]
     out.mkdir(parents=True, exist_ok=True)
+    names = ['curves.png', *['predictions.png'] * bool(args.predictions), 'results.md']
+    for line in filter(None, (replacement(out / name) for name in names)):
+        print(line)
     logs = {
         name: read_run_log(work_dir)
         for name, work_dir in zip(args.names, args.work_dirs, strict=True)

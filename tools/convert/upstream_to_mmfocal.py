@@ -10,6 +10,7 @@ changes. Index and mask buffers are left out, because both implementations compu
 import argparse
 import sys
 
+from mmfocal.existing_outputs import add_overwrite_argument, check_outputs
 from mmfocal.models.checkpoint_files import read_checkpoint, tensors_of, write_checkpoint
 from mmfocal.models.pretrained import convert_upstream
 
@@ -26,14 +27,16 @@ def main() -> None:
         action='store_true',
         help='unpickle objects of any class, which can run any code; only for trusted files',
     )
+    add_overwrite_argument(parser)
     args = parser.parse_args()
     try:
+        check_outputs([args.dst], args.overwrite, inputs=[args.src])
         state = tensors_of(read_checkpoint(args.src, args.allow_pickle), args.src)
         converted = convert_upstream(state)
         if converted is state:
             raise ValueError(f'{args.src} is not a released classifier (layers.*, norm.*, head.*)')
         write_checkpoint(dict(meta={}, state_dict=converted), args.dst)
-    except (FileNotFoundError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError) as error:
         sys.exit(f'error: {error}')
     dropped = len(state) - len(converted)
     print(f'wrote {args.dst}: {len(converted)} tensors; left out {dropped} derived buffers')

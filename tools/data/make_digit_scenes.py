@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.progress import track
 
 from mmfocal.datasets.digit_scenes import DigitSceneParams, build
+from mmfocal.existing_outputs import check_outputs
 from mmfocal.visualization.contact_sheet import save_contact_sheet
 
 
@@ -78,6 +79,8 @@ def main() -> None:
             seed=args.seed,
         )
         built = build(args.out, params, overwrite=args.overwrite, track=track)
+        if built and args.contact_sheet:
+            check_outputs([args.contact_sheet], args.overwrite)
     except (ValueError, FileExistsError) as error:
         sys.exit(f'error: {error}')
     if built:

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmfocal.engine import check_inputs, check_widths, read_config
+from mmfocal.existing_outputs import add_overwrite_argument, check_outputs, restored_on_failure
 from mmfocal.models.checkpoint_files import HUB
 from mmfocal.models.pretrained import SWIN
 from mmfocal.own_data import (
@@ -67,8 +68,12 @@ def make_parser() -> ArgumentParser:
         '--gpus', type=int, default=1, help='scales the learning rate (default: 1)'
     )
     parser.add_argument('--out', required=True, type=Path, help='config to write')
-    parser.add_argument('--overwrite', action='store_true', help='replace an existing config')
+    add_overwrite_argument(parser)
     return parser
+
+
+def _converted(args: Namespace, split: str) -> Path:
+    return args.out.with_name(f'{args.out.stem}_{split}.json')
 
 
 def read_data(args: Namespace, scope: str) -> OwnData:
@@ -84,22 +89,18 @@ def read_data(args: Namespace, scope: str) -> OwnData:
     files = {split: source for split, (source, _) in labels.items()}
     if args.format != 'coco':
         for split, (source, images) in labels.items():
-            files[split] = str(args.out.with_name(f'{args.out.stem}_{split}.json'))
+            files[split] = str(_converted(args, split))
             to_coco(args.format, source, images, files[split], args.names)
     return read_coco(files['train'], files['val'], args.images, val_images)
 
 
 def write_checked(text: str, out: Path) -> Config:
-    """Write the config and run the checks of a training; a failing config is removed."""
+    """Write the config and run the checks of a training."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding='utf-8')
-    try:
-        cfg = read_config(out)
-        check_widths(cfg)
-        check_inputs(cfg, ('train', 'val'))
-    except Exception:
-        out.unlink()
-        raise
+    cfg = read_config(out)
+    check_widths(cfg)
+    check_inputs(cfg, ('train', 'val'))
     return cfg
 
 
@@ -112,20 +113,24 @@ def is_absent(weights: str) -> bool:
 
 def new_config(args: Namespace) -> None:
     """Write the config and print the next steps."""
-    if args.out.exists() and not args.overwrite:
-        raise FileExistsError(f'{args.out} exists; --overwrite replaces it')
-    base = read_config(find_config(args.base))
-    data = read_data(args, base.default_scope)
-    text = compose(
-        str(Path(args.base).resolve()) if Path(args.base).is_file() else args.base,
-        base,
-        data,
-        batch=args.batch_size,
-        gpus=args.gpus,
-        epochs=args.epochs,
-        ignore_zero=args.ignore_zero,
-    )
-    cfg = write_checked(text, args.out)
+    base_file = find_config(args.base)
+    written = [args.out]
+    if args.format != 'coco':
+        written += [_converted(args, split) for split in ('train', 'val')]
+    check_outputs(written, args.overwrite, inputs=[base_file, args.train, args.val])
+    base = read_config(base_file)
+    with restored_on_failure(written):
+        data = read_data(args, base.default_scope)
+        text = compose(
+            str(Path(args.base).resolve()) if Path(args.base).is_file() else args.base,
+            base,
+            data,
+            batch=args.batch_size,
+            gpus=args.gpus,
+            epochs=args.epochs,
+            ignore_zero=args.ignore_zero,
+        )
+        cfg = write_checked(text, args.out)
     print(
         f'{args.out}: {len(data.classes)} classes, {data.train.count} training images, '
         f'{data.val.count} validation images; it passes the checks before training'

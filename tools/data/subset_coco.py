@@ -67,6 +67,8 @@ def main() -> None:
     args = parse_args()
     if args.out.exists() and not args.overwrite:
         raise FileExistsError(f'{args.out} exists; --overwrite replaces it')
+    if args.out.exists() and args.out.samefile(args.annotations):
+        raise FileExistsError(f'{args.out} is the input; choose another output')
     content = subset(json.loads(args.annotations.read_text()), args.images, tuple(args.instances))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(content))

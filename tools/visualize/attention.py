@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from mmfocal.engine import read_config
+from mmfocal.existing_outputs import add_overwrite_argument, check_outputs
 from mmfocal.visualization.attention_figures import save_attention
 from mmfocal.visualization.attention_maps import attention_map
 from mmfocal.visualization.models import load_backbone, normalize, read_image
@@ -42,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         type=Path,
         help='image to write (default: IMAGE_attention.png in the current folder)',
     )
-    parser.add_argument('--out', type=Path, help='image to write (default: ./IMAGE_attention.png)')
+    add_overwrite_argument(parser)
     return parser.parse_args()
 
 
@@ -51,6 +52,7 @@ def main() -> None:
     args = parse_args()
     out = args.out or Path(f'{args.image.stem}_attention.png')
     try:
+        check_outputs([out], args.overwrite, inputs=[args.image])
         cfg = read_config(args.config)
         image = read_image(args.image, args.size)
         model = load_backbone(cfg, args.checkpoint)
@@ -58,7 +60,7 @@ def main() -> None:
         attention = attention_map(
             model, normalize(cfg, image), query, args.stage, args.block, args.head
         )
-    except (FileNotFoundError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError) as error:
         sys.exit(f'error: {error}')
     out.parent.mkdir(parents=True, exist_ok=True)
     save_attention(image, attention, out)

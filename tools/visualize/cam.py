@@ -14,6 +14,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from mmfocal.engine import read_config
+from mmfocal.existing_outputs import add_overwrite_argument, check_outputs
 from mmfocal.visualization.cam import CLASS_FREE, METHODS, activation_map
 from mmfocal.visualization.models import load_backbone, load_model, normalize, read_image
 
@@ -41,6 +42,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, help='image to write (default: IMAGE_cam.png in the current folder)'
     )
+    parser.add_argument('--out', type=Path, help='image to write (default: IMAGE_cam.png, here)')
+    add_overwrite_argument(parser)
     return parser.parse_args()
 
 
@@ -78,8 +81,9 @@ def main() -> None:
     args = parse_args()
     args.out = args.out or Path(f'{args.image.stem}_cam.png')
     try:
+        check_outputs([args.out], args.overwrite, inputs=[args.image])
         title = explain(args)
-    except (FileNotFoundError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError) as error:
         sys.exit(f'error: {error}')
     print(f'wrote {args.out}: {title}')
 

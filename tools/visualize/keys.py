@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmfocal.existing_outputs import add_overwrite_argument, check_outputs
 from mmfocal.ops.focal_attention import FocalGeometry
 from mmfocal.visualization.attention_figures import save_keys
 
@@ -29,12 +30,14 @@ def main() -> None:
         help='size of the map in windows',
     )
     parser.add_argument('--out', type=Path, default=Path('keys.png'), help='image to write')
+    add_overwrite_argument(parser)
     args = parser.parse_args()
     try:
+        check_outputs([args.out], args.overwrite)
         geometry = FocalGeometry(
             args.window_size, args.expand_size, args.focal_window, args.focal_level
         )
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
     save_keys(geometry, tuple(args.map), args.out)
     print(f'wrote {args.out}')

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmfocal.engine import read_config
+from mmfocal.existing_outputs import replacement
 from mmfocal.visualization.models import NONE, load_backbone
 from mmfocal.visualization.receptive_field import (
     effective_field,
@@ -44,6 +45,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _tell_replacement(path: Path) -> None:
+    if line := replacement(path):
+        print(line)
+
+
 def main() -> None:
     """Print the table and draw one or two images."""
     args = parse_args()
@@ -64,10 +70,13 @@ def main() -> None:
         row = (stage, fine, cells, sum(field.keys), field.side, field.side * 4 * 2**stage)
         table.add_row(*map(str, row))
     Console(width=100).print(table)
-    save_receptive_field(geometries, args.out / 'receptive_field.png')
-    print(f'wrote {args.out / "receptive_field.png"}')
+    path = args.out / 'receptive_field.png'
+    _tell_replacement(path)
+    save_receptive_field(geometries, path)
+    print(f'wrote {path}')
     if args.effective_stage is not None:
         path = args.out / f'effective_field_stage{args.effective_stage}.png'
+        _tell_replacement(path)
         field = effective_field(model, args.size, args.effective_stage)
         save_effective_field(field, f'output of stage {args.effective_stage}', path)
         print(f'wrote {path}')
