@@ -33,6 +33,9 @@ _REQUIRED = {  # what mmdet reads unconditionally
 }
 _OPTIONAL = dict(annotations=('iscrowd', 'ignore'))
 POLYGON_SAMPLE = 100_000  # polygons that are checked in a file for training
+# pycocotools walks along outlines in fifths of a pixel: it crashes on far corners, without an
+# error, and needs gigabytes for long outlines
+_FAR, _LONG = 1e6, 1e7  # pixels
 
 # ---- the file ----------------------------------------------------------------------------------
 
@@ -304,7 +307,7 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
     used = file.content['annotations']
     if not file.scored:
         used = list(itertools.compress(used, kept.tolist()))
-    lacking, odd = [], 0
+    lacking, odd, outside = [], 0, []
     checked = used if file.scored else _sample(used)
     count = len(checked)
     for annotation in checked:
@@ -312,11 +315,16 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
         if not mask:
             lacking.append(annotation['id'])
             continue
-        problem = mask_problem(mask, sizes[annotation['image_id']], file.scored)
+        size = sizes[annotation['image_id']]
+        problem = mask_problem(mask, size, file.scored)
         if problem:
             file.error(f'annotation id={annotation["id"]} in {file.path}: {problem}')
             return
-        odd += isinstance(mask, list) and all(len(part) < 6 or len(part) % 2 for part in mask)
+        if isinstance(mask, dict):
+            continue
+        odd += all(len(part) < 6 or len(part) % 2 for part in mask)
+        if all(_is_outside(part, *size) for part in mask):
+            outside.append(annotation['id'])
     if lacking:
         where = 'the evaluation scores masks' if file.scored else 'masks are loaded (with_mask)'
         file.error(
@@ -329,6 +337,19 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
             f'{file.key}: mmdet ignores {odd} of {count} instances, whose polygons have fewer '
             'than three corners or an odd number of coordinates'
         )
+    if outside:
+        file.findings.warn(
+            f'{file.key}: the polygons of {len(outside)} of {count} annotations in {file.path} '
+            f'lie outside of their image, so their masks are empty; the first is id={outside[0]}'
+        )
+
+
+def _is_outside(polygon: list[float], height: int, width: int) -> bool:
+    """Return whether no corner of a valid polygon can be in its image."""
+    if len(polygon) < 2 or (0 <= polygon[0] <= width and 0 <= polygon[1] <= height):
+        return False  # nearly always, so that this is fast
+    xs, ys = polygon[::2], polygon[1::2]
+    return max(xs) <= 0 or min(xs) >= width or max(ys) <= 0 or min(ys) >= height
 
 
 def _sample(annotations: list[dict]) -> list[dict]:
@@ -362,18 +383,30 @@ def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:
     if not isinstance(mask, list) or not all(isinstance(part, list) for part in mask):
         return f'segmentation={_short(mask)}; {expected} or RLE {{"counts", "size"}}'
     for polygon in mask:
-        try:  # one pass in C over many numbers
-            finite = math.isfinite(sum(polygon))
+        try:  # one pass in C over many numbers; bounds corners and outline
+            reach = 2 * math.hypot(*polygon) * math.sqrt(len(polygon))
         except (TypeError, OverflowError):
-            finite = False
-        if not finite:
+            reach = math.nan
+        if not math.isfinite(reach):
             return f'segmentation={_short(mask)} has something else than numbers; {expected}'
+        if reach > _FAR and _is_huge(polygon):
+            return (
+                f'segmentation={_short(mask)} has a corner further than {_FAR:,.0f} pixels from '
+                f'the image, or an outline of over {_LONG:,.0f} pixels, on which pycocotools '
+                'crashes; expected pixels of the image'
+            )
         if scored and (not polygon or len(mask[0]) < 5):  # pycocotools reads four numbers as a box
             return (
                 f'a polygon of segmentation={_short(mask)} has {min(map(len, mask))} coordinates, '
                 'which the evaluation cannot read; expected an even number of at least 6'
             )
     return None
+
+
+def _is_huge(polygon: list[float]) -> bool:
+    corners = np.array(polygon[: len(polygon) // 2 * 2], float).reshape(-1, 2)
+    steps = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1)
+    return max(map(abs, polygon)) > _FAR or steps.sum() > _LONG
 
 
 def _rle_problem(mask: dict, size: list[int]) -> str | None:
