@@ -104,6 +104,11 @@ BAD_ANNOTATIONS = [
     ('no id', without('annotations', 'id'), "have no 'id'"),
     ('no iscrowd', without('annotations', 'iscrowd'), "have no 'iscrowd', usually 0"),
     ('odd iscrowd', first('annotations', iscrowd='no'), "iscrowd='no'; expected 0 or 1"),
+    ('iscrowd as text', every('annotations', iscrowd='0'), "id=1 .* iscrowd='0'; expected 0 or 1"),
+    ('iscrowd a list', first('annotations', iscrowd=[0]), r'iscrowd=\[0\]; expected 0 or 1'),
+    ('ignore as text', first('annotations', ignore='no'), "ignore='no'; expected 0 or 1"),
+    ('all are crowds', every('annotations', iscrowd=1), 'none of .* 6 annotations have iscrowd'),
+    ('all are ignored', every('annotations', ignore=True), 'none of .* have iscrowd=1 or ignore'),
     ('all boxes negative', every('annotations', bbox=[2, 3, -4, 5]), 'none of the 6 .* is left'),
     ('all areas zero', every('annotations', area=0), 'none of the 6 annotations'),
     ('all boxes outside', every('annotations', bbox=[40, 3, 4, 5]), 'none of the 6 annotations'),
@@ -176,6 +181,29 @@ def test_annotations_are_refused(tmp_path, change, words):
 
 
 @pytest.mark.parametrize(
+    ('iscrowd', 'words'), [('0', "iscrowd='0'; expected"), (1, 'none of the 6 annotations')]
+)
+def test_crowds_of_data_that_are_only_trained_on_are_refused(tmp_path, iscrowd, words):
+    """mmdet would ignore all instances without a word."""
+    content = annotated(tmp_path)
+    every('annotations', iscrowd=iscrowd)(content)
+    cfg = detection(tmp_path, content)
+    cfg.val_evaluator = None
+    with pytest.raises(InputError, match=words):
+        check_inputs(cfg, ['train'])
+    first('annotations', iscrowd=False)(content)
+    every('annotations', iscrowd=True)(dict(annotations=content['annotations'][1:]))
+    cfg = detection(tmp_path, content)
+    check_inputs(cfg, ['train'])
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        dataset = DATASETS.build(
+            dict(cfg.train_dataloader.dataset, pipeline=[], serialize_data=False)
+        )
+    flags = [each['ignore_flag'] for entry in dataset for each in entry['instances']]
+    assert flags == [0, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
     ('change', 'words'),
     [
         (first('annotations', bbox=[2, 3, 0, 5]), 'leaves out 1 of 6 boxes'),
@@ -230,22 +258,78 @@ def test_training_without_masks_needs_none(tmp_path):
     check_inputs(cfg)
 
 
+def another_evaluator_file(root: Path, change: Callable[[dict], None]) -> Config:
+    """Validation that is scored with a file of its own."""
+    cfg = detection(root, annotated(root))
+    other = annotated(root)
+    change(other)
+    cfg.val_evaluator.ann_file = str(root / 'other.json')
+    (root / 'other.json').write_text(json.dumps(other))
+    return cfg
+
+
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
-        (lambda content: content['images'].pop(), r'1 of 3 images .* has id=3'),
-        (lambda content: content['categories'].append(dict(id=3, name='x')), 'the categories pin'),
+        (lambda content: (content['images'].pop(), content.update(
+            annotations=content['annotations'][:4])), r'1 of 3 images .* has id=3'),
+        (first('categories', name='x'), r'the categories x, pin, but .*all.json has ring, pin'),
+        (lambda content: content['categories'].pop(0), 'has the categories pin, but'),
+        (lambda content: content['categories'].reverse(),
+         r'other.json has the categories pin, ring, but .*all.json has another order: ring, pin'),
         (without('annotations', 'iscrowd'), r"val_evaluator\.ann_file: .*no 'iscrowd'"),
+        (every('annotations', iscrowd='0'), r"val_evaluator\.ann_file: .*iscrowd='0'; expected"),
+        (first('images', file_name='x.png'),
+         r'1 of 3 images of .*all.json are other ones in .*other.json: id=1 is a.png .* x.png'),
+        (first('images', file_name='aa.png'), r'are other ones in .*aa.png'),
+        (first('images', width=31), r'a.png \(30 x 20\) in the first, a.png \(31 x 20\)'),
+        (lambda content: content['images'][0].update(id=2) or content['images'][1].update(id=1),
+         '2 of 3 images .* are other ones'),
     ],
-)
+)  # fmt: skip
 def test_another_file_of_the_evaluator_is_compared(tmp_path, change, words):
+    with pytest.raises(InputError, match=words):
+        check_inputs(another_evaluator_file(tmp_path, change), ['val'])
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (lambda content: None, '^$'),
+        (first('images', file_name='images/a.png'), '^$'),
+        (lambda content: content['categories'].append(dict(id=3, name='x')), '^$'),
+        (lambda content: content['images'].append(dict(content['images'][0], id=4, file_name='x')),
+         'WARNING: val_evaluator.*1 of 4 images .* id=4; their objects count as missed'),
+        (lambda content: content['annotations'].pop(),
+         r'WARNING: .*1 of 3 images have another number .* c.png \(30 x 20\): 1 instead of 2'),
+    ],
+)  # fmt: skip
+def test_another_file_of_the_evaluator_that_fits_is_accepted(tmp_path, capsys, change, words):
+    check_inputs(another_evaluator_file(tmp_path, change), ['val'])
+    assert re.search(words, capsys.readouterr().out)
+
+
+def test_sorted_categories_of_the_evaluator_must_be_those_of_the_data_set(tmp_path):
+    content = annotated(tmp_path)
+    content['categories'].reverse()
+    cfg = detection(tmp_path, content, metainfo=dict(classes=('pin', 'ring')))
+    check_inputs(cfg)
+    cfg.val_evaluator.sort_categories = True
+    with pytest.raises(InputError, match=r'ring, pin, sorted by id .* order: pin, ring'):
+        check_inputs(cfg)
+
+
+def test_every_file_of_concatenated_data_sets_is_compared(tmp_path):
     cfg = detection(tmp_path, annotated(tmp_path))
     other = annotated(tmp_path)
-    other['annotations'] = other['annotations'][:4]
-    change(other)
-    cfg.val_evaluator.ann_file = str(tmp_path / 'other.json')
+    first('images', id=9)(other)
+    every('annotations', image_id=9)(other)
     (tmp_path / 'other.json').write_text(json.dumps(other))
-    with pytest.raises(InputError, match=words):
+    one = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[one, dict(one, ann_file='other.json')]
+    )
+    with pytest.raises(InputError, match=r'1 of 3 images of .*other.json are not in .*all.json'):
         check_inputs(cfg, ['val'])
 
 

@@ -13,7 +13,8 @@ from mmengine.registry import DATASETS, DefaultScope
 from ..findings import Findings, first_few
 from ..machine import dicts_in, is_first_process, kind_of
 from ..sharding import is_sharded
-from .coco import CocoFile, check_coco, check_scored_file, without_garbage_collection
+from .coco import CocoFile, check_coco, without_garbage_collection
+from .evaluator import check_evaluator, coco_metrics
 from .images import (
     check_class_folders,
     check_image_list,
@@ -132,7 +133,7 @@ def _check_splits(cfg: Config, splits: Iterable[str], findings: Findings) -> Non
             found = part.check(coco_files)
             if found:
                 classes[key] = found
-        _check_evaluator(cfg, split, coco_files, findings)
+        check_evaluator(cfg, split, coco_files, findings)
     _compare_folders(classes, findings)
 
 
@@ -238,21 +239,22 @@ class _Part:
         check_num_classes(self.model, f'{self.key}.metainfo', classes, self.findings)
 
     def _check_coco(self, built: BaseDataset, coco_files: list[CocoFile]) -> None:
-        metrics = _coco_metrics(self.cfg, self.split)
+        metrics = [
+            each for each in coco_metrics(self.cfg, self.split) if each.reads(built.ann_file)
+        ]
         loaders = [
             step
             for step in dicts_in(self.dataset.get('pipeline'))
             if kind_of(step) == 'LoadAnnotations'
         ]
-        is_scored = any(_same(path, built.ann_file) for path, _ in metrics)
         file = CocoFile(
             key=f'{self.key}.ann_file',
             path=built.ann_file,
             findings=self.findings,
             masks=any(step.get('with_mask') for step in loaders)
             if self.split == 'train'
-            else any(masks for path, masks in metrics if _same(path, built.ann_file)),
-            scored=is_scored,
+            else any(metric.masks for metric in metrics),
+            scored=bool(metrics),
             may_lack_annotations=self.split == 'test',
         )
         before = dict(self.findings.lines)
@@ -328,44 +330,6 @@ def _compare_folders(classes: dict[str, list[str]], findings: Findings) -> None:
                 f'{first_few(lacking) or "none"} missing, {first_few(more) or "none"} additional. '
                 'Expected the same folders; one without images may be empty'
             )
-
-
-def _coco_metrics(cfg: Config, split: str) -> list[tuple[str | None, bool]]:
-    """Return the files that COCO evaluation reads, and whether it scores masks."""
-    evaluator = cfg.get(f'{split}_evaluator') or []
-    found = []
-    for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
-        if kind_of(metric) == 'CocoMetric' and not metric.get('format_only'):
-            metrics = metric.get('metric', 'bbox')
-            masks = 'segm' in ([metrics] if isinstance(metrics, str) else metrics)
-            found.append((metric.get('ann_file'), masks))
-    return found
-
-
-def _check_evaluator(
-    cfg: Config, split: str, coco_files: list[CocoFile], findings: Findings
-) -> None:
-    """Check the evaluator's files, including content that no data set reads."""
-    key = f'{split}_evaluator'
-    evaluator = cfg.get(key)
-    for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
-        if metric and metric.get('ann_file'):
-            has_file(
-                metric['ann_file'],
-                "It is usually the data set's own.",
-                f'{key}.ann_file',
-                findings,
-            )
-    for path, masks in _coco_metrics(cfg, split):
-        other = path and os.path.isfile(path) and len(coco_files) == 1
-        if other and not _same(path, coco_files[0].path):
-            optional = split == 'test'
-            file = CocoFile(f'{key}.ann_file', path, findings, masks, True, optional)
-            check_scored_file(file, coco_files[0])
-
-
-def _same(first: str | None, second: str) -> bool:
-    return bool(first) and os.path.realpath(first) == os.path.realpath(second)
 
 
 def _folders(dataset: dict) -> dict[str, str]:

@@ -51,6 +51,8 @@ class CocoFile:
         masks: Whether masks are loaded or scored.
         scored: Whether COCO evaluation reads the file.
         may_lack_annotations: Whether annotations may be absent, as in test-dev files of COCO.
+        content: Content of the file, once it is read.
+        classes: Classes of the data set that match the file, once they are known.
     """
 
     key: str
@@ -60,6 +62,7 @@ class CocoFile:
     scored: bool = False
     may_lack_annotations: bool = False
     content: dict = field(default_factory=dict)
+    classes: list[str] | None = None
 
     def error(self, text: str, lines: dict[str, Any] | None = None) -> None:
         """Add an error about this file.
@@ -85,6 +88,8 @@ class CocoFile:
             self.error(f'{self.path} is a {type(self.content).__name__}; expected COCO instances')
             return False
         complete = [self._has_entries(part, names) for part, names in _REQUIRED.items()]
+        if not all(complete):
+            self.content = {}
         return all(complete)
 
     def _has_entries(self, part: str, names: Sequence[str]) -> bool:
@@ -175,12 +180,13 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
         classes: Classes in training; None for all.
 
     Returns:
-        Whether mmdet keeps each annotation; None if some have no box.
+        Whether mmdet keeps each annotation, crowds included; None if none or some are unusable.
     """
     annotations = file.content['annotations']
     boxes = _numbers(file, 'bbox', 4, 'four finite numbers [x, y, width, height]')
     areas = _numbers(file, 'area', 0, 'a finite number')
-    if boxes is None or areas is None:
+    crowds, ignored = (_flags(file, name) for name in _OPTIONAL['annotations'])
+    if boxes is None or areas is None or crowds is None or ignored is None:
         return None
     sizes = _image_sizes(file)
     ends = boxes[:, :2] + boxes[:, 2:]
@@ -198,12 +204,13 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
             f'{file.key}: {beyond.sum()} of {len(annotations)} boxes in {file.path} end outside '
             'of their image; COCO means [x, y, width, height], not [x1, y1, x2, y2]'
         )
-    kept = ~dropped & _is_class(file, classes)
-    kept &= [not ignored for ignored in map(methodcaller('get', 'ignore'), annotations)]
-    if not kept.any():
+    kept = ~dropped & ~ignored & _is_class(file, classes)
+    if not (kept & ~crowds).any():
         hint = (
             ': they seem relative to the image, pixels are expected' if boxes.max() <= 1.5 else ''
         )
+        if (crowds | ignored).any():
+            hint += f'; {(crowds | ignored).sum()} annotations have iscrowd=1 or ignore=1'
         file.error(
             f'none of the {len(annotations)} annotations in {file.path} is left: {dropped.sum()} '
             'boxes have no area, lie outside of the image, or are narrower than 1 pixel'
@@ -211,6 +218,24 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
         )
         return None
     return kept
+
+
+def _flags(file: CocoFile, name: str) -> np.ndarray | None:
+    """Return an optional flag of every annotation. mmdet takes any text for a set flag."""
+    values = list(map(methodcaller('get', name, 0), file.content['annotations']))
+    with suppress(TypeError):  # unhashable
+        if set(values) <= {0, 1}:
+            return np.array(values, bool)
+    wrong = next(i for i, value in enumerate(values) if not _is_flag(value))
+    file.error(
+        f'annotation id={file.content["annotations"][wrong]["id"]} in {file.path} has '
+        f'{name}={values[wrong]!r}; expected 0 or 1'
+    )
+    return None
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value in (0, 1)
 
 
 def _numbers(file: CocoFile, name: str, length: int, expected: str) -> np.ndarray | None:
@@ -479,45 +504,44 @@ def check_coco(file: CocoFile, dataset: BaseDataset, model: dict) -> list[str] |
     sound = check_ids(file) & _check_image_sizes(file)
     folder = dataset.data_prefix.get('img', '')
     _check_images(file, folder)
-    classes = _check_categories(file, dataset)
-    if sound and file.content['annotations'] and check_references(file):
-        kept = check_boxes(file, classes)
-        if kept is not None:
-            check_masks(file, kept)
-            check_filter(file, dataset, kept)
+    file.classes = _check_categories(file, dataset)
+    kept = check_entries(file, file.classes) if sound else None
+    if kept is not None:
+        check_filter(file, dataset, kept)
     if dataset.data_prefix.get('seg'):
         key = f'{file.key.removesuffix(".ann_file")}.data_prefix.seg'
         _check_stuff_maps(key, file, dataset, model)
-    return classes
+    return file.classes
 
 
-def check_scored_file(file: CocoFile, dataset_file: CocoFile) -> None:
-    """Check a file that only an evaluator reads.
+def is_readable(file: CocoFile) -> bool:
+    """Read a file; report unreadable content, ids and sizes of images.
 
     Args:
-        file: The evaluator's ``ann_file``.
-        dataset_file: File of the data set, already read.
+        file: The file.
+
+    Returns:
+        Whether further checks are possible.
     """
-    if not file.read() or not check_ids(file) & _check_image_sizes(file):
-        return
-    known = {image['id'] for image in file.content['images']}
-    images = dataset_file.content.get('images', [])
-    lost = [image['id'] for image in images if image['id'] not in known]
-    if lost:
-        file.error(
-            f'{len(lost)} of {len(images)} images of {dataset_file.path} are not in {file.path}, '
-            f'the first has id={lost[0]!r}; expected the annotations of the same images'
-        )
-    names = [sorted(str(c['name']) for c in f.content['categories']) for f in (file, dataset_file)]
-    if names[0] != names[1]:
-        file.error(
-            f'{file.path} has the categories {first_few(names[0], 5)}, but {dataset_file.path} '
-            f'has {first_few(names[1], 5)}'
-        )
-    if file.content['annotations'] and check_references(file):
-        kept = check_boxes(file, None)
-        if kept is not None:
-            check_masks(file, kept)
+    return file.read() and check_ids(file) & _check_image_sizes(file)
+
+
+def check_entries(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | None:
+    """Check references, boxes and masks of a file with valid ids.
+
+    Args:
+        file: The file.
+        classes: Classes in training; None for all.
+
+    Returns:
+        Whether mmdet keeps each annotation; None if there is none, or if some are unusable.
+    """
+    if not file.content['annotations'] or not check_references(file):
+        return None
+    kept = check_boxes(file, classes)
+    if kept is not None:
+        check_masks(file, kept)
+    return kept
 
 
 # ---- entries -----------------------------------------------------------------------------------
@@ -567,12 +591,6 @@ def _are_scored(file: CocoFile) -> bool:
             file.error(
                 f'annotation id={number!r} in {file.path}: the evaluation takes 0 for "no match" '
                 'and needs numbers; expected ids from 1 on'
-            )
-            return False
-        if annotation['iscrowd'] not in (0, 1):
-            file.error(
-                f'annotation id={number} in {file.path} has iscrowd={annotation["iscrowd"]!r}; '
-                'expected 0 or 1'
             )
             return False
     return True
