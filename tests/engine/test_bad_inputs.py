@@ -181,6 +181,27 @@ def test_annotations_are_refused(tmp_path, change, words):
 
 
 @pytest.mark.parametrize(
+    ('name', 'coding', 'words'),
+    [
+        ('ring', 'utf-8-sig', 'starts with a byte order mark'),
+        ('ring', 'utf-16', "codec can't decode"),
+        ('ring', 'utf-16-le', 'Expecting'),  # has no mark; Python would guess
+        ('Ring ö', 'latin-1', "codec can't decode"),
+    ],
+)
+def test_only_utf8_is_read_as_by_pycocotools(tmp_path, name, coding, words):
+    content = annotated(tmp_path)
+    first('categories', name=name)(content)
+    cfg = detection(tmp_path, content, metainfo=dict(classes=(name, 'pin')))
+    text = json.dumps(content, ensure_ascii=False)
+    (tmp_path / 'all.json').write_text(text, encoding='utf-8')
+    check_inputs(cfg)
+    (tmp_path / 'all.json').write_text(text, encoding=coding)
+    with pytest.raises(InputError, match=rf'all\.json is not JSON: .*{words}'):
+        check_inputs(cfg)
+
+
+@pytest.mark.parametrize(
     ('iscrowd', 'words'), [('0', "iscrowd='0'; expected"), (1, 'none of the 6 annotations')]
 )
 def test_crowds_of_data_that_are_only_trained_on_are_refused(tmp_path, iscrowd, words):
@@ -412,6 +433,23 @@ def test_damaged_pictures_are_named(tmp_path, task, suffix, damage):
         check_inputs(cfg)
 
 
+@pytest.mark.parametrize('kind', ['PCX', 'TGA', 'DDS', 'SGI', 'float TIFF', 'large TGA'])
+@pytest.mark.parametrize('task', ['detection', 'segmentation', 'classification'])
+def test_formats_that_the_pipeline_does_not_decode_are_named(tmp_path, task, kind):
+    cfg, folder = TASKS[task](tmp_path)
+    path = next(path for path in sorted(folder.rglob('*.png')))
+    size = (1500, 1500) if kind == 'large TGA' else (WIDTH, HEIGHT)
+    image = Image.new('F' if kind == 'float TIFF' else 'RGB', size)
+    image.save(path, kind.split()[-1])
+    pipeline = cfg.train_dataloader.dataset.get('pipeline', [])
+    cfg.train_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile'), *pipeline]
+    with pytest.raises(InputError, match=f'cannot be read: {path} .*(cv2|OpenCV)'):
+        check_inputs(cfg, ['train'])
+    Image.new('RGB', (WIDTH, HEIGHT)).save(path, 'TGA')
+    cfg.train_dataloader.dataset.pipeline[0].imdecode_backend = 'pillow'
+    check_inputs(cfg, ['train'])
+
+
 def whole_detection(root: Path) -> tuple[Config, Path]:
     return detection(root, annotated(root)), root / 'images'
 
@@ -475,6 +513,33 @@ def test_listed_images_must_exist(tmp_path):
     check_inputs(cfg)
 
 
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        (b'', 'list.txt is empty; expected lines of names of images without suffix'),
+        (b'a\n\nb\n', 'has 1 blank lines, the first is line 2'),
+        (b'a\nb\n\n', 'first is line 3'),
+        ('ä\n'.encode('latin-1'), 'is not UTF-8'),
+        (b'\xef\xbb\xbfa\n', 'byte order mark'),
+    ],
+)
+def test_lists_of_segmentation_are_refused(tmp_path, text, words):
+    cfg, _ = segmentation(tmp_path, ann_file='list.txt')
+    (tmp_path / 'list.txt').write_bytes(text)
+    with pytest.raises(InputError, match=rf'ann_file: .*{words}'):
+        check_inputs(cfg)
+
+
+@pytest.mark.parametrize('kind', ['BaseSegDataset', 'ADE20KDataset'])
+def test_text_is_no_list_of_classes(tmp_path, kind):
+    cfg, _ = segmentation(tmp_path, metainfo=dict(classes=('wall')), type=kind)
+    with pytest.raises(InputError, match=r"classes='wall' is text; .*\('wall',\)"):
+        check_inputs(cfg)
+    (tmp_path / 'classes.txt').write_text('ground\ndigit\n')  # MMEngine reads names from files
+    path = str(tmp_path / 'classes.txt')
+    check_inputs(segmentation(tmp_path, metainfo=dict(classes=path))[0])
+
+
 def test_images_of_two_suffixes_are_named(tmp_path):
     cfg, _ = segmentation(tmp_path)
     picture(tmp_path / 'images' / 'overview.jpg')  # has no label map
@@ -536,26 +601,106 @@ TASKS = dict(
             'batch_size=0; expected an integer of at least 1',
         ),
         ([], {'train_dataloader.num_workers': '2'}, "num_workers='2'; expected an integer"),
-        ([], {'train_dataloader.dataset.ann_file': 'empty.txt'}, 'is empty; expected lines'),
-        ([], {'train_dataloader.dataset.ann_file': 'label.txt'}, "'cat/0.png 7' .* has label 7"),
-        ([], {'train_dataloader.dataset.ann_file': 'lost.txt'}, r'1 of 2 images .*fox\.png'),
-        ([], {'train_dataloader.dataset.ann_file': 'text.txt'}, "line 2 .* is 'dog/0.png dog'"),
     ],
 )
 def test_class_folders_are_refused(tmp_path, folders, options, words):
     cfg, _ = classification(tmp_path)
-    lists = dict(
-        empty='', label='cat/0.png 7\n', lost='cat/0.png 0\ncat/fox.png 1\n',
-        text='cat/0.png 0\ndog/0.png dog\n',
-    )  # fmt: skip
-    for name, text in lists.items():
-        (tmp_path / f'{name}.txt').write_text(text)
     check_inputs(cfg)
     for name in folders:
         picture(tmp_path / name / '0.png')
     cfg.merge_from_dict(options)
     with pytest.raises(InputError, match=words):
         check_inputs(cfg)
+
+
+LISTED = b'cat/0.png 0\ndog/0.png 1\neel/0.png 2\n'
+
+
+@pytest.mark.parametrize(
+    ('text', 'options', 'words'),
+    [
+        (b'', {}, r'list\.txt is empty; expected lines'),
+        (b'cat/0.png 7\n', {}, r"'cat/0\.png 7' .* has label 7, but model\.head\.num_classes=3"),
+        (b'cat/0.png 0\ncat/fox.png 1\n', {}, r'1 of 2 images .*fox\.png'),
+        (b'cat/0.png 0\ndog/0.png dog\n', {}, "line 2 .* is 'dog/0.png dog'"),
+        ('cat/0.png ²\n'.encode(), {}, "line 1 .* is 'cat/0.png ²'"),
+        (b'cat/0.png\n', {}, "line 1 .* is 'cat/0.png'; expected a path and a label"),
+        (LISTED + b'\n', {}, 'has 1 blank lines, the first is line 4; expected lines'),
+        (LISTED + b' \n\n' + LISTED, {}, 'has 2 blank lines, the first is line 4'),
+        ('cät/0.png 0\n'.encode('latin-1'), {}, 'is not UTF-8: .*byte 0xe4'),
+        (b'\xef\xbb\xbf' + LISTED, {}, 'starts with a byte order mark'),
+        (LISTED.decode().encode('utf-16'), {}, 'is not UTF-8'),
+        (LISTED, {'val_evaluator.topk': (1, 5)}, r'topk=\(1, 5\), but there are 3 classes'),
+        (LISTED, {'data_preprocessor.num_classes': 10}, '=10, but model.head.num_classes=3'),
+        (LISTED, {'model.data_preprocessor': dict(num_classes=9)},
+         r'model\.data_preprocessor\.num_classes=9, but model\.head\.num_classes=3'),
+        (LISTED, {'train_dataloader.dataset.metainfo': dict(classes=('cat', 'dog'))},
+         'has label 2, but train_.*metainfo has 2 classes'),
+        (LISTED, {'train_dataloader.dataset.with_label': False}, r'3 of 3 images .*0\.png 0'),
+        (b'cat/0.png 0\n', {'val_evaluator': [dict(type='Accuracy', topk=4)]}, r'0\.topk=\(4,\)'),
+    ],
+)  # fmt: skip
+def test_lists_of_images_are_refused(tmp_path, text, options, words):
+    cfg, _ = classification(tmp_path)
+    path = tmp_path / 'list.txt'
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.ann_file = 'list.txt'
+    path.write_bytes(LISTED)
+    check_inputs(cfg)
+    path.write_bytes(LISTED.replace(b'\n', b'\r\n'))
+    check_inputs(cfg)
+    path.write_bytes(text)
+    cfg.merge_from_dict(options)
+    with pytest.raises(InputError, match=words):
+        check_inputs(cfg)
+
+
+@pytest.mark.parametrize('head', [None, dict(type='MoCoV3Head')])
+def test_lists_without_a_classifying_head_are_accepted(tmp_path, head):
+    cfg, _ = classification(tmp_path)
+    cfg.model.head = head
+    (tmp_path / 'list.txt').write_bytes(LISTED)
+    cfg.train_dataloader.dataset.ann_file = 'list.txt'
+    check_inputs(cfg, ['train'])
+
+
+@pytest.mark.parametrize(
+    ('kind', 'options', 'words'),
+    [
+        ('CIFAR100', {}, r'model\.head\.num_classes=10, but train_.* has 100 classes'),
+        ('mmpretrain.CIFAR100', {}, 'but train_dataloader.dataset.metainfo has 100 classes'),
+        ('CUB', {}, 'has 200 classes'),
+        ('CIFAR10', {'data_preprocessor': dict(num_classes=3)}, '=3, but .* has 10 classes'),
+        ('CIFAR10', {'train_evaluator': dict(type='Accuracy', topk=(1, 20))}, 'are 10 classes'),
+        ('CIFAR10', {'train_dataloader.dataset.metainfo': dict(classes=('a', 'b'))}, 'has 2 clas'),
+    ],
+)
+def test_the_head_must_fit_data_sets_with_their_own_classes(tmp_path, kind, options, words):
+    pytest.importorskip('mmpretrain')
+    dataset = loader(type='CIFAR10', data_root=str(tmp_path / 'absent'), split='train')
+    model = dict(head=dict(num_classes=10))
+    cfg = Config(dict(default_scope='mmpretrain', model=model, train_dataloader=dataset))
+    check_inputs(cfg, ['train'])
+    cfg.merge_from_dict({'train_dataloader.dataset.type': kind, **options})
+    with pytest.raises(InputError, match=words):
+        check_inputs(cfg, ['train'])
+
+
+@pytest.mark.parametrize('classes', [3, 60])
+def test_pictures_of_all_class_folders_are_sampled(tmp_path, classes):
+    """Also those that are not the first of their folder."""
+    names = [f'{index:02}' for index in range(classes)]
+    for name in names:
+        for index in range(4):
+            picture(tmp_path / 'train' / name / f'{index}.png')
+    cfg, _ = classification(tmp_path / 'other')
+    cfg.merge_from_dict({'model.head.num_classes': classes, 'data_preprocessor': None})
+    cfg.train_dataloader.dataset.data_root = str(tmp_path)
+    check_inputs(cfg, ['train'])
+    for name in names:
+        (tmp_path / 'train' / name / '1.png').write_bytes(b'')
+    with pytest.raises(InputError, match=r'of a sample of \d\d images cannot be read: .*1\.png'):
+        check_inputs(cfg, ['train'])
 
 
 def test_an_empty_class_folder_is_told(tmp_path, capsys):

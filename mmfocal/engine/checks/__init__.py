@@ -13,17 +13,10 @@ from mmengine.registry import DATASETS, DefaultScope
 from ..findings import Findings, first_few
 from ..machine import dicts_in, is_first_process, kind_of
 from ..sharding import is_sharded
+from .classification import check_class_count, check_class_folders, check_image_list
 from .coco import CocoFile, check_coco, without_garbage_collection
 from .evaluator import check_evaluator, coco_metrics
-from .images import (
-    check_class_folders,
-    check_image_list,
-    check_label_maps,
-    check_scores,
-    has_file,
-    has_files,
-    is_remote,
-)
+from .images import check_label_maps, has_file, has_files, is_remote
 from .model import check_num_classes, check_widths
 
 __all__ = ['check_checkpoint', 'check_inputs', 'check_run', 'check_widths']
@@ -127,9 +120,10 @@ def _check_splits(cfg: Config, splits: Iterable[str], findings: Findings) -> Non
         _check_loader(f'{split}_dataloader', loader, findings)
         coco_files: list[CocoFile] = []
         for key, dataset in leaf_datasets(f'{split}_dataloader.dataset', loader.dataset):
+            part = _Part(cfg, split, key, dataset, findings)
+            part.check_fixed_classes()
             if kind_of(dataset) in _DOWNLOADED or not _are_there(key, dataset, findings):
                 continue
-            part = _Part(cfg, split, key, dataset, findings)
             found = part.check(coco_files)
             if found:
                 classes[key] = found
@@ -205,14 +199,11 @@ class _Part:
         scope = self.cfg.get('default_scope')
         is_coco = kind in ('CocoDataset', 'mmdet.CocoDataset')
         has_label_maps = 'seg_map_path' in (self.dataset.get('data_prefix') or {})
-        has_folders = kind_of(self.dataset) in _CLASS_FOLDERS and 'mmpretrain' in (
-            scope,
-            str(kind).split('.')[0],
-        )
+        has_folders = kind_of(self.dataset) in _CLASS_FOLDERS and self._is_of_mmpretrain()
         paths = (self.dataset.get('data_root') or '', self.dataset.get('ann_file') or '')
         if any(map(is_remote, paths)) or not (is_coco or has_label_maps or has_folders):
             return None
-        built = self._build(scope)
+        built = None if self._are_classes_text(is_coco) else self._build(scope)
         if built is None:
             return None
         if is_coco:
@@ -224,6 +215,35 @@ class _Part:
         else:
             return self._check_folders(built)
         return None
+
+    def check_fixed_classes(self) -> None:
+        """Compare the head with a data set of mmpretrain whose classes need no files."""
+        if kind_of(self.dataset) in _CLASS_FOLDERS or not self._is_of_mmpretrain():
+            return
+        with DATASETS.switch_scope_and_registry('mmpretrain') as registry:
+            kind = registry.get(self.dataset['type'])
+        classes = (self.dataset.get('metainfo') or {}).get('classes')
+        classes = classes or getattr(kind, 'METAINFO', {}).get('classes')
+        if classes and not isinstance(classes, str):
+            self._check_classes(classes)
+            self._check_count(len(classes), f'{self.key} has {len(classes)} classes')
+
+    def _is_of_mmpretrain(self) -> bool:
+        kind = str(self.dataset.get('type'))
+        scope = kind.split('.')[0] if '.' in kind else self.cfg.get('default_scope')
+        return scope == 'mmpretrain'
+
+    def _are_classes_text(self, is_coco: bool) -> bool:
+        """Report text as classes; its letters would be taken for classes."""
+        classes = (self.dataset.get('metainfo') or {}).get('classes')
+        # MMEngine reads the names from a file; _check_categories knows those of COCO
+        if is_coco or not isinstance(classes, str) or os.path.isfile(classes):
+            return False
+        self.findings.error(
+            f'{self.key}.metainfo.classes={classes!r} is text; expected a tuple of names, '
+            f"which has a comma even with one: ('{classes}',)"
+        )
+        return True
 
     def _build(self, scope: str) -> BaseDataset | None:
         """Build a data set without reading files, for its classes and joined paths."""
@@ -255,6 +275,7 @@ class _Part:
             if self.split == 'train'
             else any(metric.masks for metric in metrics),
             scored=bool(metrics),
+            pipeline=self.dataset.get('pipeline'),
             may_lack_annotations=self.split == 'test',
         )
         before = dict(self.findings.lines)
@@ -275,46 +296,37 @@ class _Part:
                 self.findings.lines[f'test_{key.removeprefix("val_")}'] = value
 
     def _check_folders(self, built: BaseDataset) -> list[str] | None:
-        classes = built.metainfo.get('classes')
-        if isinstance(classes, str):
-            self.findings.error(
-                f'{self.key}.metainfo.classes={classes!r} is text; expected a tuple of names, '
-                f"which has a comma even with one: ('{classes}',)"
-            )
-            return None
+        pipeline = self.dataset.get('pipeline')
         if built.ann_file:
-            found = check_image_list(self.key, built, self.findings)
-            count = self.model.get('head', {}).get('num_classes')
-            if found and count and found[0] >= count:
-                self.findings.error(
-                    f'{self.key}.ann_file: line {found[1]!r} of {built.ann_file} has label '
-                    f'{found[0]}, but model.head.num_classes={count}; expected labels from 0 to '
-                    f'{count - 1}'
-                )
-            self._check_classes(classes)
+            highest = check_image_list(self.key, built, pipeline, self.findings)
+            self._check_list(built, highest)
             return None
-        folders = check_class_folders(self.key, built, self.findings)
+        folders = check_class_folders(self.key, built, pipeline, self.findings)
         if folders:
             self._check_classes(folders)
-            self._check_preprocessor(folders)
-            check_scores(
-                f'{self.split}_evaluator',
-                self.cfg.get(f'{self.split}_evaluator'),
-                len(folders),
-                self.findings,
-            )
+            self._check_count(len(folders), f'{self.key} has {len(folders)} class folders')
         return folders
 
-    def _check_preprocessor(self, folders: list[str]) -> None:
-        """Check ``num_classes``, by which Mixup and CutMix make one-hot labels."""
-        settings = self.cfg.get('data_preprocessor') or {}
-        count = settings.get('num_classes')
-        if count is not None and count != len(folders):
+    def _check_list(self, built: BaseDataset, highest: tuple[int, str] | None) -> None:
+        """Compare a list's highest label and its line with the number of classes, if known."""
+        classes = built.metainfo.get('classes')
+        self._check_classes(classes)
+        head = self.model.get('head') or {}
+        count = len(classes) if classes else head.get('num_classes')
+        if not isinstance(count, int) or not built.with_label:
+            return
+        source = f'model.head.num_classes={count}'
+        if classes:
+            source = f'{self.key}.metainfo has {count} classes'
+        if highest and highest[0] >= count:
             self.findings.error(
-                f'data_preprocessor.num_classes={count}, but {self.key} has {len(folders)} class '
-                'folders',
-                {'data_preprocessor.num_classes': len(folders)},
+                f'{self.key}.ann_file: line {highest[1]!r} of {built.ann_file} has label '
+                f'{highest[0]}, but {source}; expected labels from 0 to {count - 1}'
             )
+        self._check_count(count, source)
+
+    def _check_count(self, number: int, source: str) -> None:
+        check_class_count(self.cfg, self.split, (number, source), self.findings)
 
 
 def _compare_folders(classes: dict[str, list[str]], findings: Findings) -> None:

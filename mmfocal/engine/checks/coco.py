@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of COCO files: entries, images, categories, boxes, masks and stuff maps."""
 
+import codecs
 import gc
 import itertools
 import json
@@ -19,6 +20,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from ..findings import Findings, first_few
+from ..machine import dicts_in, kind_of
 from .images import IGNORED, are_present, check_pictures, check_values, picture_size, sample
 
 try:
@@ -51,6 +53,7 @@ class CocoFile:
         masks: Whether masks are loaded or scored.
         scored: Whether COCO evaluation reads the file.
         may_lack_annotations: Whether annotations may be absent, as in test-dev files of COCO.
+        pipeline: Transforms of the data set, which load its images and stuff maps.
         content: Content of the file, once it is read.
         classes: Classes of the data set that match the file, once they are known.
     """
@@ -61,6 +64,7 @@ class CocoFile:
     masks: bool = False
     scored: bool = False
     may_lack_annotations: bool = False
+    pipeline: Any = None
     content: dict = field(default_factory=dict)
     classes: list[str] | None = None
 
@@ -127,14 +131,17 @@ def _column(entries: Sequence[dict], name: str) -> list:
 def _parse(text: bytes) -> Any:
     """Parse JSON; a segmentation may stay text, see ``_mask_of``.
 
-    NaN and infinity, which JSON lacks, are read as Python's own reader does.
+    NaN and infinity, which JSON lacks, are read as Python's own reader does. Only UTF-8 is read,
+    as by pycocotools.
     """
+    if text.startswith(codecs.BOM_UTF8):
+        raise ValueError('it starts with a byte order mark; expected UTF-8 without it')
+    if not text.isascii():
+        text.decode()
     if msgspec is not None:
-        try:
+        with suppress(msgspec.MsgspecError):  # not COCO instances, or NaN
             return _decoder().decode(text)
-        except msgspec.MsgspecError:  # not COCO instances, or NaN
-            return json.loads(text)
-    return json.loads(text)
+    return json.loads(text.decode())
 
 
 @cache
@@ -646,7 +653,7 @@ def _check_images(file: CocoFile, folder: str) -> None:
     paths = [os.path.join(folder, image['file_name']) for image in images]
     if not are_present(file.key, paths, f'images that {file.path} lists', file.findings):
         return
-    check_pictures(file.key, paths, file.findings)
+    check_pictures(file.key, paths, file.pipeline, file.findings)
     wrong = []
     for image, path in sample(list(zip(images, paths, strict=True))):
         try:
@@ -746,4 +753,7 @@ def _check_stuff_maps(key: str, file: CocoFile, dataset: BaseDataset, model: dic
     if 'num_classes' in head:
         ignored = (head.get('loss_seg') or {}).get('ignore_index', IGNORED)
         note = f'model.roi_head.semantic_head.num_classes={head["num_classes"]}'
-        check_values(key, paths, head['num_classes'] - 1, {ignored}, note, file.findings)
+        loaders = [step for step in dicts_in(file.pipeline) if kind_of(step) == 'LoadAnnotations']
+        decoder = (loaders[0] if loaders else {}, 'cv2')
+        highest = head['num_classes'] - 1
+        check_values(key, paths, highest, {ignored}, note, decoder, file.findings)
