@@ -721,11 +721,14 @@ def test_pictures_without_class_folders_are_refused(tmp_path):
 # ---- all together ------------------------------------------------------------------------------
 
 
-def test_own_data_are_told_in_one_go_with_the_lines_to_write(tmp_path):
-    """The lines that the error ends with are all that is needed."""
+@pytest.mark.parametrize('test_file', ['all.json', 'test.json'])
+def test_own_data_are_told_in_one_go_with_the_lines_to_write(tmp_path, capsys, test_file):
+    """The lines that the error ends with are all that is needed, for the test set too."""
     content = annotated(tmp_path)
     content['categories'].append(dict(id=3, name="a 'big' coin"))
-    (tmp_path / 'all.json').write_text(json.dumps(content))
+    for name in ('all.json', test_file):
+        (tmp_path / name).write_text(json.dumps(content))
+        first('annotations', bbox=[2, 3, 0, 5])(content)
     places = dict(data_root=str(tmp_path), ann_file='all.json', data_prefix=dict(img='images/'))
     scored = dict(ann_file=str(tmp_path / 'all.json'))
     settings = dict(
@@ -733,11 +736,15 @@ def test_own_data_are_told_in_one_go_with_the_lines_to_write(tmp_path):
         **{f'{split}_dataloader': dict(dataset=places) for split in ('train', 'val', 'test')},
         **{f'{split}_evaluator': scored for split in ('val', 'test')},
     )
+    settings['test_dataloader']['dataset'] = dict(places, ann_file=test_file)
+    settings['test_evaluator'] = dict(ann_file=str(tmp_path / test_file))
     path = tmp_path / 'own.py'
     text = '\n'.join(f'{name} = {value!r}' for name, value in settings.items())
     path.write_text(text)
     with pytest.raises(InputError) as error:
         check_inputs(Config.fromfile(path))
+    assert 'test_dataloader' not in capsys.readouterr().out
+    assert 'test_dataloader' not in str(error.value).split('Lines to write')[0]
     message, lines = str(error.value).split('Lines to write in a config that has this one as _bas')
     for key in ('train_dataloader.dataset', 'val_dataloader.dataset', 'model.roi_head.mask_head'):
         assert key in message
