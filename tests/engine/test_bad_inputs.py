@@ -718,6 +718,67 @@ def test_pictures_without_class_folders_are_refused(tmp_path):
         check_inputs(cfg)
 
 
+# ---- last batches ------------------------------------------------------------------------------
+
+
+def three_maps(root: Path) -> Config:
+    cfg, _ = segmentation(root)
+    cfg.model = Config.fromfile(SHIPPED / 'focal_nano_upernet.py').model
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+        head.num_classes = 2
+    return cfg
+
+
+def three_classes(root: Path) -> Config:
+    cfg, _ = classification(root)
+    cfg.model = Config.fromfile(SHIPPED / 'focal_nano_cls.py').model
+    width = cfg.model.head.in_channels
+    cfg.model.head = dict(
+        type='StackedLinearClsHead', num_classes=3, in_channels=width, mid_channels=[8],
+        norm_cfg=dict(type='BN1d'),
+    )  # fmt: skip
+    return cfg
+
+
+def three_listed(root: Path) -> Config:
+    cfg = three_classes(root)
+    (root / 'list.txt').write_bytes(LISTED)
+    cfg.train_dataloader.dataset.ann_file = 'list.txt'
+    return cfg
+
+
+@pytest.mark.parametrize('prepare', [three_maps, three_classes, three_listed])
+def test_a_last_batch_of_one_image_is_refused_where_batch_norm_cannot_run(
+    tmp_path, monkeypatch, prepare
+):
+    cfg = prepare(tmp_path)
+    given = cfg.train_dataloader
+    given.sampler = dict(type='DefaultSampler')
+    words = r'leaves a last batch of 1 of 3 images \(batch_size=2, 1 process\): batch norm in'
+    with pytest.raises(InputError, match=words) as error:
+        check_inputs(cfg, ['train'])
+    assert 'train_dataloader = dict(drop_last=True)' in str(error.value)
+    if prepare is three_listed:
+        return
+    one = given.dataset
+    for changes in (
+        dict(drop_last=True),
+        dict(batch_size=3),
+        dict(sampler=dict(type='InfiniteSampler')),
+        dict(dataset=dict(type='RepeatDataset', times=2, dataset=one)),
+        dict(dataset=dict(type='ConcatDataset', datasets=[one, one])),
+    ):
+        cfg.train_dataloader = {**given, **changes}
+        check_inputs(cfg, ['train'])
+    cfg.train_dataloader = given
+    cfg.launcher = 'pytorch'
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    check_inputs(cfg, ['train'])
+    monkeypatch.setenv('WORLD_SIZE', '3')
+    with pytest.raises(InputError, match='3 processes'):
+        check_inputs(cfg, ['train'])
+
+
 # ---- all together ------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .classification import check_class_count, check_class_folders, check_image_
 from .coco import CocoFile, check_coco, without_garbage_collection
 from .evaluator import check_evaluator, coco_metrics
 from .images import check_label_maps, has_file, has_files, is_remote
+from .loaders import check_last_batch, check_loader
 from .model import check_num_classes, check_widths
 
 __all__ = ['check_checkpoint', 'check_inputs', 'check_run', 'check_widths']
@@ -125,11 +127,12 @@ def _add_lines_for_test(cfg: Config, findings: Findings) -> None:
 
 def _check_splits(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
     classes: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
             continue
-        _check_loader(f'{split}_dataloader', loader, findings)
+        check_loader(f'{split}_dataloader', loader, findings)
         coco_files: list[CocoFile] = []
         for key, dataset in leaf_datasets(f'{split}_dataloader.dataset', loader.dataset):
             part = _Part(cfg, split, key, dataset, findings)
@@ -139,8 +142,11 @@ def _check_splits(cfg: Config, splits: Iterable[str], findings: Findings) -> Non
             found = part.check(coco_files)
             if found:
                 classes[key] = found
+            if part.size is not None:
+                sizes[key] = part.size
         check_evaluator(cfg, split, coco_files, findings)
     _compare_folders(classes, findings)
+    check_last_batch(cfg, sizes, findings)
 
 
 def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
@@ -160,14 +166,6 @@ def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
             yield from leaf_datasets(f'{key}.datasets.{index}', part)
     else:
         yield key, dataset
-
-
-def _check_loader(key: str, loader: dict, findings: Findings) -> None:
-    """Check the numbers of a data loader."""
-    for name, least in (('batch_size', 1), ('num_workers', 0)):
-        value = loader.get(name, least)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            findings.error(f'{key}.{name}={value!r}; expected an integer of at least {least}')
 
 
 def _are_there(key: str, dataset: dict, findings: Findings) -> bool:
@@ -197,6 +195,7 @@ class _Part:
         self.dataset = dataset
         model = cfg.get('model') or {}
         self.model = model.get('module', model)  # --tta has wrapped it
+        self.size: int | None = None  # number of images, where it is known
 
     def check(self, coco_files: list[CocoFile]) -> list[str] | None:
         """Check files of known data sets; subclasses may have other contents.
@@ -223,7 +222,7 @@ class _Part:
         elif has_label_maps:
             self._check_classes(built.metainfo.get('classes'))
             pipeline, hint = self.dataset.get('pipeline'), _how_to_get(self.dataset)
-            check_label_maps(self.key, built, pipeline, hint, self.findings)
+            self.size = check_label_maps(self.key, built, pipeline, hint, self.findings)
         else:
             return self._check_folders(built)
         return None
@@ -298,17 +297,20 @@ class _Part:
     def _check_folders(self, built: BaseDataset) -> list[str] | None:
         pipeline = self.dataset.get('pipeline')
         if built.ann_file:
-            highest = check_image_list(self.key, built, pipeline, self.findings)
-            self._check_list(built, highest)
+            entries = check_image_list(self.key, built, pipeline, self.findings)
+            self.size = len(entries) if entries else None
+            self._check_list(built, entries)
             return None
-        folders = check_class_folders(self.key, built, pipeline, self.findings)
-        if folders:
-            self._check_classes(folders)
-            self._check_count(len(folders), f'{self.key} has {len(folders)} class folders')
-        return folders
+        counts = check_class_folders(self.key, built, pipeline, self.findings)
+        if not counts:
+            return None
+        self.size = sum(counts.values())
+        self._check_classes(list(counts))
+        self._check_count(len(counts), f'{self.key} has {len(counts)} class folders')
+        return list(counts)
 
-    def _check_list(self, built: BaseDataset, highest: tuple[int, str] | None) -> None:
-        """Compare a list's highest label and its line with the number of classes, if known."""
+    def _check_list(self, built: BaseDataset, entries: list[tuple[str, int]] | None) -> None:
+        """Compare a list's highest label with the number of classes, if known."""
         classes = built.metainfo.get('classes')
         self._check_classes(classes)
         head = self.model.get('head') or {}
@@ -318,10 +320,12 @@ class _Part:
         source = f'model.head.num_classes={count}'
         if classes:
             source = f'{self.key}.metainfo has {count} classes'
-        if highest and highest[0] >= count:
+        name, label = max(entries or [('', 0)], key=itemgetter(1))
+        if label >= count:
+            line = f'{name} {label}'
             self.findings.error(
-                f'{self.key}.ann_file: line {highest[1]!r} of {built.ann_file} has label '
-                f'{highest[0]}, but {source}; expected labels from 0 to {count - 1}'
+                f'{self.key}.ann_file: line {line!r} of {built.ann_file} has label {label}, but '
+                f'{source}; expected labels from 0 to {count - 1}'
             )
         self._check_count(count, source)
 

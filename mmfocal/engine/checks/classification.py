@@ -19,7 +19,7 @@ _SYSTEM_FOLDERS = ('__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN')
 
 def check_class_folders(
     key: str, dataset: BaseDataset, pipeline: Any, findings: Findings
-) -> list[str] | None:
+) -> dict[str, int] | None:
     """Check class folders of mmpretrain's ``CustomDataset``.
 
     Args:
@@ -29,7 +29,7 @@ def check_class_folders(
         findings: Collects the errors.
 
     Returns:
-        Class names by label if folders define the classes, else None.
+        Number of images by class, in the order of labels; None if folders define no classes.
     """
     root = dataset.img_prefix
     if dataset.ann_file or not dataset.with_label or not os.path.isdir(root):
@@ -59,7 +59,7 @@ def check_class_folders(
         key, [path for paths in pictures.values() for path in paths], pipeline, findings
     )
     _check_names(key, root, dataset, folders, findings)
-    return folders
+    return {name: len(paths) for name, paths in pictures.items()}
 
 
 def _pictures(folder: str, dataset: BaseDataset) -> list[str]:
@@ -95,7 +95,7 @@ def _check_names(
 
 def check_image_list(
     key: str, dataset: BaseDataset, pipeline: Any, findings: Findings
-) -> tuple[int, str] | None:
+) -> list[tuple[str, int]] | None:
     """Check an annotation file with lines ``path label`` in mmpretrain's format.
 
     Args:
@@ -105,14 +105,14 @@ def check_image_list(
         findings: Collects the errors.
 
     Returns:
-        The highest label and its line, or None.
+        Path and label of each image, label -1 if it has none; None if the list is unusable.
     """
     path, key = dataset.ann_file, f'{key}.ann_file'
     expected = "an image's path" + (' and a label' if dataset.with_label else '')
     lines = read_list(key, path, expected, findings)
     if lines is None:
         return None
-    names, labels = list(lines), []
+    entries = [(line, -1) for line in lines]
     if dataset.with_label:
         parts = [line.strip().rpartition(' ') for line in lines]
         for number, (name, _, label) in enumerate(parts, start=1):
@@ -122,14 +122,11 @@ def check_image_list(
                     'and a label from 0 on'
                 )
                 return None
-        names, _, labels = map(list, zip(*parts, strict=True))
-    paths = [os.path.join(dataset.img_prefix, name) for name in names]
+        entries = [(name, int(label)) for name, _, label in parts]
+    paths = [os.path.join(dataset.img_prefix, name) for name, _ in entries]
     if are_present(key, paths, f'images that {path} lists', findings):
         check_pictures(key, paths, pipeline, findings)
-    if not labels:
-        return None
-    highest = max(range(len(labels)), key=lambda index: int(labels[index]))
-    return int(labels[highest]), lines[highest]
+    return entries
 
 
 # ---- settings ----------------------------------------------------------------------------------

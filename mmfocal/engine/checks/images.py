@@ -258,7 +258,7 @@ def decode(path: str, loader: dict, backend: str, color: str) -> np.ndarray:
 
 def check_label_maps(
     key: str, dataset: BaseDataset, pipeline: Any, hint: str, findings: Findings
-) -> None:
+) -> int | None:
     """Check the label maps of a segmentation data set; a sample of up to 50 is opened.
 
     Args:
@@ -267,27 +267,30 @@ def check_label_maps(
         pipeline: Its transforms; labels that they do not load are not checked.
         hint: How to get the data.
         findings: Collects the errors.
+
+    Returns:
+        Number of images, None if it is unknown.
     """
     loaders = [step for step in dicts_in(pipeline) if kind_of(step) == 'LoadAnnotations']
     if os.path.isfile(dataset.ann_file):
         expected = 'names of images without suffix'
         if read_list(f'{key}.ann_file', dataset.ann_file, expected, findings) is None:
-            return
+            return None
     dataset.full_init()
     if len(dataset) == 0:
         findings.error(
             f'{key}.data_prefix.img_path: no file in {dataset.data_prefix["img_path"]} ends in '
             f'{dataset.img_suffix!r} (img_suffix)\n{hint}'
         )
-        return
+        return None
     entries = [dataset.get_data_info(index) for index in range(len(dataset))]
     images = [entry['img_path'] for entry in entries]
     image_key = f'{key}.data_prefix.img_path'
     if not are_present(image_key, images, 'images', findings):
-        return
+        return len(dataset)
     check_pictures(image_key, images, pipeline, findings)
     if not loaders:
-        return
+        return len(dataset)
     _check_agreement(key, dataset.reduce_zero_label, loaders, findings)
     label_key = f'{key}.data_prefix.seg_map_path'
     maps = [entry['seg_map_path'] for entry in entries]
@@ -295,6 +298,7 @@ def check_label_maps(
     if are_present(label_key, maps, 'label maps', findings):
         _check_sizes(label_key, images, maps, findings)
         _check_labels(label_key, dataset, maps, loaders[0], findings)
+    return len(dataset)
 
 
 def check_values(
