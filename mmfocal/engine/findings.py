@@ -12,9 +12,14 @@ class InputError(ValueError):
 
 
 class Findings:
-    """Problems and the config lines that solve them."""
+    """Problems and the config lines that solve them.
 
-    def __init__(self) -> None:
+    Args:
+        quiet: Whether problems that do not prevent the run are not printed.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
         self.errors: list[str] = []
         self.lines: dict[str, Any] = {}
 
@@ -35,7 +40,7 @@ class Findings:
         Args:
             text: As for ``error``.
         """
-        print_log(f'WARNING: {text}')  # there is no log before the run
+        self.note(f'WARNING: {text}')
 
     def note(self, text: str) -> None:
         """Print what a run skips, which may be intended.
@@ -43,7 +48,8 @@ class Findings:
         Args:
             text: As for ``error``.
         """
-        print_log(text)
+        if not self.quiet:
+            print_log(text)  # there is no log before the run
 
     def report(self) -> None:
         """Raise all errors at once.

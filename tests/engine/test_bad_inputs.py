@@ -93,6 +93,9 @@ BAD_ANNOTATIONS = [
     # (what is changed, words of the error)
     ('box NaN', first('annotations', bbox=[1, 2, float('nan'), 4]), 'id=1 .* bbox=.*four finite'),
     ('box infinite', first('annotations', bbox=[1, 2, float('inf'), 4]), 'bbox=.*four finite'),
+    ('box far away', first('annotations', bbox=[1, 2, 3e6, 4]), 'bbox=.*1,000,000 pixels'),
+    ('box of a huge integer', first('annotations', bbox=[1, 2, 10**400, 4]), 'bbox=.*four finite'),
+    ('area of a huge integer', first('annotations', area=10**400), 'expected a finite number'),
     ('box of text', first('annotations', bbox=[1, 2, 'wide', 4]), 'bbox=.*four finite'),
     ('numbers as text', first('annotations', bbox=['1', '2', '3', '4']), 'bbox=.*four finite'),
     ('box of three', first('annotations', bbox=[1, 2, 3]), 'bbox=.*four finite'),
@@ -104,6 +107,11 @@ BAD_ANNOTATIONS = [
     ('no id', without('annotations', 'id'), "have no 'id'"),
     ('no iscrowd', without('annotations', 'iscrowd'), "have no 'iscrowd', usually 0"),
     ('odd iscrowd', first('annotations', iscrowd='no'), "iscrowd='no'; expected 0 or 1"),
+    ('iscrowd as text', every('annotations', iscrowd='0'), "id=1 .* iscrowd='0'; expected 0 or 1"),
+    ('iscrowd a list', first('annotations', iscrowd=[0]), r'iscrowd=\[0\]; expected 0 or 1'),
+    ('ignore as text', first('annotations', ignore='no'), "ignore='no'; expected 0 or 1"),
+    ('all are crowds', every('annotations', iscrowd=1), 'none of .* 6 annotations have iscrowd'),
+    ('all are ignored', every('annotations', ignore=True), 'none of .* have iscrowd=1 or ignore'),
     ('all boxes negative', every('annotations', bbox=[2, 3, -4, 5]), 'none of the 6 .* is left'),
     ('all areas zero', every('annotations', area=0), 'none of the 6 annotations'),
     ('all boxes outside', every('annotations', bbox=[40, 3, 4, 5]), 'none of the 6 annotations'),
@@ -134,10 +142,23 @@ BAD_ANNOTATIONS = [
     ('mask of text', first('annotations', segmentation='full'), "segmentation='full'; expected"),
     ('polygon NaN', first('annotations', segmentation=[[1, 1, 9, float('nan'), 9, 9]]), 'numbers'),
     ('polygon of text', first('annotations', segmentation=[['1', '1', '9']]), 'numbers; expected'),
+    ('polygon far away', first('annotations', segmentation=[[1e9, 1e9, 2e9, 1, 5, 5]]),
+     'corner further than 1,000,000 pixels'),
+    ('polygon far left', first('annotations', segmentation=[*POLYGON, [1, 1, -2e6, 1, 5, 5]]),
+     'corner further than'),
+    ('polygon beyond floats', first('annotations', segmentation=[[1, 1, 9, 1e308, 1e308, 9]]),
+     'something else than numbers'),
+    ('polygon of a huge integer', first('annotations', segmentation=[[1, 1, 9, 10**400, 9, 9]]),
+     'something else than numbers'),
+    ('outline without end', first('annotations', segmentation=[[0, 0, 9e5, 9e5] * 20]),
+     'outline of over 10,000,000 pixels'),
     ('polygon empty', first('annotations', segmentation=[[]]), 'has 0 coordinates'),
     ('polygon a line', first('annotations', segmentation=[[1, 1, 9, 9]]), 'has 4 coordinates'),
     ('RLE of another size', first('annotations', segmentation=dict(counts=[9], size=[3, 3])),
      r'size=\[3, 3\], its image \[20, 30\]'),
+    ('RLE of a size with fractions',
+     first('annotations', segmentation=dict(counts=[600], size=[20.0, 30.0])),
+     r'size=\[20.0, 30.0\], its image \[20, 30\]'),
     ('RLE too long', first('annotations', segmentation=dict(counts=[9, 999], size=[20, 30])),
      'add up to 1008 pixels; expected 20 x 30 = 600'),
     ('RLE negative', first('annotations', segmentation=dict(counts=[-1, 601], size=[20, 30])),
@@ -166,12 +187,61 @@ def test_annotations_are_refused(tmp_path, change, words):
 
 
 @pytest.mark.parametrize(
+    ('name', 'coding', 'words'),
+    [
+        ('ring', 'utf-8-sig', 'starts with a byte order mark'),
+        ('ring', 'utf-16', "codec can't decode"),
+        ('ring', 'utf-16-le', 'Expecting'),  # has no mark; Python would guess
+        ('Ring ö', 'latin-1', "codec can't decode"),
+    ],
+)
+def test_only_utf8_is_read_as_by_pycocotools(tmp_path, name, coding, words):
+    content = annotated(tmp_path)
+    first('categories', name=name)(content)
+    cfg = detection(tmp_path, content, metainfo=dict(classes=(name, 'pin')))
+    text = json.dumps(content, ensure_ascii=False)
+    (tmp_path / 'all.json').write_text(text, encoding='utf-8')
+    check_inputs(cfg)
+    (tmp_path / 'all.json').write_text(text, encoding=coding)
+    with pytest.raises(InputError, match=rf'all\.json is not JSON: .*{words}'):
+        check_inputs(cfg)
+
+
+@pytest.mark.parametrize(
+    ('iscrowd', 'words'), [('0', "iscrowd='0'; expected"), (1, 'none of the 6 annotations')]
+)
+def test_crowds_of_data_that_are_only_trained_on_are_refused(tmp_path, iscrowd, words):
+    """mmdet would ignore all instances without a word."""
+    content = annotated(tmp_path)
+    every('annotations', iscrowd=iscrowd)(content)
+    cfg = detection(tmp_path, content)
+    cfg.val_evaluator = None
+    with pytest.raises(InputError, match=words):
+        check_inputs(cfg, ['train'])
+    first('annotations', iscrowd=False)(content)
+    every('annotations', iscrowd=True)(dict(annotations=content['annotations'][1:]))
+    cfg = detection(tmp_path, content)
+    check_inputs(cfg, ['train'])
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        dataset = DATASETS.build(
+            dict(cfg.train_dataloader.dataset, pipeline=[], serialize_data=False)
+        )
+    flags = [each['ignore_flag'] for entry in dataset for each in entry['instances']]
+    assert flags == [0, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
     ('change', 'words'),
     [
         (first('annotations', bbox=[2, 3, 0, 5]), 'leaves out 1 of 6 boxes'),
         (first('annotations', bbox=[-5, -5, 60, 60], iscrowd=True), ''),
         (first('annotations', segmentation=[*POLYGON, [1, 1, 5]]), ''),
         (first('annotations', segmentation=[[1, 1, 9, 1, 9, 9, 4]]), 'ignores 1 of 6 instances'),
+        (
+            first('annotations', segmentation=[[500, 500, 600, 500, 600, 600]]),
+            r'WARNING: .*polygons of 1 of 6 .* outside of their image.* the first is id=1',
+        ),
+        (first('annotations', segmentation=[[-9, 1, 99, 1, 9, 9]]), '^(?!.*outside)'),
         (every('annotations', bbox=[15, 5, 25, 18]), r'WARNING: .*6 of 6 boxes .* end outside'),
         (lambda content: content['categories'].append(dict(id=3, name='x')), r"left out: \['x'\]"),
         (lambda content: content['images'][0].update(license=1), ''),
@@ -215,22 +285,78 @@ def test_training_without_masks_needs_none(tmp_path):
     check_inputs(cfg)
 
 
+def another_evaluator_file(root: Path, change: Callable[[dict], None]) -> Config:
+    """Validation that is scored with a file of its own."""
+    cfg = detection(root, annotated(root))
+    other = annotated(root)
+    change(other)
+    cfg.val_evaluator.ann_file = str(root / 'other.json')
+    (root / 'other.json').write_text(json.dumps(other))
+    return cfg
+
+
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
-        (lambda content: content['images'].pop(), r'1 of 3 images .* has id=3'),
-        (lambda content: content['categories'].append(dict(id=3, name='x')), 'the categories pin'),
+        (lambda content: (content['images'].pop(), content.update(
+            annotations=content['annotations'][:4])), r'1 of 3 images .* has id=3'),
+        (first('categories', name='x'), r'the categories x, pin, but .*all.json has ring, pin'),
+        (lambda content: content['categories'].pop(0), 'has the categories pin, but'),
+        (lambda content: content['categories'].reverse(),
+         r'other.json has the categories pin, ring, but .*all.json has another order: ring, pin'),
         (without('annotations', 'iscrowd'), r"val_evaluator\.ann_file: .*no 'iscrowd'"),
+        (every('annotations', iscrowd='0'), r"val_evaluator\.ann_file: .*iscrowd='0'; expected"),
+        (first('images', file_name='x.png'),
+         r'1 of 3 images of .*all.json are other ones in .*other.json: id=1 is a.png .* x.png'),
+        (first('images', file_name='aa.png'), r'are other ones in .*aa.png'),
+        (first('images', width=31), r'a.png \(30 x 20\) in the first, a.png \(31 x 20\)'),
+        (lambda content: content['images'][0].update(id=2) or content['images'][1].update(id=1),
+         '2 of 3 images .* are other ones'),
     ],
-)
+)  # fmt: skip
 def test_another_file_of_the_evaluator_is_compared(tmp_path, change, words):
+    with pytest.raises(InputError, match=words):
+        check_inputs(another_evaluator_file(tmp_path, change), ['val'])
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (lambda content: None, '^$'),
+        (first('images', file_name='images/a.png'), '^$'),
+        (lambda content: content['categories'].append(dict(id=3, name='x')), '^$'),
+        (lambda content: content['images'].append(dict(content['images'][0], id=4, file_name='x')),
+         'WARNING: val_evaluator.*1 of 4 images .* id=4; their objects count as missed'),
+        (lambda content: content['annotations'].pop(),
+         r'WARNING: .*1 of 3 images have another number .* c.png \(30 x 20\): 1 instead of 2'),
+    ],
+)  # fmt: skip
+def test_another_file_of_the_evaluator_that_fits_is_accepted(tmp_path, capsys, change, words):
+    check_inputs(another_evaluator_file(tmp_path, change), ['val'])
+    assert re.search(words, capsys.readouterr().out)
+
+
+def test_sorted_categories_of_the_evaluator_must_be_those_of_the_data_set(tmp_path):
+    content = annotated(tmp_path)
+    content['categories'].reverse()
+    cfg = detection(tmp_path, content, metainfo=dict(classes=('pin', 'ring')))
+    check_inputs(cfg)
+    cfg.val_evaluator.sort_categories = True
+    with pytest.raises(InputError, match=r'ring, pin, sorted by id .* order: pin, ring'):
+        check_inputs(cfg)
+
+
+def test_every_file_of_concatenated_data_sets_is_compared(tmp_path):
     cfg = detection(tmp_path, annotated(tmp_path))
     other = annotated(tmp_path)
-    other['annotations'] = other['annotations'][:4]
-    change(other)
-    cfg.val_evaluator.ann_file = str(tmp_path / 'other.json')
+    first('images', id=9)(other)
+    every('annotations', image_id=9)(other)
     (tmp_path / 'other.json').write_text(json.dumps(other))
-    with pytest.raises(InputError, match=words):
+    one = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[one, dict(one, ann_file='other.json')]
+    )
+    with pytest.raises(InputError, match=r'1 of 3 images of .*other.json are not in .*all.json'):
         check_inputs(cfg, ['val'])
 
 
@@ -313,6 +439,23 @@ def test_damaged_pictures_are_named(tmp_path, task, suffix, damage):
         check_inputs(cfg)
 
 
+@pytest.mark.parametrize('kind', ['PCX', 'TGA', 'DDS', 'SGI', 'float TIFF', 'large TGA'])
+@pytest.mark.parametrize('task', ['detection', 'segmentation', 'classification'])
+def test_formats_that_the_pipeline_does_not_decode_are_named(tmp_path, task, kind):
+    cfg, folder = TASKS[task](tmp_path)
+    path = next(path for path in sorted(folder.rglob('*.png')))
+    size = (1500, 1500) if kind == 'large TGA' else (WIDTH, HEIGHT)
+    image = Image.new('F' if kind == 'float TIFF' else 'RGB', size)
+    image.save(path, kind.split()[-1])
+    pipeline = cfg.train_dataloader.dataset.get('pipeline', [])
+    cfg.train_dataloader.dataset.pipeline = [dict(type='LoadImageFromFile'), *pipeline]
+    with pytest.raises(InputError, match=f'cannot be read: {path} .*(cv2|OpenCV)'):
+        check_inputs(cfg, ['train'])
+    Image.new('RGB', (WIDTH, HEIGHT)).save(path, 'TGA')
+    cfg.train_dataloader.dataset.pipeline[0].imdecode_backend = 'pillow'
+    check_inputs(cfg, ['train'])
+
+
 def whole_detection(root: Path) -> tuple[Config, Path]:
     return detection(root, annotated(root)), root / 'images'
 
@@ -376,6 +519,33 @@ def test_listed_images_must_exist(tmp_path):
     check_inputs(cfg)
 
 
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        (b'', 'list.txt is empty; expected lines of names of images without suffix'),
+        (b'a\n\nb\n', 'has 1 blank lines, the first is line 2'),
+        (b'a\nb\n\n', 'first is line 3'),
+        ('ä\n'.encode('latin-1'), 'is not UTF-8'),
+        (b'\xef\xbb\xbfa\n', 'byte order mark'),
+    ],
+)
+def test_lists_of_segmentation_are_refused(tmp_path, text, words):
+    cfg, _ = segmentation(tmp_path, ann_file='list.txt')
+    (tmp_path / 'list.txt').write_bytes(text)
+    with pytest.raises(InputError, match=rf'ann_file: .*{words}'):
+        check_inputs(cfg)
+
+
+@pytest.mark.parametrize('kind', ['BaseSegDataset', 'ADE20KDataset'])
+def test_text_is_no_list_of_classes(tmp_path, kind):
+    cfg, _ = segmentation(tmp_path, metainfo=dict(classes=('wall')), type=kind)
+    with pytest.raises(InputError, match=r"classes='wall' is text; .*\('wall',\)"):
+        check_inputs(cfg)
+    (tmp_path / 'classes.txt').write_text('ground\ndigit\n')  # MMEngine reads names from files
+    path = str(tmp_path / 'classes.txt')
+    check_inputs(segmentation(tmp_path, metainfo=dict(classes=path))[0])
+
+
 def test_images_of_two_suffixes_are_named(tmp_path):
     cfg, _ = segmentation(tmp_path)
     picture(tmp_path / 'images' / 'overview.jpg')  # has no label map
@@ -437,26 +607,106 @@ TASKS = dict(
             'batch_size=0; expected an integer of at least 1',
         ),
         ([], {'train_dataloader.num_workers': '2'}, "num_workers='2'; expected an integer"),
-        ([], {'train_dataloader.dataset.ann_file': 'empty.txt'}, 'is empty; expected lines'),
-        ([], {'train_dataloader.dataset.ann_file': 'label.txt'}, "'cat/0.png 7' .* has label 7"),
-        ([], {'train_dataloader.dataset.ann_file': 'lost.txt'}, r'1 of 2 images .*fox\.png'),
-        ([], {'train_dataloader.dataset.ann_file': 'text.txt'}, "line 2 .* is 'dog/0.png dog'"),
     ],
 )
 def test_class_folders_are_refused(tmp_path, folders, options, words):
     cfg, _ = classification(tmp_path)
-    lists = dict(
-        empty='', label='cat/0.png 7\n', lost='cat/0.png 0\ncat/fox.png 1\n',
-        text='cat/0.png 0\ndog/0.png dog\n',
-    )  # fmt: skip
-    for name, text in lists.items():
-        (tmp_path / f'{name}.txt').write_text(text)
     check_inputs(cfg)
     for name in folders:
         picture(tmp_path / name / '0.png')
     cfg.merge_from_dict(options)
     with pytest.raises(InputError, match=words):
         check_inputs(cfg)
+
+
+LISTED = b'cat/0.png 0\ndog/0.png 1\neel/0.png 2\n'
+
+
+@pytest.mark.parametrize(
+    ('text', 'options', 'words'),
+    [
+        (b'', {}, r'list\.txt is empty; expected lines'),
+        (b'cat/0.png 7\n', {}, r"'cat/0\.png 7' .* has label 7, but model\.head\.num_classes=3"),
+        (b'cat/0.png 0\ncat/fox.png 1\n', {}, r'1 of 2 images .*fox\.png'),
+        (b'cat/0.png 0\ndog/0.png dog\n', {}, "line 2 .* is 'dog/0.png dog'"),
+        ('cat/0.png ²\n'.encode(), {}, "line 1 .* is 'cat/0.png ²'"),
+        (b'cat/0.png\n', {}, "line 1 .* is 'cat/0.png'; expected a path and a label"),
+        (LISTED + b'\n', {}, 'has 1 blank lines, the first is line 4; expected lines'),
+        (LISTED + b' \n\n' + LISTED, {}, 'has 2 blank lines, the first is line 4'),
+        ('cät/0.png 0\n'.encode('latin-1'), {}, 'is not UTF-8: .*byte 0xe4'),
+        (b'\xef\xbb\xbf' + LISTED, {}, 'starts with a byte order mark'),
+        (LISTED.decode().encode('utf-16'), {}, 'is not UTF-8'),
+        (LISTED, {'val_evaluator.topk': (1, 5)}, r'topk=\(1, 5\), but there are 3 classes'),
+        (LISTED, {'data_preprocessor.num_classes': 10}, '=10, but model.head.num_classes=3'),
+        (LISTED, {'model.data_preprocessor': dict(num_classes=9)},
+         r'model\.data_preprocessor\.num_classes=9, but model\.head\.num_classes=3'),
+        (LISTED, {'train_dataloader.dataset.metainfo': dict(classes=('cat', 'dog'))},
+         'has label 2, but train_.*metainfo has 2 classes'),
+        (LISTED, {'train_dataloader.dataset.with_label': False}, r'3 of 3 images .*0\.png 0'),
+        (b'cat/0.png 0\n', {'val_evaluator': [dict(type='Accuracy', topk=4)]}, r'0\.topk=\(4,\)'),
+    ],
+)  # fmt: skip
+def test_lists_of_images_are_refused(tmp_path, text, options, words):
+    cfg, _ = classification(tmp_path)
+    path = tmp_path / 'list.txt'
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.ann_file = 'list.txt'
+    path.write_bytes(LISTED)
+    check_inputs(cfg)
+    path.write_bytes(LISTED.replace(b'\n', b'\r\n'))
+    check_inputs(cfg)
+    path.write_bytes(text)
+    cfg.merge_from_dict(options)
+    with pytest.raises(InputError, match=words):
+        check_inputs(cfg)
+
+
+@pytest.mark.parametrize('head', [None, dict(type='MoCoV3Head')])
+def test_lists_without_a_classifying_head_are_accepted(tmp_path, head):
+    cfg, _ = classification(tmp_path)
+    cfg.model.head = head
+    (tmp_path / 'list.txt').write_bytes(LISTED)
+    cfg.train_dataloader.dataset.ann_file = 'list.txt'
+    check_inputs(cfg, ['train'])
+
+
+@pytest.mark.parametrize(
+    ('kind', 'options', 'words'),
+    [
+        ('CIFAR100', {}, r'model\.head\.num_classes=10, but train_.* has 100 classes'),
+        ('mmpretrain.CIFAR100', {}, 'but train_dataloader.dataset.metainfo has 100 classes'),
+        ('CUB', {}, 'has 200 classes'),
+        ('CIFAR10', {'data_preprocessor': dict(num_classes=3)}, '=3, but .* has 10 classes'),
+        ('CIFAR10', {'train_evaluator': dict(type='Accuracy', topk=(1, 20))}, 'are 10 classes'),
+        ('CIFAR10', {'train_dataloader.dataset.metainfo': dict(classes=('a', 'b'))}, 'has 2 clas'),
+    ],
+)
+def test_the_head_must_fit_data_sets_with_their_own_classes(tmp_path, kind, options, words):
+    pytest.importorskip('mmpretrain')
+    dataset = loader(type='CIFAR10', data_root=str(tmp_path / 'absent'), split='train')
+    model = dict(head=dict(num_classes=10))
+    cfg = Config(dict(default_scope='mmpretrain', model=model, train_dataloader=dataset))
+    check_inputs(cfg, ['train'])
+    cfg.merge_from_dict({'train_dataloader.dataset.type': kind, **options})
+    with pytest.raises(InputError, match=words):
+        check_inputs(cfg, ['train'])
+
+
+@pytest.mark.parametrize('classes', [3, 60])
+def test_pictures_of_all_class_folders_are_sampled(tmp_path, classes):
+    """Also those that are not the first of their folder."""
+    names = [f'{index:02}' for index in range(classes)]
+    for name in names:
+        for index in range(4):
+            picture(tmp_path / 'train' / name / f'{index}.png')
+    cfg, _ = classification(tmp_path / 'other')
+    cfg.merge_from_dict({'model.head.num_classes': classes, 'data_preprocessor': None})
+    cfg.train_dataloader.dataset.data_root = str(tmp_path)
+    check_inputs(cfg, ['train'])
+    for name in names:
+        (tmp_path / 'train' / name / '1.png').write_bytes(b'')
+    with pytest.raises(InputError, match=r'of a sample of \d\d images cannot be read: .*1\.png'):
+        check_inputs(cfg, ['train'])
 
 
 def test_an_empty_class_folder_is_told(tmp_path, capsys):
@@ -474,14 +724,78 @@ def test_pictures_without_class_folders_are_refused(tmp_path):
         check_inputs(cfg)
 
 
+# ---- last batches ------------------------------------------------------------------------------
+
+
+def three_maps(root: Path) -> Config:
+    cfg, _ = segmentation(root)
+    cfg.model = Config.fromfile(SHIPPED / 'focal_nano_upernet.py').model
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+        head.num_classes = 2
+    return cfg
+
+
+def three_classes(root: Path) -> Config:
+    cfg, _ = classification(root)
+    cfg.model = Config.fromfile(SHIPPED / 'focal_nano_cls.py').model
+    width = cfg.model.head.in_channels
+    cfg.model.head = dict(
+        type='StackedLinearClsHead', num_classes=3, in_channels=width, mid_channels=[8],
+        norm_cfg=dict(type='BN1d'),
+    )  # fmt: skip
+    return cfg
+
+
+def three_listed(root: Path) -> Config:
+    cfg = three_classes(root)
+    (root / 'list.txt').write_bytes(LISTED)
+    cfg.train_dataloader.dataset.ann_file = 'list.txt'
+    return cfg
+
+
+@pytest.mark.parametrize('prepare', [three_maps, three_classes, three_listed])
+def test_a_last_batch_of_one_image_is_refused_where_batch_norm_cannot_run(
+    tmp_path, monkeypatch, prepare
+):
+    cfg = prepare(tmp_path)
+    given = cfg.train_dataloader
+    given.sampler = dict(type='DefaultSampler')
+    words = r'leaves a last batch of 1 of 3 images \(batch_size=2, 1 process\): batch norm in'
+    with pytest.raises(InputError, match=words) as error:
+        check_inputs(cfg, ['train'])
+    assert 'train_dataloader = dict(drop_last=True)' in str(error.value)
+    if prepare is three_listed:
+        return
+    one = given.dataset
+    for changes in (
+        dict(drop_last=True),
+        dict(batch_size=3),
+        dict(sampler=dict(type='InfiniteSampler')),
+        dict(dataset=dict(type='RepeatDataset', times=2, dataset=one)),
+        dict(dataset=dict(type='ConcatDataset', datasets=[one, one])),
+    ):
+        cfg.train_dataloader = {**given, **changes}
+        check_inputs(cfg, ['train'])
+    cfg.train_dataloader = given
+    cfg.launcher = 'pytorch'
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    check_inputs(cfg, ['train'])
+    monkeypatch.setenv('WORLD_SIZE', '3')
+    with pytest.raises(InputError, match='3 processes'):
+        check_inputs(cfg, ['train'])
+
+
 # ---- all together ------------------------------------------------------------------------------
 
 
-def test_own_data_are_told_in_one_go_with_the_lines_to_write(tmp_path):
-    """The config lines at the end of the error solve all problems."""
+@pytest.mark.parametrize('test_file', ['all.json', 'test.json'])
+def test_own_data_are_told_in_one_go_with_the_lines_to_write(tmp_path, capsys, test_file):
+    """The lines that the error ends with are all that is needed, for the test set too."""
     content = annotated(tmp_path)
     content['categories'].append(dict(id=3, name="a 'big' coin"))
-    (tmp_path / 'all.json').write_text(json.dumps(content))
+    for name in ('all.json', test_file):
+        (tmp_path / name).write_text(json.dumps(content))
+        first('annotations', bbox=[2, 3, 0, 5])(content)
     places = dict(data_root=str(tmp_path), ann_file='all.json', data_prefix=dict(img='images/'))
     scored = dict(ann_file=str(tmp_path / 'all.json'))
     settings = dict(
@@ -489,11 +803,15 @@ def test_own_data_are_told_in_one_go_with_the_lines_to_write(tmp_path):
         **{f'{split}_dataloader': dict(dataset=places) for split in ('train', 'val', 'test')},
         **{f'{split}_evaluator': scored for split in ('val', 'test')},
     )
+    settings['test_dataloader']['dataset'] = dict(places, ann_file=test_file)
+    settings['test_evaluator'] = dict(ann_file=str(tmp_path / test_file))
     path = tmp_path / 'own.py'
     text = '\n'.join(f'{name} = {value!r}' for name, value in settings.items())
     path.write_text(text)
     with pytest.raises(InputError) as error:
         check_inputs(Config.fromfile(path))
+    assert 'test_dataloader' not in capsys.readouterr().out
+    assert 'test_dataloader' not in str(error.value).split('Lines to write')[0]
     message, lines = str(error.value).split('Lines to write in a config that has this one as _bas')
     for key in ('train_dataloader.dataset', 'val_dataloader.dataset', 'model.roi_head.mask_head'):
         assert key in message

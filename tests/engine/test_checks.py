@@ -219,6 +219,11 @@ def test_stuff_maps_are_looked_for_and_into(root):
     save_labels(maps / 'b.png', [[0, 183, 255] * 10] * 20)
     with pytest.raises(ValueError, match=key + r'.*b\.png has label 183; .*num_classes=183'):
         check_inputs(cfg)
+    palette = Image.new('P', (30, 20))
+    palette.putpalette([0, 0, 0, 200, 0, 0])
+    palette.save(maps / 'b.png')  # OpenCV makes colors of it
+    with pytest.raises(InputError, match=key + r'.*b\.png has 3 channels; expected one label'):
+        check_inputs(cfg)
 
 
 def test_a_test_set_needs_no_annotations(root):

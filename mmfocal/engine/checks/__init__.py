@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,11 @@ from mmengine.registry import DATASETS, DefaultScope
 from ..findings import Findings, first_few
 from ..machine import dicts_in, is_first_process, kind_of
 from ..sharding import is_sharded
-from .coco import CocoFile, check_coco, check_scored_file, without_garbage_collection
-from .images import (
-    check_class_folders,
-    check_image_list,
-    check_label_maps,
-    check_scores,
-    has_file,
-    has_files,
-    is_remote,
-)
+from .classification import check_class_count, check_class_folders, check_image_list
+from .coco import CocoFile, check_coco, without_garbage_collection
+from .evaluator import check_evaluator, coco_metrics
+from .images import check_label_maps, has_file, has_files, is_remote
+from .loaders import check_last_batch, check_loader
 from .model import check_num_classes, check_widths
 
 __all__ = ['check_checkpoint', 'check_inputs', 'check_run', 'check_widths']
@@ -114,27 +110,44 @@ def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
 
 def _check_data(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
     if is_first_process(cfg.get('launcher', 'none')):
+        splits = tuple(splits)
         with without_garbage_collection():
             _check_splits(cfg, splits, findings)
+            if findings.lines and 'test' not in splits:
+                _add_lines_for_test(cfg, findings)
+
+
+def _add_lines_for_test(cfg: Config, findings: Findings) -> None:
+    """Add the lines that the test set needs too, so that they need no run of their own."""
+    unread = Findings(quiet=True)
+    _check_splits(cfg, ['test'], unread)
+    findings.lines.update(
+        {key: value for key, value in unread.lines.items() if key.startswith('test_')}
+    )
 
 
 def _check_splits(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
     classes: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
             continue
-        _check_loader(f'{split}_dataloader', loader, findings)
+        check_loader(f'{split}_dataloader', loader, findings)
         coco_files: list[CocoFile] = []
         for key, dataset in leaf_datasets(f'{split}_dataloader.dataset', loader.dataset):
+            part = _Part(cfg, split, key, dataset, findings)
+            part.check_fixed_classes()
             if kind_of(dataset) in _DOWNLOADED or not _are_there(key, dataset, findings):
                 continue
-            part = _Part(cfg, split, key, dataset, findings)
             found = part.check(coco_files)
             if found:
                 classes[key] = found
-        _check_evaluator(cfg, split, coco_files, findings)
+            if part.size is not None:
+                sizes[key] = part.size
+        check_evaluator(cfg, split, coco_files, findings)
     _compare_folders(classes, findings)
+    check_last_batch(cfg, sizes, findings)
 
 
 def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
@@ -154,14 +167,6 @@ def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
             yield from leaf_datasets(f'{key}.datasets.{index}', part)
     else:
         yield key, dataset
-
-
-def _check_loader(key: str, loader: dict, findings: Findings) -> None:
-    """Check the numbers of a data loader."""
-    for name, least in (('batch_size', 1), ('num_workers', 0)):
-        value = loader.get(name, least)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            findings.error(f'{key}.{name}={value!r}; expected an integer of at least {least}')
 
 
 def _are_there(key: str, dataset: dict, findings: Findings) -> bool:
@@ -191,6 +196,7 @@ class _Part:
         self.dataset = dataset
         model = cfg.get('model') or {}
         self.model = model.get('module', model)  # --tta has wrapped it
+        self.size: int | None = None  # number of images, where it is known
 
     def check(self, coco_files: list[CocoFile]) -> list[str] | None:
         """Check the files of data sets of known types; files of subclasses may differ.
@@ -205,14 +211,11 @@ class _Part:
         scope = self.cfg.get('default_scope')
         is_coco = kind in ('CocoDataset', 'mmdet.CocoDataset')
         has_label_maps = 'seg_map_path' in (self.dataset.get('data_prefix') or {})
-        has_folders = kind_of(self.dataset) in _CLASS_FOLDERS and 'mmpretrain' in (
-            scope,
-            str(kind).split('.')[0],
-        )
+        has_folders = kind_of(self.dataset) in _CLASS_FOLDERS and self._is_of_mmpretrain()
         paths = (self.dataset.get('data_root') or '', self.dataset.get('ann_file') or '')
         if any(map(is_remote, paths)) or not (is_coco or has_label_maps or has_folders):
             return None
-        built = self._build(scope)
+        built = None if self._are_classes_text(is_coco) else self._build(scope)
         if built is None:
             return None
         if is_coco:
@@ -220,10 +223,39 @@ class _Part:
         elif has_label_maps:
             self._check_classes(built.metainfo.get('classes'))
             pipeline, hint = self.dataset.get('pipeline'), _how_to_get(self.dataset)
-            check_label_maps(self.key, built, pipeline, hint, self.findings)
+            self.size = check_label_maps(self.key, built, pipeline, hint, self.findings)
         else:
             return self._check_folders(built)
         return None
+
+    def check_fixed_classes(self) -> None:
+        """Compare the head with a data set of mmpretrain whose classes need no files."""
+        if kind_of(self.dataset) in _CLASS_FOLDERS or not self._is_of_mmpretrain():
+            return
+        with DATASETS.switch_scope_and_registry('mmpretrain') as registry:
+            kind = registry.get(self.dataset['type'])
+        classes = (self.dataset.get('metainfo') or {}).get('classes')
+        classes = classes or getattr(kind, 'METAINFO', {}).get('classes')
+        if classes and not isinstance(classes, str):
+            self._check_classes(classes)
+            self._check_count(len(classes), f'{self.key} has {len(classes)} classes')
+
+    def _is_of_mmpretrain(self) -> bool:
+        kind = str(self.dataset.get('type'))
+        scope = kind.split('.')[0] if '.' in kind else self.cfg.get('default_scope')
+        return scope == 'mmpretrain'
+
+    def _are_classes_text(self, is_coco: bool) -> bool:
+        """Report text as classes; its letters would be taken for classes."""
+        classes = (self.dataset.get('metainfo') or {}).get('classes')
+        # MMEngine reads the names from a file; _check_categories knows those of COCO
+        if is_coco or not isinstance(classes, str) or os.path.isfile(classes):
+            return False
+        self.findings.error(
+            f'{self.key}.metainfo.classes={classes!r} is text; expected a tuple of names, '
+            f"which has a comma even with one: ('{classes}',)"
+        )
+        return True
 
     def _build(self, scope: str) -> BaseDataset | None:
         """Build a data set without reading files, for its classes and joined paths."""
@@ -239,81 +271,67 @@ class _Part:
         check_num_classes(self.model, f'{self.key}.metainfo', classes, self.findings)
 
     def _check_coco(self, built: BaseDataset, coco_files: list[CocoFile]) -> None:
-        metrics = _coco_metrics(self.cfg, self.split)
+        metrics = [
+            each for each in coco_metrics(self.cfg, self.split) if each.reads(built.ann_file)
+        ]
         loaders = [
             step
             for step in dicts_in(self.dataset.get('pipeline'))
             if kind_of(step) == 'LoadAnnotations'
         ]
-        is_scored = any(_same(path, built.ann_file) for path, _ in metrics)
         file = CocoFile(
             key=f'{self.key}.ann_file',
             path=built.ann_file,
             findings=self.findings,
             masks=any(step.get('with_mask') for step in loaders)
             if self.split == 'train'
-            else any(masks for path, masks in metrics if _same(path, built.ann_file)),
-            scored=is_scored,
+            else any(metric.masks for metric in metrics),
+            scored=bool(metrics),
+            pipeline=self.dataset.get('pipeline'),
             may_lack_annotations=self.split == 'test',
         )
-        before = dict(self.findings.lines)
         classes = check_coco(file, built, self.model)
-        self._repeat_for_test(before)
         if file.content:
             coco_files.append(file)
         self._check_classes(classes or built.metainfo.get('classes'))
 
-    def _repeat_for_test(self, before: dict[str, Any]) -> None:
-        """Repeat the config lines of the validation set for an equal test set."""
-        val, test = (self.cfg.get(f'{split}_dataloader') for split in ('val', 'test'))
-        if self.split != 'val' or not test or val.dataset != test.dataset:
-            return
-        for key in self.findings.lines.keys() - before.keys():
-            if key.startswith('val_dataloader.'):
-                value = self.findings.lines[key]
-                self.findings.lines[f'test_{key.removeprefix("val_")}'] = value
-
     def _check_folders(self, built: BaseDataset) -> list[str] | None:
-        classes = built.metainfo.get('classes')
-        if isinstance(classes, str):
-            self.findings.error(
-                f'{self.key}.metainfo.classes={classes!r} is text; expected a tuple of names, '
-                f"which has a comma even with one: ('{classes}',)"
-            )
-            return None
+        pipeline = self.dataset.get('pipeline')
         if built.ann_file:
-            found = check_image_list(self.key, built, self.findings)
-            count = self.model.get('head', {}).get('num_classes')
-            if found and count and found[0] >= count:
-                self.findings.error(
-                    f'{self.key}.ann_file: line {found[1]!r} of {built.ann_file} has label '
-                    f'{found[0]}, but model.head.num_classes={count}; expected labels from 0 to '
-                    f'{count - 1}'
-                )
-            self._check_classes(classes)
+            entries = check_image_list(self.key, built, pipeline, self.findings)
+            self.size = len(entries) if entries else None
+            self._check_list(built, entries)
             return None
-        folders = check_class_folders(self.key, built, self.findings)
-        if folders:
-            self._check_classes(folders)
-            self._check_preprocessor(folders)
-            check_scores(
-                f'{self.split}_evaluator',
-                self.cfg.get(f'{self.split}_evaluator'),
-                len(folders),
-                self.findings,
-            )
-        return folders
+        counts = check_class_folders(self.key, built, pipeline, self.findings)
+        if not counts:
+            return None
+        self.size = sum(counts.values())
+        self._check_classes(list(counts))
+        self._check_count(len(counts), f'{self.key} has {len(counts)} class folders')
+        return list(counts)
 
-    def _check_preprocessor(self, folders: list[str]) -> None:
-        """Check ``num_classes``, by which Mixup and CutMix make one-hot labels."""
-        settings = self.cfg.get('data_preprocessor') or {}
-        count = settings.get('num_classes')
-        if count is not None and count != len(folders):
+    def _check_list(self, built: BaseDataset, entries: list[tuple[str, int]] | None) -> None:
+        """Compare a list's highest label with the number of classes, if known."""
+        classes = built.metainfo.get('classes')
+        self._check_classes(classes)
+        head = self.model.get('head') or {}
+        count = len(classes) if classes else head.get('num_classes')
+        if not isinstance(count, int) or not built.with_label:
+            return
+        source = f'model.head.num_classes={count}'
+        if classes:
+            source = f'{self.key}.metainfo has {count} classes'
+        name, label = max(entries or [('', 0)], key=itemgetter(1))
+        if label >= count:
+            line = f'{name} {label}'
             self.findings.error(
-                f'data_preprocessor.num_classes={count}, but {self.key} has {len(folders)} class '
-                'folders',
-                {'data_preprocessor.num_classes': len(folders)},
+                f'{self.key}.ann_file: line {line!r} of {built.ann_file} has label {label}, but '
+                f'{source}; expected labels from 0 to {count - 1}'
             )
+        self._check_count(count, source)
+
+    def _check_count(self, number: int, source: str) -> None:
+        check_class_count(self.cfg, self.split, (number, source), self.findings)
 
 
 def _compare_folders(classes: dict[str, list[str]], findings: Findings) -> None:
@@ -329,44 +347,6 @@ def _compare_folders(classes: dict[str, list[str]], findings: Findings) -> None:
                 f'{first_few(lacking) or "none"} missing, {first_few(more) or "none"} additional. '
                 'Expected the same folders; the folder of a class without images may be empty'
             )
-
-
-def _coco_metrics(cfg: Config, split: str) -> list[tuple[str | None, bool]]:
-    """Return the files that COCO evaluation reads, and whether it scores masks."""
-    evaluator = cfg.get(f'{split}_evaluator') or []
-    found = []
-    for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
-        if kind_of(metric) == 'CocoMetric' and not metric.get('format_only'):
-            metrics = metric.get('metric', 'bbox')
-            masks = 'segm' in ([metrics] if isinstance(metrics, str) else metrics)
-            found.append((metric.get('ann_file'), masks))
-    return found
-
-
-def _check_evaluator(
-    cfg: Config, split: str, coco_files: list[CocoFile], findings: Findings
-) -> None:
-    """Check the evaluator's files, and the content of a file that no data set reads."""
-    key = f'{split}_evaluator'
-    evaluator = cfg.get(key)
-    for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
-        if metric and metric.get('ann_file'):
-            has_file(
-                metric['ann_file'],
-                'It is usually the annotation file of the data set.',
-                f'{key}.ann_file',
-                findings,
-            )
-    for path, masks in _coco_metrics(cfg, split):
-        other = path and os.path.isfile(path) and len(coco_files) == 1
-        if other and not _same(path, coco_files[0].path):
-            optional = split == 'test'
-            file = CocoFile(f'{key}.ann_file', path, findings, masks, True, optional)
-            check_scored_file(file, coco_files[0])
-
-
-def _same(first: str | None, second: str) -> bool:
-    return bool(first) and os.path.realpath(first) == os.path.realpath(second)
 
 
 def _folders(dataset: dict) -> dict[str, str]:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of COCO files: entries, images, categories, boxes, masks and stuff maps."""
 
+import codecs
 import gc
 import itertools
 import json
 import math
 import os
+import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +21,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from ..findings import Findings, first_few
+from ..machine import dicts_in, kind_of
 from .images import IGNORED, are_present, check_pictures, check_values, picture_size, sample
 
 try:
@@ -33,6 +36,9 @@ _REQUIRED = {  # what mmdet reads unconditionally
 }
 _OPTIONAL = dict(annotations=('iscrowd', 'ignore'))
 POLYGON_SAMPLE = 100_000  # polygons that are checked in a file for training
+# pycocotools walks along outlines in fifths of a pixel: it crashes on far corners, without an
+# error, and needs gigabytes for long outlines
+_FAR, _LONG = 1e6, 1e7  # pixels
 
 # ---- the file ----------------------------------------------------------------------------------
 
@@ -48,6 +54,9 @@ class CocoFile:
         masks: Whether masks are loaded or scored.
         scored: Whether COCO evaluation reads the file.
         may_lack_annotations: Whether annotations may be absent, as in test-dev files of COCO.
+        pipeline: Transforms of the data set, which load its images and stuff maps.
+        content: Content of the file, once it is read.
+        classes: Classes of the data set that match the file, once they are known.
     """
 
     key: str
@@ -56,7 +65,9 @@ class CocoFile:
     masks: bool = False
     scored: bool = False
     may_lack_annotations: bool = False
+    pipeline: Any = None
     content: dict = field(default_factory=dict)
+    classes: list[str] | None = None
 
     def error(self, text: str, lines: dict[str, Any] | None = None) -> None:
         """Add an error about this file.
@@ -82,6 +93,8 @@ class CocoFile:
             self.error(f'{self.path} is a {type(self.content).__name__}; expected COCO instances')
             return False
         complete = [self._has_entries(part, names) for part, names in _REQUIRED.items()]
+        if not all(complete):
+            self.content = {}
         return all(complete)
 
     def _has_entries(self, part: str, names: Sequence[str]) -> bool:
@@ -119,14 +132,17 @@ def _column(entries: Sequence[dict], name: str) -> list:
 def _parse(text: bytes) -> Any:
     """Parse JSON; a segmentation may stay text, see ``_mask_of``.
 
-    NaN and infinity, which JSON lacks, are read as Python's own reader does.
+    NaN and infinity, which JSON lacks, are read as Python's own reader does. Only UTF-8 is read,
+    as by pycocotools.
     """
+    if text.startswith(codecs.BOM_UTF8):
+        raise ValueError('it starts with a byte order mark; expected UTF-8 without it')
+    if not text.isascii():
+        text.decode()
     if msgspec is not None:
-        try:
+        with suppress(msgspec.MsgspecError):  # not COCO instances, or NaN
             return _decoder().decode(text)
-        except msgspec.MsgspecError:  # not COCO instances, or NaN
-            return json.loads(text)
-    return json.loads(text)
+    return json.loads(text.decode())
 
 
 @cache
@@ -172,12 +188,21 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
         classes: Classes in training; None for all.
 
     Returns:
-        Whether mmdet keeps each annotation; None if some have no box.
+        Whether mmdet keeps each annotation, crowds included; None if none or some are unusable.
     """
     annotations = file.content['annotations']
     boxes = _numbers(file, 'bbox', 4, 'four finite numbers [x, y, width, height]')
     areas = _numbers(file, 'area', 0, 'a finite number')
-    if boxes is None or areas is None:
+    crowds, ignored = (_flags(file, name) for name in _OPTIONAL['annotations'])
+    if boxes is None or areas is None or crowds is None or ignored is None:
+        return None
+    far = np.flatnonzero(np.abs(boxes).max(axis=1) > _FAR)
+    if far.size:
+        file.error(
+            f'annotation id={annotations[far[0]]["id"]} in {file.path} has bbox='
+            f'{annotations[far[0]]["bbox"]}; expected pixels of the image, not over {_FAR:,.0f} '
+            'pixels'
+        )
         return None
     sizes = _image_sizes(file)
     ends = boxes[:, :2] + boxes[:, 2:]
@@ -195,12 +220,13 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
             f'{file.key}: {beyond.sum()} of {len(annotations)} boxes in {file.path} end outside '
             'of their image; COCO means [x, y, width, height], not [x1, y1, x2, y2]'
         )
-    kept = ~dropped & _is_class(file, classes)
-    kept &= [not ignored for ignored in map(methodcaller('get', 'ignore'), annotations)]
-    if not kept.any():
+    kept = ~dropped & ~ignored & _is_class(file, classes)
+    if not (kept & ~crowds).any():
         hint = (
             ': they seem relative to the image, pixels are expected' if boxes.max() <= 1.5 else ''
         )
+        if (crowds | ignored).any():
+            hint += f'; {(crowds | ignored).sum()} annotations have iscrowd=1 or ignore=1'
         file.error(
             f'none of the {len(annotations)} annotations in {file.path} is left: {dropped.sum()} '
             'boxes have no area, lie outside of the image, or are narrower than 1 pixel'
@@ -208,6 +234,29 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
         )
         return None
     return kept
+
+
+def _flags(file: CocoFile, name: str) -> np.ndarray | None:
+    """Return an optional flag of every annotation. mmdet takes any text for a set flag."""
+    annotations = file.content['annotations']
+    try:  # the faster way, if all have it
+        values = _column(annotations, name)
+    except KeyError:
+        values = list(map(methodcaller('get', name, 0), annotations))
+    with suppress(TypeError):  # unhashable
+        found = set(values)
+        if found <= {0, 1}:
+            return np.array(values, bool) if any(found) else np.zeros(len(values), bool)
+    wrong = next(i for i, value in enumerate(values) if not _is_flag(value))
+    file.error(
+        f'annotation id={annotations[wrong]["id"]} in {file.path} has '
+        f'{name}={values[wrong]!r}; expected 0 or 1'
+    )
+    return None
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value in (0, 1)
 
 
 def _numbers(file: CocoFile, name: str, length: int, expected: str) -> np.ndarray | None:
@@ -241,7 +290,9 @@ def _are_finite(numbers: Any, length: int) -> bool:
     return (
         isinstance(numbers, list)
         and len(numbers) == length
-        and all(type(value) in (int, float) and np.isfinite(value) for value in numbers)
+        and all(
+            type(value) in (int, float) and abs(value) <= sys.float_info.max for value in numbers
+        )
     )
 
 
@@ -304,7 +355,7 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
     used = file.content['annotations']
     if not file.scored:
         used = list(itertools.compress(used, kept.tolist()))
-    lacking, odd = [], 0
+    lacking, odd, outside = [], 0, []
     checked = used if file.scored else _sample(used)
     count = len(checked)
     for annotation in checked:
@@ -312,11 +363,17 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
         if not mask:
             lacking.append(annotation['id'])
             continue
-        problem = mask_problem(mask, sizes[annotation['image_id']], file.scored)
+        size = sizes[annotation['image_id']]
+        problem = mask_problem(mask, size, file.scored)
         if problem:
             file.error(f'annotation id={annotation["id"]} in {file.path}: {problem}')
             return
-        odd += isinstance(mask, list) and all(len(part) < 6 or len(part) % 2 for part in mask)
+        if isinstance(mask, dict):
+            continue
+        # the first polygon decides nearly always, which saves time
+        odd += _is_odd(mask[0]) and all(map(_is_odd, mask))
+        if _is_outside(mask[0], *size) and all(_is_outside(part, *size) for part in mask):
+            outside.append(annotation['id'])
     if lacking:
         where = 'the evaluation scores masks' if file.scored else 'masks are loaded (with_mask)'
         file.error(
@@ -329,6 +386,23 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
             f'{file.key}: mmdet ignores {odd} of {count} instances, whose polygons have fewer '
             'than three corners or an odd number of coordinates'
         )
+    if outside:
+        file.findings.warn(
+            f'{file.key}: the polygons of {len(outside)} of {count} annotations in {file.path} '
+            f'lie outside of their image, so their masks are empty; the first is id={outside[0]}'
+        )
+
+
+def _is_odd(polygon: list[float]) -> bool:
+    return len(polygon) < 6 or len(polygon) % 2 == 1
+
+
+def _is_outside(polygon: list[float], height: int, width: int) -> bool:
+    """Return whether no corner of a valid polygon can be in its image."""
+    if len(polygon) < 2 or (0 <= polygon[0] <= width and 0 <= polygon[1] <= height):
+        return False  # nearly always, so that this is fast
+    xs, ys = polygon[::2], polygon[1::2]
+    return max(xs) <= 0 or min(xs) >= width or max(ys) <= 0 or min(ys) >= height
 
 
 def _sample(annotations: list[dict]) -> list[dict]:
@@ -362,12 +436,18 @@ def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:
     if not isinstance(mask, list) or not all(isinstance(part, list) for part in mask):
         return f'segmentation={_short(mask)}; {expected} or RLE {{"counts", "size"}}'
     for polygon in mask:
-        try:  # one pass in C over many numbers
-            finite = math.isfinite(sum(polygon))
+        try:  # one pass in C over many numbers; bounds corners and outline
+            reach = 2 * math.hypot(*polygon) * math.sqrt(len(polygon))
         except (TypeError, OverflowError):
-            finite = False
-        if not finite:
+            reach = math.nan
+        if not math.isfinite(reach):
             return f'segmentation={_short(mask)} has something else than numbers; {expected}'
+        if reach > _FAR and _is_huge(polygon):
+            return (
+                f'segmentation={_short(mask)} has a corner further than {_FAR:,.0f} pixels from '
+                f'the image, or an outline of over {_LONG:,.0f} pixels, on which pycocotools '
+                'crashes; expected pixels of the image'
+            )
         if scored and (not polygon or len(mask[0]) < 5):  # pycocotools reads four numbers as a box
             return (
                 f'a polygon of segmentation={_short(mask)} has {min(map(len, mask))} coordinates, '
@@ -376,11 +456,17 @@ def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:
     return None
 
 
+def _is_huge(polygon: list[float]) -> bool:
+    corners = np.array(polygon[: len(polygon) // 2 * 2], float).reshape(-1, 2)
+    steps = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1)
+    return max(map(abs, polygon)) > _FAR or steps.sum() > _LONG
+
+
 def _rle_problem(mask: dict, size: list[int]) -> str | None:
     counts, own = mask.get('counts'), mask.get('size')
     if not isinstance(counts, (list, str)) or not isinstance(own, (list, tuple)):
         return f'segmentation={_short(mask)}; expected "counts" (a list or text) and "size"'
-    if list(own) != size:
+    if list(own) != size or set(map(type, own)) != {int}:
         return f'segmentation has size={list(own)}, its image {size}; expected the same'
     if isinstance(counts, list):
         if not all(type(count) is int and count >= 0 for count in counts):
@@ -446,45 +532,44 @@ def check_coco(file: CocoFile, dataset: BaseDataset, model: dict) -> list[str] |
     sound = check_ids(file) & _check_image_sizes(file)
     folder = dataset.data_prefix.get('img', '')
     _check_images(file, folder)
-    classes = _check_categories(file, dataset)
-    if sound and file.content['annotations'] and check_references(file):
-        kept = check_boxes(file, classes)
-        if kept is not None:
-            check_masks(file, kept)
-            check_filter(file, dataset, kept)
+    file.classes = _check_categories(file, dataset)
+    kept = check_entries(file, file.classes) if sound else None
+    if kept is not None:
+        check_filter(file, dataset, kept)
     if dataset.data_prefix.get('seg'):
         key = f'{file.key.removesuffix(".ann_file")}.data_prefix.seg'
         _check_stuff_maps(key, file, dataset, model)
-    return classes
+    return file.classes
 
 
-def check_scored_file(file: CocoFile, dataset_file: CocoFile) -> None:
-    """Check a file that only an evaluator reads.
+def is_readable(file: CocoFile) -> bool:
+    """Read a file; report unreadable content, ids and sizes of images.
 
     Args:
-        file: The evaluator's ``ann_file``.
-        dataset_file: File of the data set, already read.
+        file: The file.
+
+    Returns:
+        Whether further checks are possible.
     """
-    if not file.read() or not check_ids(file) & _check_image_sizes(file):
-        return
-    known = {image['id'] for image in file.content['images']}
-    images = dataset_file.content.get('images', [])
-    lost = [image['id'] for image in images if image['id'] not in known]
-    if lost:
-        file.error(
-            f'{len(lost)} of {len(images)} images of {dataset_file.path} are not in {file.path}, '
-            f'the first has id={lost[0]!r}; expected the annotations of the same images'
-        )
-    names = [sorted(str(c['name']) for c in f.content['categories']) for f in (file, dataset_file)]
-    if names[0] != names[1]:
-        file.error(
-            f'{file.path} has the categories {first_few(names[0], 5)}, but {dataset_file.path} '
-            f'has {first_few(names[1], 5)}'
-        )
-    if file.content['annotations'] and check_references(file):
-        kept = check_boxes(file, None)
-        if kept is not None:
-            check_masks(file, kept)
+    return file.read() and check_ids(file) & _check_image_sizes(file)
+
+
+def check_entries(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | None:
+    """Check references, boxes and masks of a file with valid ids.
+
+    Args:
+        file: The file.
+        classes: Classes in training; None for all.
+
+    Returns:
+        Whether mmdet keeps each annotation; None if there is none, or if some are unusable.
+    """
+    if not file.content['annotations'] or not check_references(file):
+        return None
+    kept = check_boxes(file, classes)
+    if kept is not None:
+        check_masks(file, kept)
+    return kept
 
 
 # ---- entries -----------------------------------------------------------------------------------
@@ -534,12 +619,6 @@ def _are_scored(file: CocoFile) -> bool:
             file.error(
                 f'annotation id={number!r} in {file.path}: the evaluation takes 0 for "no match" '
                 'and needs numbers; expected ids from 1 on'
-            )
-            return False
-        if annotation['iscrowd'] not in (0, 1):
-            file.error(
-                f'annotation id={number} in {file.path} has iscrowd={annotation["iscrowd"]!r}; '
-                'expected 0 or 1'
             )
             return False
     return True
@@ -595,7 +674,7 @@ def _check_images(file: CocoFile, folder: str) -> None:
     paths = [os.path.join(folder, image['file_name']) for image in images]
     if not are_present(file.key, paths, f'images that {file.path} lists', file.findings):
         return
-    check_pictures(file.key, paths, file.findings)
+    check_pictures(file.key, paths, file.pipeline, file.findings)
     wrong = []
     for image, path in sample(list(zip(images, paths, strict=True))):
         try:
@@ -695,4 +774,7 @@ def _check_stuff_maps(key: str, file: CocoFile, dataset: BaseDataset, model: dic
     if 'num_classes' in head:
         ignored = (head.get('loss_seg') or {}).get('ignore_index', IGNORED)
         note = f'model.roi_head.semantic_head.num_classes={head["num_classes"]}'
-        check_values(key, paths, head['num_classes'] - 1, {ignored}, note, file.findings)
+        loaders = [step for step in dicts_in(file.pipeline) if kind_of(step) == 'LoadAnnotations']
+        decoder = (loaders[0] if loaders else {}, 'cv2')
+        highest = head['num_classes'] - 1
+        check_values(key, paths, highest, {ignored}, note, decoder, file.findings)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of files and folders of images, class folders, image lists and label maps."""
+"""Checks of files, lists and folders of images, and of label maps."""
 
 import inspect
 import os
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
+from mmengine.fileio import list_from_file
 from PIL import Image
 
 from ..findings import Findings, first_few
@@ -20,7 +21,6 @@ PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.
 _DECODED_PIXELS = 2_000_000  # of larger images only the header is checked
 _EXIF_ORIENTATION = 0x0112
 IGNORED = 255  # ignored by the hosts' losses and metrics
-_SYSTEM_FOLDERS = ('__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN')
 
 
 # ---- files -------------------------------------------------------------------------------------
@@ -112,6 +112,37 @@ def are_present(key: str, paths: Sequence[str], what: str, findings: Findings) -
     return not missing
 
 
+def read_list(key: str, path: str, expected: str, findings: Findings) -> list[str] | None:
+    """Read a text file as the hosts do.
+
+    Args:
+        key: Key of the file in the config.
+        path: The file.
+        expected: What its lines hold.
+        findings: Collects the error.
+
+    Returns:
+        Its lines; None if it is empty, has blank lines or is not UTF-8.
+    """
+    problem = None
+    try:
+        lines = list_from_file(path)
+    except UnicodeDecodeError as error:
+        lines, problem = [], f'is not UTF-8: {error}'
+    else:
+        blank = [number for number, line in enumerate(lines, start=1) if not line.strip()]
+        if not lines:
+            problem = 'is empty'
+        elif blank:
+            problem = f'has {len(blank)} blank lines, the first is line {blank[0]}'
+        elif lines[0].startswith('\ufeff'):
+            problem = 'starts with a byte order mark'
+    if problem:
+        findings.error(f'{key}: {path} {problem}; expected lines of {expected}')
+        return None
+    return lines
+
+
 # ---- images ------------------------------------------------------------------------------------
 
 
@@ -160,18 +191,22 @@ def _opencv_reads(path: str) -> bool:
         return cv2.imread(path) is not None
 
 
-def check_pictures(key: str, paths: Sequence[str], findings: Findings) -> None:
-    """Open a sample of images.
+def check_pictures(key: str, paths: Sequence[str], pipeline: Any, findings: Findings) -> None:
+    """Open a sample of images; decode them as the pipeline does.
 
     Args:
         key: Key of their folder in the config.
         paths: All of them.
+        pipeline: The data set's transforms.
         findings: Collects an error if some cannot be read.
     """
+    loaders = [step for step in dicts_in(pipeline) if kind_of(step) == 'LoadImageFromFile']
     broken = []
     for path in sample(paths):
         try:
-            picture_size(path)
+            size = picture_size(path)
+            for loader in loaders[:1]:
+                _check_decoder(path, size, loader)
         except OSError as error:
             broken.append(f'{path} ({error})')
     if broken:
@@ -181,133 +216,44 @@ def check_pictures(key: str, paths: Sequence[str], findings: Findings) -> None:
         )
 
 
-# ---- class folders -----------------------------------------------------------------------------
-
-
-def check_class_folders(key: str, dataset: BaseDataset, findings: Findings) -> list[str] | None:
-    """Check class folders of mmpretrain's ``CustomDataset``.
-
-    Args:
-        key: Key of the data set in the config.
-        dataset: ``CustomDataset`` or a subclass, before it reads files.
-        findings: Collects the errors.
-
-    Returns:
-        Class names by label if folders define the classes, else None.
-    """
-    root = dataset.img_prefix
-    if dataset.ann_file or not dataset.with_label or not os.path.isdir(root):
-        return None
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    key = f'{key}.data_prefix'
-    if not folders:
-        findings.error(f'{key}: expected a folder of images per class in {root}, found none')
-        return None
-    hidden = [name for name in folders if name.startswith('.') or name in _SYSTEM_FOLDERS]
-    if hidden:
-        findings.error(
-            f'{key}: {root} has the folders {first_few(hidden)}, which would become classes; '
-            'remove them'
-        )
-    folders = [name for name in folders if name not in hidden]
-    firsts = {name: _first_picture(os.path.join(root, name), dataset) for name in folders}
-    empty = [name for name, path in firsts.items() if path is None]
-    if empty:
-        findings.warn(
-            f'{key}: {len(empty)} of {len(folders)} class folders in {root} hold no image '
-            f'({" ".join(sorted(dataset.extensions))}): {first_few(empty)}'
-        )
-    if len(empty) == len(folders):
-        findings.error(f'{key}: no class folder in {root} holds an image')
-    check_pictures(key, [path for path in firsts.values() if path], findings)
-    _check_names(key, root, dataset, folders, findings)
-    return folders
-
-
-def _first_picture(folder: str, dataset: BaseDataset) -> str | None:
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            if dataset.is_valid_file(name):
-                return os.path.join(place, name)
-    return None
-
-
-def _check_names(
-    key: str, root: str, dataset: BaseDataset, folders: list[str], findings: Findings
-) -> None:
-    """Compare class folders with the config's class names, whose order defines the labels."""
-    classes = dataset.CLASSES
-    if classes is None:
+def _check_decoder(path: str, size: tuple[int, int] | None, loader: dict) -> None:
+    """Raise an OSError if mmcv does not support an image; of a large one, read only the start."""
+    if size and size[0] * size[1] <= _DECODED_PIXELS:
+        decode(path, loader, 'cv2', 'color')
         return
-    if len(classes) != len(folders):
-        findings.error(
-            f'{key}: {root} has {len(folders)} class folders ({first_few(folders)}), but '
-            f'{type(dataset).__name__} has {len(classes)} class names (metainfo.classes)'
-        )
-    elif set(classes) == set(folders) and list(classes) != folders:
-        findings.error(
-            f'{key}: metainfo.classes has the names of the folders in {root} in another order; '
-            f'expected them sorted: {first_few(folders, 5)}'
-        )
+    import cv2
+
+    if loader.get('imdecode_backend', 'cv2') == 'cv2' and not cv2.haveImageReader(path):
+        raise OSError('OpenCV does not support its format')
 
 
-def check_image_list(key: str, dataset: BaseDataset, findings: Findings) -> tuple[int, str] | None:
-    """Check an annotation file with lines ``path label`` in mmpretrain's format.
+def decode(path: str, loader: dict, backend: str, color: str) -> np.ndarray:
+    """Decode an image as a transform of the hosts does.
 
     Args:
-        key: Key of the data set in the config.
-        dataset: ``CustomDataset`` or a subclass, before it reads files.
-        findings: Collects the errors.
+        path: The image.
+        loader: Config of the transform.
+        backend: Its default decoder.
+        color: Its default channels.
 
     Returns:
-        The highest label and its line, or None.
+        (H, W) or (H, W, C).
+
+    Raises:
+        OSError: If the image is not supported.
     """
-    path, key = dataset.ann_file, f'{key}.ann_file'
-    lines = [line for line in Path(path).read_text(encoding='utf-8').splitlines() if line.strip()]
-    if not lines:
-        findings.error(f"{key}: {path} is empty; expected lines of an image's path and a label")
-        return None
-    names, labels = [], []
-    for number, line in enumerate(lines, start=1):
-        name, _, label = line.strip().rpartition(' ')
-        if not dataset.with_label:
-            name = line.strip()
-        elif not name or not label.isdigit():
-            findings.error(
-                f'{key}: line {number} of {path} is {line!r}; expected a path and a label from 0 '
-                'on'
-            )
-            return None
-        names.append(os.path.join(dataset.img_prefix, name))
-        labels.append(label)
-    if are_present(key, names, f'images that {path} lists', findings):
-        check_pictures(key, names, findings)
-    if not dataset.with_label:
-        return None
-    highest = max(range(len(labels)), key=lambda index: int(labels[index]))
-    return int(labels[highest]), lines[highest]
+    import mmcv
 
-
-def check_scores(key: str, evaluator: Any, count: int, findings: Findings) -> None:
-    """Check that ``topk`` of a classifier's accuracy does not exceed the number of classes.
-
-    Args:
-        key: Key of the evaluator in the config.
-        evaluator: One metric or several.
-        count: Number of classes.
-        findings: Collects the errors.
-    """
-    listed = isinstance(evaluator, (list, tuple))
-    for index, metric in enumerate(evaluator if listed else [evaluator or {}]):
-        topk = metric.get('topk', 1 if kind_of(metric) == 'Accuracy' else ())
-        topk = (topk,) if isinstance(topk, int) else tuple(topk)
-        metric_key = f'{key}.{index}' if listed else key
-        if any(k > count for k in topk):
-            findings.error(
-                f'{metric_key}.topk={topk}, but there are {count} classes',
-                {f'{metric_key}.topk': tuple(k for k in topk if k <= count) or (1,)},
-            )
+    backend = loader.get('imdecode_backend', backend)
+    try:
+        image = mmcv.imfrombytes(
+            Path(path).read_bytes(), flag=loader.get('color_type', color), backend=backend
+        )
+    except Exception as error:  # each decoder has its own
+        raise OSError(f'imdecode_backend={backend!r}: {error}') from error
+    if image is None:
+        raise OSError(f'imdecode_backend={backend!r} does not support it')
+    return image
 
 
 # ---- label maps --------------------------------------------------------------------------------
@@ -315,7 +261,7 @@ def check_scores(key: str, evaluator: Any, count: int, findings: Findings) -> No
 
 def check_label_maps(
     key: str, dataset: BaseDataset, pipeline: Any, hint: str, findings: Findings
-) -> None:
+) -> int | None:
     """Check the label maps of a segmentation data set; a sample of up to 50 is opened.
 
     Args:
@@ -324,30 +270,38 @@ def check_label_maps(
         pipeline: Its transforms; labels that they do not load are not checked.
         hint: How to get the data.
         findings: Collects the errors.
+
+    Returns:
+        Number of images, None if it is unknown.
     """
     loaders = [step for step in dicts_in(pipeline) if kind_of(step) == 'LoadAnnotations']
+    if os.path.isfile(dataset.ann_file):
+        expected = 'names of images without suffix'
+        if read_list(f'{key}.ann_file', dataset.ann_file, expected, findings) is None:
+            return None
     dataset.full_init()
     if len(dataset) == 0:
         findings.error(
             f'{key}.data_prefix.img_path: no file in {dataset.data_prefix["img_path"]} ends in '
             f'{dataset.img_suffix!r} (img_suffix)\n{hint}'
         )
-        return
+        return None
     entries = [dataset.get_data_info(index) for index in range(len(dataset))]
     images = [entry['img_path'] for entry in entries]
     image_key = f'{key}.data_prefix.img_path'
     if not are_present(image_key, images, 'images', findings):
-        return
-    check_pictures(image_key, images, findings)
+        return len(dataset)
+    check_pictures(image_key, images, pipeline, findings)
     if not loaders:
-        return
+        return len(dataset)
     _check_agreement(key, dataset.reduce_zero_label, loaders, findings)
     label_key = f'{key}.data_prefix.seg_map_path'
     maps = [entry['seg_map_path'] for entry in entries]
     _check_suffixes(image_key, dataset, findings)
     if are_present(label_key, maps, 'label maps', findings):
         _check_sizes(label_key, images, maps, findings)
-        _check_labels(label_key, dataset, maps, findings)
+        _check_labels(label_key, dataset, maps, loaders[0], findings)
+    return len(dataset)
 
 
 def check_values(
@@ -356,9 +310,10 @@ def check_values(
     highest: int,
     ignored: set[int],
     note: str,
+    decoder: tuple[dict, str],
     findings: Findings,
 ) -> list[set[int]]:
-    """Open a sample of label maps and check their values.
+    """Open a sample of label maps as the pipeline does and check their values.
 
     Args:
         key: Key of their folder in the config.
@@ -366,6 +321,7 @@ def check_values(
         highest: Highest label.
         ignored: Higher values that mean no label.
         note: Source of the highest label.
+        decoder: Config of the transform that loads them and its default decoder.
         findings: Collects an error if a file is not a label map or has another value.
 
     Returns:
@@ -374,8 +330,9 @@ def check_values(
     found = []
     for path in sample(paths):
         try:
-            labels = np.asarray(Image.open(path))
-        except (OSError, SyntaxError) as error:
+            picture_size(path)  # OpenCV pads truncated files
+            labels = decode(path, *decoder, 'unchanged')
+        except OSError as error:
             findings.error(f'{key}: {path} cannot be read: {error}')
             return []
         if labels.ndim != 2:
@@ -448,7 +405,7 @@ def _by(size: tuple[int, int]) -> str:
 
 
 def _check_labels(
-    key: str, dataset: BaseDataset, paths: Sequence[str], findings: Findings
+    key: str, dataset: BaseDataset, paths: Sequence[str], loader: dict, findings: Findings
 ) -> None:
     reduces = dataset.reduce_zero_label
     # with a label_map, the classes are a subset, but the files have the labels of all classes
@@ -462,6 +419,7 @@ def _check_labels(
         highest=count if reduces else count - 1,
         ignored={IGNORED, dataset.ignore_index},
         note=f'{count} classes, reduce_zero_label={reduces}: 0 is {zero}',
+        decoder=(loader, 'pillow'),
         findings=findings,
     )
     if not values:

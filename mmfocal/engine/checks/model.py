@@ -76,8 +76,8 @@ def num_classes_of(key: str, node: Any) -> Iterator[tuple[str, int]]:
 def check_widths(cfg: Config, trains: bool = True) -> None:
     """Check that the input channels of every module match the output of the previous one.
 
-    With ``train_dataloader.batch_size=1``, modules also run in training mode, because batch norm
-    fails on a single value per channel.
+    With ``train_dataloader.batch_size=1``, modules also run in training mode, see
+    ``check_single_image``.
 
     Args:
         cfg: Config; its ``model`` is checked if it has a ``backbone``.
@@ -86,6 +86,28 @@ def check_widths(cfg: Config, trains: bool = True) -> None:
     Raises:
         ValueError: If channels differ; names config file, key, value and actual channels.
     """
+    if trains and (cfg.get('train_dataloader') or {}).get('batch_size') == 1:
+        check_single_image(cfg, 'train_dataloader.batch_size=1')
+    else:
+        _check(cfg)
+
+
+def check_single_image(cfg: Config, reason: str) -> None:
+    """Check that modules run in training mode on a batch of one image.
+
+    Batch norm of a single value per channel is impossible.
+
+    Args:
+        cfg: Config; its ``model`` is checked if it has a ``backbone``.
+        reason: Setting that leads to such a batch.
+
+    Raises:
+        ValueError: If modules do not run, or as by ``check_widths``.
+    """
+    _check(cfg, reason)
+
+
+def _check(cfg: Config, single: str | None = None) -> None:
     model = cfg.get('model') or {}
     if not model.get('backbone'):
         return
@@ -93,13 +115,12 @@ def check_widths(cfg: Config, trains: bool = True) -> None:
     with scope, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')  # the real model repeats the warnings
         try:
-            single = trains and (cfg.get('train_dataloader') or {}).get('batch_size') == 1
             _check_model(model, single)
         except ValueError as error:
             raise ValueError(f'{cfg.filename}: {error}') from error
 
 
-def _check_model(model: dict, single: bool) -> None:
+def _check_model(model: dict, single: str | None) -> None:
     giver, maps = _run_backbone(model['backbone'])
     for key, neck in _parts('model.neck', model.get('neck')):
         maps = maps and _check_part(key, neck, giver, maps)
@@ -113,7 +134,7 @@ def _check_model(model: dict, single: bool) -> None:
         for key, head in _parts(name, listed):
             _check_part(key, head, giver, maps)
             if single:
-                _check_single(key, head, maps)
+                _check_single(key, head, maps, single)
     for task in ('bbox', 'mask'):
         _check_roi_head(task, roi_head, giver, maps)
 
@@ -155,14 +176,14 @@ def _check_part(key: str, part: dict, giver: str, maps: Maps) -> Maps | None:
     return _as_maps(outputs)
 
 
-def _check_single(key: str, part: dict, maps: Maps) -> None:
+def _check_single(key: str, part: dict, maps: Maps, reason: str) -> None:
     """Run a head in training mode on one image."""
     try:
         build_meta_model(part).train()([each[:1] for each in maps])
     except ValueError as error:
         if 'more than 1 value per channel' in str(error):
             raise ValueError(
-                f'train_dataloader.batch_size=1: batch norm in {key} ({part.get("type")}) gets a '
+                f'{reason}: batch norm in {key} ({part.get("type")}) gets a '
                 'single value per channel; expected at least 2 images per process, or another '
                 'norm (norm_cfg)'
             ) from error
