@@ -24,6 +24,7 @@ from .images import (
     is_remote,
 )
 from .model import check_num_classes, check_widths
+from .schedule import check_schedule
 
 __all__ = ['check_checkpoint', 'check_inputs', 'check_run', 'check_widths']
 
@@ -73,7 +74,7 @@ def check_checkpoint(path: str) -> None:
 
 
 def check_run(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
-    """Check the model and the data of a config.
+    """Check the model, the schedule and the data of a config.
 
     Args:
         cfg: Complete config.
@@ -87,6 +88,7 @@ def check_run(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
         check_widths(cfg)
     except ValueError as error:
         findings.error(str(error))
+    check_schedule(cfg, findings)
     _check_data(cfg, splits, findings)
     findings.report()
 
