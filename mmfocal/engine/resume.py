@@ -2,8 +2,12 @@
 """Resume a training, also after a kill during a write or the last validation."""
 
 import copy
+import itertools
+import math
 import os
+import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -35,28 +39,32 @@ def latest_checkpoint(
     """Return the newest sound checkpoint of a training.
 
     Args:
-        work_dir: Directory of the training; its ``last_checkpoint`` is also considered.
+        work_dir: Directory of the training; the file that its ``last_checkpoint`` names comes
+            first, as in MMEngine.
         out_dir: ``default_hooks.checkpoint.out_dir``, which has the checkpoints in a folder named
             like the work directory.
         filename_tmpl: ``default_hooks.checkpoint.filename_tmpl``.
         allow_pickle: Unpickle objects of any class: trusted files only.
 
     Returns:
-        Path of the newest file that can be resumed from, or None. Newer files
-        that cannot are named in a warning.
+        Path of the file that ``last_checkpoint`` names, otherwise of the one with the most
+        iterations, or None. Files before it in this order that cannot be resumed from are named
+        in a warning.
     """
     folders = [Path(work_dir)]
     if out_dir:
         folders.append(Path(out_dir, Path(os.path.abspath(work_dir)).name))
     named = _named_checkpoint(work_dir)
-    if named and '://' in named:
+    if '://' in named:
         return named  # not checked
     patterns = {*_PATTERNS, (filename_tmpl or _PATTERNS[0]).replace('{}', '*')}
     found = {path for folder in folders for pattern in patterns for path in folder.glob(pattern)}
-    if named and Path(named).exists():
-        found.add(Path(named))
     unique = {path.resolve(): path for path in found}
-    for path in sorted(unique.values(), key=lambda path: path.stat().st_mtime, reverse=True):
+    # in a copy of a work directory, last_checkpoint may name a file where the original was
+    first = [path for path in (Path(named), Path(work_dir, Path(named).name)) if named]
+    first = [path for path in first if path.exists()][:1]
+    rest = [path for key, path in unique.items() if key not in {each.resolve() for each in first}]
+    for path in itertools.chain(first, _most_iterations_first(rest, allow_pickle)):
         problem = _problem(path, allow_pickle)
         if problem is None:
             return str(path)
@@ -66,7 +74,38 @@ def latest_checkpoint(
 
 def _named_checkpoint(work_dir: str | Path) -> str:
     path = Path(work_dir, 'last_checkpoint')
-    return find_latest_checkpoint(str(work_dir)) if path.is_file() else ''
+    return (find_latest_checkpoint(str(work_dir)) or '') if path.is_file() else ''
+
+
+def _most_iterations_first(paths: list[Path], allow_pickle: bool) -> Iterator[Path]:
+    """Sort by the numbers in the names, and files by epoch among those by iteration by content.
+
+    Modification times only decide between equal numbers: copies have others than the originals.
+    """
+    series: dict[str, list[Path]] = {}
+    for path in sorted(paths, key=lambda path: (_number(path), path.stat().st_mtime)):
+        series.setdefault(re.sub(r'\d+', '', path.name), []).append(path)
+    while len(series) > 1:
+        last = max(series, key=lambda name: _iterations(series[name][-1], allow_pickle))
+        yield series[last].pop()
+        if not series[last]:
+            del series[last]
+    for rest in series.values():
+        yield from reversed(rest)
+
+
+def _number(path: Path) -> int:
+    return int((re.findall(r'\d+', path.stem) or [0])[-1])
+
+
+def _iterations(path: Path, allow_pickle: bool) -> float:
+    """Return the iterations of a checkpoint; damaged ones come first and are named."""
+    if path.name.startswith('iter_'):
+        return _number(path)
+    try:
+        return read_run_checkpoint(path, allow_pickle)['meta']['iter']
+    except (ValueError, OSError, KeyError):
+        return math.inf
 
 
 def _problem(path: Path, allow_pickle: bool) -> str | None:

@@ -56,6 +56,7 @@ def test_resume_after_sigkill_and_a_truncated_checkpoint(run, workspace, repo_ro
     # as if the kill had come in the middle of the next write
     whole = (out / 'iter_3.pth').read_bytes()
     (out / 'iter_29.pth').write_bytes(whole[: len(whole) // 2])
+    (out / 'last_checkpoint').write_text(str(out / 'iter_29.pth'))
 
     printed = run('train.py', *arguments, '--resume')
     assert 'iter_29.pth is incomplete' in printed
