@@ -19,11 +19,15 @@ from mmfocal.engine import (
 )
 from mmfocal.engine.checkpoints import SaveOnSignal
 from mmfocal.engine.files import protect_files
+from mmfocal.engine.load import CheckParameters
 from mmfocal.engine.nonfinite import StopAtNonFinite
 from mmfocal.engine.randomness import RandomNumbers
 from mmfocal.engine.resume import ResumeSchedule, ValidateFinished, resume
 
-HOOKS = (RandomNumbers, StopAtNonFinite, SaveOnSignal, ResumeSchedule, ValidateFinished)
+HOOKS = (
+    *(RandomNumbers, StopAtNonFinite, SaveOnSignal),
+    *(CheckParameters, ResumeSchedule, ValidateFinished),
+)
 
 
 def make_parser() -> ArgumentParser:
