@@ -2,7 +2,6 @@
 """Resume a training, also after a kill during a write or the last validation."""
 
 import copy
-import itertools
 import math
 import os
 import re
@@ -18,7 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 
 from .files import read_run_checkpoint
 from .findings import InputError
-from .machine import tell
+from .machine import is_first_process, tell
 from .sharding import is_sharded
 
 _PATTERNS = ('iter_*.pth', 'epoch_*.pth')
@@ -51,12 +50,25 @@ def latest_checkpoint(
         iterations, or None. Files before it in this order that cannot be resumed from are named
         in a warning.
     """
+    for path in _newest_first(work_dir, out_dir, filename_tmpl, allow_pickle):
+        problem = None if '://' in str(path) else _problem(Path(path), allow_pickle)
+        if problem is None:
+            return str(path)
+        print_log(f'WARNING: {problem}. Looking for the one before.')
+    return None
+
+
+def _newest_first(
+    work_dir: str | Path, out_dir: str | Path | None, filename_tmpl: str | None, allow_pickle: bool
+) -> Iterator[str | Path]:
+    """Yield the checkpoints of a training, damaged ones too; remote ones are addresses."""
     folders = [Path(work_dir)]
     if out_dir:
         folders.append(Path(out_dir, Path(os.path.abspath(work_dir)).name))
     named = _named_checkpoint(work_dir)
     if '://' in named:
-        return named  # not checked
+        yield named
+        return
     patterns = {*_PATTERNS, (filename_tmpl or _PATTERNS[0]).replace('{}', '*')}
     found = {path for folder in folders for pattern in patterns for path in folder.glob(pattern)}
     unique = {path.resolve(): path for path in found}
@@ -64,12 +76,8 @@ def latest_checkpoint(
     first = [path for path in (Path(named), Path(work_dir, Path(named).name)) if named]
     first = [path for path in first if path.exists()][:1]
     rest = [path for key, path in unique.items() if key not in {each.resolve() for each in first}]
-    for path in itertools.chain(first, _most_iterations_first(rest, allow_pickle)):
-        problem = _problem(path, allow_pickle)
-        if problem is None:
-            return str(path)
-        print_log(f'WARNING: {problem}. Looking for the one before.')
-    return None
+    yield from first
+    yield from _most_iterations_first(rest, allow_pickle)
 
 
 def _named_checkpoint(work_dir: str | Path) -> str:
@@ -132,6 +140,34 @@ def _problem(path: Path, allow_pickle: bool) -> str | None:
     return f'{path} has no {absent[0]!r}: not a checkpoint of a training' if absent else None
 
 
+def _places(cfg: Config) -> tuple[str, str | None, str | None]:
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    return cfg.work_dir, hook.get('out_dir'), hook.get('filename_tmpl')
+
+
+def check_work_dir(cfg: Config, allow_pickle: bool = False) -> None:
+    """Check that a new training replaces no checkpoints; the first process of a launcher checks.
+
+    Args:
+        cfg: Config with ``work_dir``.
+        allow_pickle: Unpickle objects of any class: trusted files only.
+
+    Raises:
+        InputError: If there are checkpoints; names the newest, and what to do.
+    """
+    if not is_first_process(cfg.get('launcher', 'none')):
+        return
+    newest = next(_newest_first(*_places(cfg), allow_pickle), None)
+    if newest is not None:
+        raise InputError(
+            f'{cfg.work_dir} has checkpoints of an earlier training, the newest is {newest}. '
+            'A new training would replace them. Expected one of\n'
+            '  --resume        to go on from there\n'
+            '  --work-dir DIR  to train in another folder\n'
+            '  --overwrite     to replace them'
+        )
+
+
 def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
     """Change a config in place to resume from a checkpoint, and print its name.
 
@@ -144,10 +180,7 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
         InputError: If a given checkpoint cannot be resumed from.
     """
     if checkpoint == 'auto':
-        hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-        found = latest_checkpoint(
-            cfg.work_dir, hook.get('out_dir'), hook.get('filename_tmpl'), allow_pickle
-        )
+        found = latest_checkpoint(*_places(cfg), allow_pickle)
     elif '://' in checkpoint:
         found = checkpoint
     else:
@@ -156,9 +189,14 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
             raise InputError(f'--resume {problem}')
         found = checkpoint
     # without a file MMEngine searches for one and may use an incomplete one
-    cfg.load_from, cfg.resume = found, found is not None
+    cfg.resume = found is not None
+    cfg.load_from = found or cfg.get('load_from')
     if found is None:
-        tell(cfg, f'--resume: there is no checkpoint in {cfg.work_dir}, the training starts anew')
+        start = f' from {cfg.load_from}' if cfg.load_from else ''
+        tell(
+            cfg,
+            f'--resume: there is no checkpoint in {cfg.work_dir}, the training starts anew{start}',
+        )
         return
     tell(cfg, f'--resume: going on from {found}')
     is_local = Path(found).is_file() or is_sharded(found)

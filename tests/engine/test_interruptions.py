@@ -18,6 +18,7 @@ from mmfocal.engine import InputError, files, latest_checkpoint
 from mmfocal.engine.files import AtomicBackend, local_copy, protect_files
 from mmfocal.engine.randomness import seed_all
 from mmfocal.engine.resume import resume
+from tests.helpers.run_checkpoints import damage, training_checkpoint
 from tests.helpers.toy_training import differing, train
 
 
@@ -136,27 +137,6 @@ def test_another_learning_rate_takes_effect(tmp_path):
 
 
 # ---- which checkpoint --------------------------------------------------------------------------
-
-
-def training_checkpoint(path: Path, age: int = 0, iterations: int = 1) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    meta = dict(seed=7, iter=iterations)
-    content = dict(meta=meta, state_dict=dict(w=torch.zeros(1000)), message_hub={})
-    torch.save(content, path)
-    os.utime(path, (1000 - age, 1000 - age))
-    return path
-
-
-def damage(path: Path, kind: str) -> None:
-    content = path.read_bytes()
-    middle = content.index(bytes(2000)) + 500
-    kept = dict(
-        truncated=content[:-100],
-        empty=b'',
-        rotten=content[:middle] + b'rot' + content[middle + 3 :],
-        text=b'not found',
-    )
-    path.write_bytes(kept[kind])
 
 
 @pytest.mark.parametrize('kind', ['truncated', 'empty', 'rotten', 'text'])
