@@ -4,11 +4,12 @@
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import LOOPS, DefaultScope
+from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from ..findings import Findings
 from ..machine import kind_of
+from ..options import registered
 
 _ENDLESS = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')  # MMEngine, mmdet
 _FEW = 10  # a smaller interval counts epochs rather than iterations
@@ -40,8 +41,7 @@ def _loop_class(settings: dict, scope: str | None) -> type:
         loops = {True: EpochBasedTrainLoop, False: IterBasedTrainLoop}
         return loops.get(settings.get('by_epoch'), object)
     kind = settings['type']
-    with DefaultScope.overwrite_default_scope(scope):
-        return (LOOPS.get(kind) if isinstance(kind, str) else kind) or object
+    return (registered(LOOPS, kind, scope) if isinstance(kind, str) else kind) or object
 
 
 def _check_sampler(cfg: Config, findings: Findings) -> None:
