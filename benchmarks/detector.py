@@ -21,7 +21,7 @@ from typing import Any
 import measure
 import torch
 from measure import MIB, Row
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader
 
 from mmfocal.engine import adapt_to_machine, check_inputs, read_config
 from mmfocal.engine.machine import dicts_in
+from mmfocal.engine.options import KeyValues, merge_options
 
 PARTS = ('data', 'forward', 'backward', 'optimizer')
 
@@ -57,8 +58,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--data-root', help="folder of the data (default: the config's)")
     add('--ann-file', default='annotations/instances_train.json', help='in --data-root')
     add('--images', default='train/', metavar='FOLDER', help='in --data-root')
-    add('--cfg-options', nargs='+', action=DictAction, default={}, help='settings to override')
-    add('--memory', action='store_true', help='also measure memory')
+    add('--cfg-options', nargs='+', action=KeyValues, default={}, help='settings to override')
+    add('--memory', action='store_true', help='measure memory too')
     add(
         '--workers',
         nargs='+',
@@ -110,7 +111,7 @@ def _data_name(case: Case) -> str:
 def load_config(case: Case) -> Config:
     """Return the config of a case, without initial weights."""
     cfg = read_config(case.config)
-    cfg.merge_from_dict(json.loads(case.options))
+    merge_options(cfg, json.loads(case.options))
     cfg.model.backbone.pop('init_cfg', None)
     cfg.model.pop('init_cfg', None)
     if case.data_root:

@@ -23,7 +23,7 @@ if [[ -f $work_dir/results.md ]]; then
     echo "already trained: $work_dir (remove it to train again)"
 else
     bash tools/dist_train.sh "$config" 1 --work-dir "$work_dir" --resume --cfg-options \
-        "randomness.seed=$seed" "val_evaluator.outfile_prefix=$predictions"
+        "randomness.seed=$seed" "val_evaluator.outfile_prefix='$predictions'"
 fi
 "$PYTHON" tools/analysis/report_run.py "$work_dir" --predictions "$predictions.segm.json"
 "$PYTHON" tools/predict.py "$work_dir" data/digit_scenes/val/000004.png --score-thr 0.5 --out "$work_dir/predicted"

@@ -19,11 +19,20 @@ from mmfocal.engine import (
 )
 from mmfocal.engine.checkpoints import SaveOnSignal
 from mmfocal.engine.files import protect_files
+from mmfocal.engine.load import CheckParameters
 from mmfocal.engine.nonfinite import StopAtNonFinite
 from mmfocal.engine.randomness import RandomNumbers
-from mmfocal.engine.resume import ResumeSchedule, ValidateFinished, resume
+from mmfocal.engine.resume import (
+    ResumeSchedule,
+    ValidateFinished,
+    check_work_dir,
+    resume,
+)
 
-HOOKS = (RandomNumbers, StopAtNonFinite, SaveOnSignal, ResumeSchedule, ValidateFinished)
+HOOKS = (
+    *(RandomNumbers, StopAtNonFinite, SaveOnSignal),
+    *(CheckParameters, ResumeSchedule, ValidateFinished),
+)
 
 
 def make_parser() -> ArgumentParser:
@@ -35,6 +44,11 @@ def make_parser() -> ArgumentParser:
         nargs='?',
         const='auto',
         help='resume from this checkpoint; without a value, from the latest in the work directory',
+    )
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='start anew in a work directory that has checkpoints, and replace them',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -57,12 +71,22 @@ def apply_options(cfg: Config, args: Namespace) -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        if args.resume != 'auto' and not Path(args.resume).is_dir():
-            check_checkpoint(args.resume)
-        resume(cfg, args.resume, args.allow_pickle)
-    elif cfg.get('load_from'):
+    checkpoint = args.resume or _resume_of(cfg)
+    if checkpoint:
+        if checkpoint != 'auto' and not Path(checkpoint).is_dir():
+            check_checkpoint(checkpoint)
+        resume(cfg, checkpoint, args.allow_pickle)
+    elif not args.overwrite:
+        check_work_dir(cfg, args.allow_pickle)
+    if cfg.get('load_from') and not cfg.get('resume'):
         check_checkpoint(cfg.load_from)
+
+
+def _resume_of(cfg: Config) -> str | None:
+    """Translate a config's ``resume``, which MMEngine searches for without looking into files."""
+    if cfg.get('resume') is True:
+        return cfg.get('load_from') or 'auto'
+    return cfg.get('resume') or None  # FlexibleRunner's may be a path
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +16,8 @@ from mmengine.runner import Runner
 from mmfocal.compat import check_base
 
 check_base(CheckpointHook)
-_AGREEMENT = 10  # iterations between checks whether any process received the signal
+# several processes check whether one received the signal at least this often
+_SECONDS, _ITERATIONS = 0.5, 10
 
 
 class SafeCheckpointHook(CheckpointHook):
@@ -131,8 +133,9 @@ def point_to(work_dir: str, checkpoint: str) -> None:
 class SaveOnSignal(Hook):
     """Save a checkpoint and end when the process receives SIGTERM, as before a preemption.
 
-    A second signal ends the process immediately. Several processes synchronize every 10
-    iterations, because all of them take part in saving sharded models.
+    A second signal ends the process immediately. Several processes must end together, because all
+    of them take part in saving sharded models. They synchronize after every iteration of half a
+    second or more, and less often, up to every tenth time, after shorter ones.
     """
 
     priority = 'LOWEST'  # after the regular checkpoint and all hooks that change the weights
@@ -144,6 +147,7 @@ class SaveOnSignal(Hook):
             runner: The runner.
         """
         self.asked = False
+        self._start_counting()
         self.previous = signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -182,8 +186,28 @@ class SaveOnSignal(Hook):
         Raises:
             SystemExit: If the signal was received.
         """
-        if self._all_agree(batch_idx):
+        if batch_idx < self.common and self._all_agree(batch_idx):
             self._end(runner, runner.epoch, runner.iter)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Find out how many batches all processes have; only these can synchronize.
+
+        Args:
+            runner: The runner.
+        """
+        common = torch.tensor(len(runner.val_loop.dataloader))
+        all_reduce(common, 'min')
+        self.common = int(common)
+        self._start_counting()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Count the iterations of the training again.
+
+        Args:
+            runner: The runner.
+            metrics: Not used.
+        """
+        self._start_counting()
 
     def after_train(self, runner: Runner) -> None:
         """Restore the previous signal handler.
@@ -193,13 +217,24 @@ class SaveOnSignal(Hook):
         """
         signal.signal(signal.SIGTERM, self.previous)
 
+    def _start_counting(self) -> None:
+        self.next, self.interval, self.since = 0, 1, time.monotonic()
+
     def _all_agree(self, index: int) -> bool:
+        """Return whether any process received the signal; all processes return the same.
+
+        The next iteration to ask at follows from the slowest process, which all of them know.
+        """
         if get_world_size() == 1:
             return self.asked
-        if (index + 1) % _AGREEMENT:
+        if index < self.next:
             return False
-        asked = torch.tensor(int(self.asked))
-        all_reduce(asked, 'max')
+        now = time.monotonic()
+        shared = torch.tensor([float(self.asked), (now - self.since) / self.interval])
+        all_reduce(shared, 'max')
+        asked, seconds = shared.tolist()
+        self.interval = max(1, min(_ITERATIONS, int(_SECONDS / max(seconds, 1e-6))))
+        self.next, self.since = index + self.interval, now
         return bool(asked)
 
     def _end(self, runner: Runner, epoch: int, iteration: int) -> None:

@@ -1,31 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command line, config and runner for detection, segmentation and classification."""
 
-import difflib
-import inspect
 import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmfocal.zoo import find_config
 
-from .machine import dicts_in, tell
+from .machine import dicts_in
+from .options import KeyValues, merge_options, warn_of_misspelled
 from .quiet import QuietRunner
-
-# keys that MMEngine's runner and the tools read
-_RUNNER_KEYS = inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}
-_TOP_LEVEL = {
-    *_RUNNER_KEYS,
-    *('activation_checkpointing', 'compile', 'cudnn_benchmark', 'efficient_conv_bn_eval'),
-    *('find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn'),
-    *('custom_imports', 'tta_model', 'tta_pipeline'),
-}
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -41,10 +30,11 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=KeyValues,
         default={},
         help='settings to override: key=value, lists as key="[a,b]" or key=a,b, tuples as '
-        'key="(a,b)"; a list that replaces a tuple becomes a tuple',
+        'key="(a,b)"; a list takes the place of a tuple as a tuple. Text stays text where text is '
+        'expected, also with commas; elsewhere quote it: "key=\'a,b\'"',
     )
     parser.add_argument(
         '--allow-pickle',
@@ -92,8 +82,8 @@ def load_config(args: Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(find_config(args.config))
     cfg.launcher = args.launcher
-    warn_of_unknown_keys(cfg, args.cfg_options)
-    cfg.merge_from_dict(_keep_tuples(cfg, args.cfg_options))
+    warn_of_misspelled(cfg)
+    merge_options(cfg, args.cfg_options)
     if cfg.get('default_scope') is None:
         raise ValueError(
             f"{args.config}: 'default_scope' is missing; expected 'mmdet', 'mmseg' or 'mmpretrain'"
@@ -103,60 +93,6 @@ def load_config(args: Namespace) -> Config:
     cfg.work_dir = args.work_dir or default_dir
     _set_dataloader_defaults(cfg)
     return cfg
-
-
-def _keep_tuples(cfg: Config, options: dict[str, Any]) -> dict[str, Any]:
-    """Convert lists that replace tuples to tuples, as transforms require for ``scale=128,128``."""
-    kept = {}
-    for key, value in options.items():
-        is_tuple = isinstance(value, list) and isinstance(_value_at(cfg, key), tuple)
-        kept[key] = tuple(value) if is_tuple else value
-    return kept
-
-
-def _value_at(cfg: Config, key: str) -> Any:
-    """Look up a dotted key; None if there is none."""
-    node: Any = dict(cfg)
-    for name in key.split('.'):
-        if isinstance(node, dict) and name in node:
-            node = node[name]
-        elif isinstance(node, (list, tuple)) and name.isdigit() and int(name) < len(node):
-            node = node[int(name)]
-        else:
-            return None
-    return node
-
-
-def warn_of_unknown_keys(cfg: Config, options: dict[str, Any]) -> None:
-    """Warn about options that nothing reads, and name the nearest known key.
-
-    Modules with a ``type`` reject unknown arguments themselves, so new keys are allowed there.
-
-    Args:
-        cfg: Config before the options are merged.
-        options: Values by dotted key.
-    """
-    for name in cfg.keys() - _TOP_LEVEL:  # configs may have their own variables
-        (nearest,) = difflib.get_close_matches(name, _RUNNER_KEYS, 1, cutoff=0.87) or [None]
-        if nearest and nearest not in cfg:
-            tell(cfg, f'WARNING: {name} in {cfg.filename} is not a known key; is {nearest} meant?')
-    for key in options:
-        node, path = dict(cfg), key.split('.')
-        for depth, name in enumerate(path):
-            if not isinstance(node, dict) or 'type' in node:
-                break
-            known = node.keys() | (_TOP_LEVEL if depth == 0 else set())
-            if name not in known:
-                near = difflib.get_close_matches(
-                    name, sorted(known), 1, cutoff=0.8 if depth else 0.6
-                )
-                nearest = '.'.join([*path[:depth], *near])
-                # nested modules may get keys that the config leaves at their defaults
-                if near or not depth:
-                    hint = f'the nearest is {nearest}' if near else 'nothing reads it'
-                    tell(cfg, f'WARNING: --cfg-options {key}: {name!r} is not a known key; {hint}')
-                break
-            node = node.get(name)
 
 
 def _set_dataloader_defaults(cfg: Config) -> None:

@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load a checkpoint for testing, safely and strictly."""
+"""Load checkpoints strictly: all of it for testing and resuming, at least a part to start from."""
+
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from mmfocal.models.pretrained import (
     convert_upstream,
+    is_derived,
     load_whole_model,
     tensors_of,
 )
 
 from .files import local_copy, read_run_checkpoint
+from .findings import InputError, first_few
 
 
 class LoadWholeModel(Hook):
@@ -46,7 +51,81 @@ class LoadWholeModel(Hook):
         checkpoint = read_run_checkpoint(path, self.allow_pickle)
         state = convert_upstream(tensors_of(checkpoint, self.checkpoint))
         runner.call_hook('after_load_checkpoint', checkpoint={**checkpoint, 'state_dict': state})
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
-        load_whole_model(model, state, self.checkpoint)
+        load_whole_model(_unwrapped(runner.model), state, self.checkpoint)
+
+
+class CheckParameters(Hook):
+    """Compare a checkpoint with the model before ``--resume`` or ``load_from`` loads it.
+
+    MMEngine only logs what does not fit, so that a training would go on with random layers.
+    """
+
+    priority = 'VERY_HIGH'  # before the EMA hook, which loads the parameters too
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Raise an error if the parameters are of another model.
+
+        Args:
+            runner: The runner.
+            checkpoint: Content of the file.
+
+        Raises:
+            InputError: If parameters are missing, unexpected or of another shape and the training
+                is resumed, or if no parameter fits.
+        """
+        if 'FullyShardedDataParallel' in type(runner.model).__name__:
+            return  # PyTorch's first FSDP, which has other names and shapes than its files
+        expected = _shapes(_unwrapped(runner.model).state_dict())
+        found = _shapes(checkpoint.get('state_dict', checkpoint))
+        if runner._resume:
+            _check_same(runner._load_from, expected, found)
+        elif not any(expected.get(key) == shape for key, shape in found.items()):
+            raise InputError(
+                f'load_from={runner._load_from}: none of its {len(found)} parameters fits the '
+                f'model; found {_sample(found)}; expected names and shapes such as '
+                f'{_sample(expected)}. For the weights of a backbone, set '
+                'model.backbone.init_cfg=dict(type="FocalPretrained", checkpoint=...)'
+            )
+
+
+def _check_same(path: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
+    parts = {
+        'of another shape': [
+            f'{key} {found[key]} instead of {shape}'
+            for key, shape in expected.items()
+            if key in found and found[key] != shape
+        ],
+        'expected but not in the file': [
+            f'{key} {shape}' for key, shape in expected.items() if key not in found
+        ],
+        'in the file but not in the model': [
+            f'{key} {shape}' for key, shape in found.items() if key not in expected
+        ],
+    }
+    lines = [f'\n  {what}: {first_few(keys)}' for what, keys in parts.items() if keys]
+    if lines:
+        raise InputError(
+            f'--resume {path} is of another model{"".join(lines)}\nTo start a new training from '
+            'its parameters, use --cfg-options load_from=FILE instead'
+        )
+
+
+def _shapes(state: dict) -> dict[str, Any]:
+    """Return shapes by the names that MMEngine compares; None for what is no tensor."""
+    shapes = {key.removeprefix('module.'): getattr(value, 'shape', None) for key, value in
+              state.items()}  # fmt: skip
+    return {
+        key: None if shape is None else tuple(shape)
+        for key, shape in shapes.items()
+        if not is_derived(key)
+    }
+
+
+def _sample(shapes: dict[str, Any]) -> str:
+    return first_few([f'{key} {shape}' for key, shape in shapes.items()], 2) or 'none'
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model

@@ -2,8 +2,11 @@
 """Resume a training, even if it was killed during a write or during the last validation."""
 
 import copy
+import math
 import os
+import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -14,7 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 
 from .files import read_run_checkpoint
 from .findings import InputError
-from .machine import tell
+from .machine import is_first_process, tell
 from .sharding import is_sharded
 
 _PATTERNS = ('iter_*.pth', 'epoch_*.pth')
@@ -35,38 +38,82 @@ def latest_checkpoint(
     """Return the newest intact checkpoint of a training.
 
     Args:
-        work_dir: Directory of the training; its ``last_checkpoint`` is also considered.
-        out_dir: ``default_hooks.checkpoint.out_dir``. Its checkpoints are in a folder with the
-            name of the work directory.
+        work_dir: Directory of the training; the file that its ``last_checkpoint`` names comes
+            first, as in MMEngine.
+        out_dir: ``default_hooks.checkpoint.out_dir``, which has the checkpoints in a folder named
+            like the work directory.
         filename_tmpl: ``default_hooks.checkpoint.filename_tmpl``.
         allow_pickle: Unpickle objects of any class: trusted files only.
 
     Returns:
-        Path of the newest file that can be resumed from, or None. A warning names newer files
-        that cannot be resumed from.
+        Path of the file that ``last_checkpoint`` names, otherwise of the one with the most
+        iterations, or None. Files before it in this order that cannot be resumed from are named
+        in a warning.
     """
-    folders = [Path(work_dir)]
-    if out_dir:
-        folders.append(Path(out_dir, Path(os.path.abspath(work_dir)).name))
-    named = _named_checkpoint(work_dir)
-    if named and '://' in named:
-        return named  # not checked
-    patterns = {*_PATTERNS, (filename_tmpl or _PATTERNS[0]).replace('{}', '*')}
-    found = {path for folder in folders for pattern in patterns for path in folder.glob(pattern)}
-    if named and Path(named).exists():
-        found.add(Path(named))
-    unique = {path.resolve(): path for path in found}
-    for path in sorted(unique.values(), key=lambda path: path.stat().st_mtime, reverse=True):
-        problem = _problem(path, allow_pickle)
+    for path in _newest_first(work_dir, out_dir, filename_tmpl, allow_pickle):
+        problem = None if '://' in str(path) else _problem(Path(path), allow_pickle)
         if problem is None:
             return str(path)
         print_log(f'WARNING: {problem}. The previous checkpoint is tried next.')
     return None
 
 
+def _newest_first(
+    work_dir: str | Path, out_dir: str | Path | None, filename_tmpl: str | None, allow_pickle: bool
+) -> Iterator[str | Path]:
+    """Yield the checkpoints of a training, damaged ones too; remote ones are addresses."""
+    folders = [Path(work_dir)]
+    if out_dir:
+        folders.append(Path(out_dir, Path(os.path.abspath(work_dir)).name))
+    named = _named_checkpoint(work_dir)
+    if '://' in named:
+        yield named
+        return
+    patterns = {*_PATTERNS, (filename_tmpl or _PATTERNS[0]).replace('{}', '*')}
+    found = {path for folder in folders for pattern in patterns for path in folder.glob(pattern)}
+    unique = {path.resolve(): path for path in found}
+    # in a copy of a work directory, last_checkpoint may name a file where the original was
+    first = [path for path in (Path(named), Path(work_dir, Path(named).name)) if named]
+    first = [path for path in first if path.exists()][:1]
+    rest = [path for key, path in unique.items() if key not in {each.resolve() for each in first}]
+    yield from first
+    yield from _most_iterations_first(rest, allow_pickle)
+
+
 def _named_checkpoint(work_dir: str | Path) -> str:
     path = Path(work_dir, 'last_checkpoint')
-    return find_latest_checkpoint(str(work_dir)) if path.is_file() else ''
+    return (find_latest_checkpoint(str(work_dir)) or '') if path.is_file() else ''
+
+
+def _most_iterations_first(paths: list[Path], allow_pickle: bool) -> Iterator[Path]:
+    """Sort by the numbers in the names, and files by epoch among those by iteration by content.
+
+    Modification times only decide between equal numbers: copies have others than the originals.
+    """
+    series: dict[str, list[Path]] = {}
+    for path in sorted(paths, key=lambda path: (_number(path), path.stat().st_mtime)):
+        series.setdefault(re.sub(r'\d+', '', path.name), []).append(path)
+    while len(series) > 1:
+        last = max(series, key=lambda name: _iterations(series[name][-1], allow_pickle))
+        yield series[last].pop()
+        if not series[last]:
+            del series[last]
+    for rest in series.values():
+        yield from reversed(rest)
+
+
+def _number(path: Path) -> int:
+    return int((re.findall(r'\d+', path.stem) or [0])[-1])
+
+
+def _iterations(path: Path, allow_pickle: bool) -> float:
+    """Return the iterations of a checkpoint; damaged ones come first and are named."""
+    if path.name.startswith('iter_'):
+        return _number(path)
+    try:
+        return read_run_checkpoint(path, allow_pickle)['meta']['iter']
+    except (ValueError, OSError, KeyError):
+        return math.inf
 
 
 def _problem(path: Path, allow_pickle: bool) -> str | None:
@@ -93,6 +140,34 @@ def _problem(path: Path, allow_pickle: bool) -> str | None:
     return f'{path} has no {absent[0]!r}: it is not a training checkpoint' if absent else None
 
 
+def _places(cfg: Config) -> tuple[str, str | None, str | None]:
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    return cfg.work_dir, hook.get('out_dir'), hook.get('filename_tmpl')
+
+
+def check_work_dir(cfg: Config, allow_pickle: bool = False) -> None:
+    """Check that a new training replaces no checkpoints; the first process of a launcher checks.
+
+    Args:
+        cfg: Config with ``work_dir``.
+        allow_pickle: Unpickle objects of any class: trusted files only.
+
+    Raises:
+        InputError: If there are checkpoints; names the newest, and what to do.
+    """
+    if not is_first_process(cfg.get('launcher', 'none')):
+        return
+    newest = next(_newest_first(*_places(cfg), allow_pickle), None)
+    if newest is not None:
+        raise InputError(
+            f'{cfg.work_dir} has checkpoints of an earlier training, the newest is {newest}. '
+            'A new training would replace them. Expected one of\n'
+            '  --resume        to go on from there\n'
+            '  --work-dir DIR  to train in another folder\n'
+            '  --overwrite     to replace them'
+        )
+
+
 def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
     """Change a config in place to resume from a checkpoint, and print its name.
 
@@ -105,10 +180,7 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
         InputError: If a given checkpoint cannot be resumed from.
     """
     if checkpoint == 'auto':
-        hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-        found = latest_checkpoint(
-            cfg.work_dir, hook.get('out_dir'), hook.get('filename_tmpl'), allow_pickle
-        )
+        found = latest_checkpoint(*_places(cfg), allow_pickle)
     elif '://' in checkpoint:
         found = checkpoint
     else:
@@ -117,9 +189,14 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
             raise InputError(f'--resume {problem}')
         found = checkpoint
     # without a file MMEngine searches for one and may use an incomplete one
-    cfg.load_from, cfg.resume = found, found is not None
+    cfg.resume = found is not None
+    cfg.load_from = found or cfg.get('load_from')
     if found is None:
-        tell(cfg, f'--resume: no checkpoint in {cfg.work_dir}, the training starts at iteration 0')
+        start = f' from {cfg.load_from}' if cfg.load_from else ''
+        tell(
+            cfg,
+            f'--resume: there is no checkpoint in {cfg.work_dir}, the training starts anew{start}',
+        )
         return
     tell(cfg, f'--resume: resuming from {found}')
     is_local = Path(found).is_file() or is_sharded(found)

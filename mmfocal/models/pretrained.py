@@ -372,7 +372,7 @@ def convert_to_upstream(state: StateDict, path: str) -> StateDict:
     """
     names = {'backbone.norm3.': 'norm.', 'backbone.': '', 'head.fc.': 'head.'}
     ours = re.compile(r'(backbone\.norm3\.|backbone\.(?!norm\d)|head\.fc\.)(?=.)')
-    foreign = [key for key in state if not ours.match(key) and not _DERIVED.fullmatch(key)]
+    foreign = [key for key in state if not ours.match(key) and not is_derived(key)]
     if foreign or f'backbone.{_ANCHOR}' not in state:
         raise ValueError(
             f'{path}: expected a classifier with a FocalTransformer (backbone., backbone.norm3, '
@@ -383,6 +383,15 @@ def convert_to_upstream(state: StateDict, path: str) -> StateDict:
         for key, value in state.items()
         if ours.match(key)
     }
+
+
+def is_derived(key: str) -> bool:
+    """Whether an entry is a buffer that is recomputed, so that a file may lack or hold it.
+
+    Args:
+        key: Name in a whole model.
+    """
+    return _DERIVED.fullmatch(key) is not None
 
 
 def load_whole_model(model: nn.Module, state: StateDict, path: str) -> None:
@@ -403,7 +412,7 @@ def load_whole_model(model: nn.Module, state: StateDict, path: str) -> None:
         raise ValueError(f'{path} does not fit the model: {error}') from error
     ignored = len(surplus)
     missing, surplus = (
-        [key for key in keys if not _DERIVED.fullmatch(key)] for keys in (missing, surplus)
+        [key for key in keys if not is_derived(key)] for keys in (missing, surplus)
     )
     if missing or surplus:
         raise ValueError(

@@ -163,6 +163,13 @@ def test_the_hosts_configs_fit(package, name):
             {'model.backbone.out_indices': (0, 1, 2, 4)},
             'model.backbone (FocalTransformer) cannot be built: ValueError(',
         ),
+        (
+            MASK_RCNN,
+            {'model.backbone.drop_path_rat': 0.3},
+            'model.backbone (FocalTransformer) cannot be built: TypeError("FocalTransformer'
+            ".__init__() got an unexpected keyword argument 'drop_path_rat'\"); the nearest "
+            'argument is drop_path_rate',
+        ),
     ],
 )
 def test_misfits_are_refused(name, options, message):

@@ -24,6 +24,7 @@ from mmfocal.engine import InputError, files, latest_checkpoint
 from mmfocal.engine.files import AtomicBackend, local_copy, protect_files
 from mmfocal.engine.randomness import seed_all
 from mmfocal.engine.resume import resume
+from tests.helpers.run_checkpoints import damage, training_checkpoint
 from tests.helpers.toy_training import differing, train
 
 
@@ -144,26 +145,6 @@ def test_another_learning_rate_takes_effect(tmp_path):
 # ---- which checkpoint --------------------------------------------------------------------------
 
 
-def training_checkpoint(path: Path, age: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = dict(meta=dict(seed=7), state_dict=dict(w=torch.zeros(1000)), message_hub={})
-    torch.save(content, path)
-    os.utime(path, (1000 - age, 1000 - age))
-    return path
-
-
-def damage(path: Path, kind: str) -> None:
-    content = path.read_bytes()
-    middle = content.index(bytes(2000)) + 500
-    kept = dict(
-        truncated=content[:-100],
-        empty=b'',
-        rotten=content[:middle] + b'rot' + content[middle + 3 :],
-        text=b'not found',
-    )
-    path.write_bytes(kept[kind])
-
-
 @pytest.mark.parametrize('kind', ['truncated', 'empty', 'rotten', 'text'])
 def test_the_newest_sound_checkpoint_wins(tmp_path, kind, capsys):
     first, second = (
@@ -177,6 +158,41 @@ def test_the_newest_sound_checkpoint_wins(tmp_path, kind, capsys):
     assert latest_checkpoint(tmp_path) == str(second)
     told = capsys.readouterr().out
     assert 'WARNING: ' in told and 'iter_300.pth' in told
+
+
+@pytest.mark.parametrize(
+    ('named', 'written', 'expected'),
+    [
+        # as in a copy or a restored backup, whose modification times follow no order
+        ('iter_200.pth', ['iter_300.pth', 'iter_200.pth', 'iter_90.pth'], 'iter_200.pth'),
+        ('/moved/away/iter_200.pth', ['iter_300.pth', 'iter_200.pth'], 'iter_200.pth'),
+        ('/moved/away/iter_1.pth', ['iter_200.pth', 'iter_90.pth'], 'iter_200.pth'),
+        ('', ['iter_200.pth', 'iter_90.pth'], 'iter_200.pth'),
+        (None, ['iter_1000.pth', 'iter_200.pth', 'iter_90.pth'], 'iter_1000.pth'),
+        (None, ['epoch_10.pth', 'epoch_9.pth'], 'epoch_10.pth'),
+        # epochs of 50 iterations
+        (None, ['iter_99.pth', 'epoch_2.pth', 'epoch_1.pth'], 'epoch_2.pth'),
+        (None, ['iter_120.pth', 'epoch_2.pth', 'epoch_1.pth'], 'iter_120.pth'),
+    ],
+)
+def test_progress_decides_not_the_time_of_the_file(tmp_path, named, written, expected):
+    for age, name in enumerate(reversed(written)):
+        number = int(''.join(filter(str.isdigit, name)))
+        iterations = number * 50 if name.startswith('epoch') else number
+        training_checkpoint(tmp_path / name, age, iterations)
+    if named is not None:
+        text = str(tmp_path / named) if named else ''  # an absolute one stays as it is
+        (tmp_path / 'last_checkpoint').write_text(text)
+    assert latest_checkpoint(tmp_path) == str(tmp_path / expected)
+    assert latest_checkpoint(tmp_path, filename_tmpl='iter_{}.pth') == str(tmp_path / expected)
+
+
+def test_damaged_checkpoints_by_epoch_are_named(tmp_path, capsys):
+    training_checkpoint(tmp_path / 'iter_40.pth')
+    training_checkpoint(tmp_path / 'epoch_1.pth', iterations=30)
+    damage(training_checkpoint(tmp_path / 'epoch_2.pth', iterations=60), 'truncated')
+    assert latest_checkpoint(tmp_path) == str(tmp_path / 'iter_40.pth')
+    assert 'epoch_2.pth is incomplete' in capsys.readouterr().out
 
 
 def test_a_model_alone_is_no_checkpoint_of_a_training(tmp_path, capsys):
@@ -221,6 +237,62 @@ def test_a_broken_checkpoint_that_is_named_is_refused(tmp_path):
     damage(training_checkpoint(tmp_path / 'iter_4.pth'), 'truncated')
     with pytest.raises(InputError, match=r'--resume .*iter_4\.pth is incomplete'):
         resume(Config(dict(work_dir=str(tmp_path))), str(tmp_path / 'iter_4.pth'))
+
+
+# ---- checkpoints of other models ---------------------------------------------------------------
+
+
+def changed_state(path: Path, change) -> Path:
+    content = torch.load(path, weights_only=False)
+    change(content['state_dict'])
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize('ema', [True, False])
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (
+            lambda state: state.update({'last.weight': torch.zeros(3, 8)}),
+            r'of another shape: last\.weight \(3, 8\) instead of \(1, 8\)',
+        ),
+        (
+            lambda state: state.pop('first.bias'),
+            r'expected but not in the file: first\.bias \(8,\)',
+        ),
+        (
+            lambda state: state.update({'more.weight': torch.zeros(2)}),
+            r'in the file but not in the model: more\.weight \(2,\)',
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_not_resumed(tmp_path, change, words, ema):
+    hooks = {} if ema else dict(custom_hooks=[])
+    train(tmp_path, 2, **hooks)
+    path = changed_state(tmp_path / 'iter_2.pth', change)
+    words = rf'--resume .*iter_2\.pth is of another model\n  {words}'
+    with pytest.raises(InputError, match=words):
+        train(tmp_path, 4, resume=path, **hooks)
+
+
+def test_buffers_that_are_recomputed_may_differ(tmp_path):
+    train(tmp_path, 2)
+    derived = dict.fromkeys(['norm.num_batches_tracked', 'relative_position_index'], torch.ones(2))
+    path = changed_state(tmp_path / 'iter_2.pth', lambda state: state.update(derived))
+    train(tmp_path, 4, resume=path)
+
+
+def test_a_training_starts_from_what_fits(tmp_path):
+    train(tmp_path, 2)
+    source = tmp_path / 'iter_2.pth'
+    changed_state(source, lambda state: state.update({'last.weight': torch.zeros(3, 8)}))
+    train(tmp_path / 'new', 2, load_from=str(source))
+    changed_state(source, lambda state: state.update({
+        f'other.{key}': state.pop(key) for key in list(state)}))  # fmt: skip
+    words = r'load_from=.*iter_2\.pth: none of its 4 parameters fits the model; found other\.first'
+    with pytest.raises(InputError, match=words):
+        train(tmp_path / 'new', 2, load_from=str(source))
 
 
 # ---- writing -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmfocal.engine import add_common_arguments, load_config
+from mmfocal.engine import InputError, add_common_arguments, load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'quickstart'
 
@@ -48,7 +48,25 @@ def test_loaders_without_workers_do_not_keep_them(task):
         ('train_cgf.max_iters=3', 'the nearest is train_cfg'),
         ('default_hooks.chekpoint.interval=3', 'the nearest is default_hooks.checkpoint'),
         ('train_dataloader.bacth_size=3', 'the nearest is train_dataloader.batch_size'),
-        ('colour=blue', "'colour' is not a known key; nothing reads it"),
+        ('colour=blue', "there is no 'colour' here; nothing reads it"),
+        # below parts with a type
+        ('model.test_cfg.rcnn.scroe_thr=0.9', 'the nearest is model.test_cfg.rcnn.score_thr'),
+        ('model.roi_hed.type=X', 'the nearest is model.roi_head'),
+        (
+            'optim_wrapper.paramwise_cfg.norm_decay_mul=0',
+            'the nearest is optim_wrapper.paramwise_cfg.norm_decay_mult',
+        ),
+        ('optim_wrapper.optimizer.weight_dcay=0', 'optim_wrapper.optimizer.weight_decay'),
+        ('optim_wrapper.acumulative_counts=2', 'optim_wrapper.accumulative_counts'),
+        ('train_dataloader.dataset.filter_cfg.min_szie=200', 'filter_cfg.min_size'),
+        ('train_dataloader.dataset.indcies=20', 'train_dataloader.dataset.indices'),
+        ('train_dataloader.sampler.shufle=0', 'train_dataloader.sampler.shuffle'),
+        ('train_dataloader.dataset.pipeline.2.keep_ration=0', 'pipeline.2.keep_ratio'),
+        ('model.backbone.drop_path_rat=0.3', 'the nearest is model.backbone.drop_path_rate'),
+        ('default_hooks.checkpoint.max_keep_ckpt=1', 'default_hooks.checkpoint.max_keep_ckpts'),
+        ('param_scheduler.1.eta_mim=0', 'param_scheduler.1.eta_min'),
+        ('train_cfg.max_iter=3', 'the nearest is train_cfg.max_iters'),
+        ('val_evaluator.clas_wise=True', 'val_evaluator.classwise'),
     ],
 )
 def test_unknown_options_are_told_with_the_nearest(option, words, capsys):
@@ -65,6 +83,20 @@ def test_unknown_options_are_told_with_the_nearest(option, words, capsys):
         'train_dataloader.prefetch_factor=4',
         'default_hooks.checkpoint.max_keep_ckpts=1',
         'param_scheduler.1.end=8',
+        'param_scheduler.1.convert_to_iter_based=True',
+        'default_hooks.checkpoint.priority=LOW',
+        'default_hooks.checkpoint.save_best=auto',
+        'optim_wrapper.paramwise_cfg.custom_keys.norm.decay_mult=0',
+        'optim_wrapper.constructor=LayerDecayOptimWrapperConstructor',
+        'optim_wrapper.loss_scale=512.0',
+        'model.test_cfg.rpn.nms_post=8',
+        'model.backbone.init_cfg=None',
+        'model.init_cfg.type=Pretrained',
+        'train_dataloader.dataset.indices=4',
+        'train_dataloader.dataset.filter_cfg.min_size=8',
+        'train_cfg.dynamic_intervals="[(1, 2)]"',
+        'val_evaluator.classwise=True',
+        'val_evaluator.outfile_prefix=a/b',
         'find_unused_parameters=True',
         'work_dir=here',
         'load_from=a.pth',
@@ -74,6 +106,66 @@ def test_unknown_options_are_told_with_the_nearest(option, words, capsys):
 def test_options_that_something_reads_are_not_told(option, capsys):
     config('focal_nano_maskrcnn', option)
     assert not capsys.readouterr().out
+
+
+ODD = """my data/lr=1e-4, wd=0; it's "one" (of, two"""
+
+
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [
+        # text where the config has text, a path of the runner, or an argument for text
+        (f'train_dataloader.dataset.data_root={ODD}', ODD),
+        ('train_dataloader.dataset.data_root=my data/digit scenes/', 'my data/digit scenes/'),
+        (f'work_dir={ODD}', ODD),
+        (f'load_from={ODD}', ODD),
+        ('val_evaluator.outfile_prefix=runs/lr=1e-4,wd=0/p', 'runs/lr=1e-4,wd=0/p'),
+        (f"""val_evaluator.outfile_prefix='{ODD}'""", ODD),
+        ("""train_dataloader.dataset.data_root='a,b'""", 'a,b'),
+        ('train_dataloader.dataset.data_root=/a/[b,c]', '/a/[b,c]'),
+        # elsewhere, spaces stay and quotes keep commas
+        ('colour=light blue', 'light blue'),
+        ('colour="a,b"', 'a,b'),
+        ('colour=', ''),
+        ("colour=[traffic light,'a, b',cat]", ['traffic light', 'a, b', 'cat']),
+        # as MMEngine's DictAction
+        ('colour=1,0.5,x', [1, 0.5, 'x']),
+        ('colour=a,', ['a']),
+        ('colour=(a,)', ('a',)),
+        ('colour=[]', []),
+        ('colour=[(1, 2), [True, None], b]', [(1, 2), [True, None], 'b']),
+        ('colour="[1,2]"', [1, 2]),
+        ("""colour='a','b'""", ['a', 'b']),
+        ('model.backbone.init_cfg=None', None),
+        ('optim_wrapper.loss_scale=512', 512),
+        ('val_evaluator.metric=bbox,segm', ['bbox', 'segm']),
+    ],
+)
+def test_text_stays_text(option, value):
+    key = option.split('=')[0]
+    node = config('focal_nano_retinanet', option)
+    for name in key.split('.'):
+        node = node[name]
+    assert node == value and type(node) is type(value)
+
+
+@pytest.mark.parametrize(
+    ('option', 'words'),
+    [
+        ('colour=[1,2', 'brackets do not match'),
+        ('param_scheduler.7.end=3', 'param_scheduler.7.end=3: '),
+        ('model.backbone.drop_path_rate.x=3', 'drop_path_rate.x=3: '),
+    ],
+)
+def test_options_that_cannot_be_set_are_named(option, words):
+    with pytest.raises(InputError, match=words):
+        config('focal_nano_maskrcnn', option)
+
+
+def test_words_that_are_no_options_are_named(capsys):
+    with pytest.raises(SystemExit):
+        config('focal_nano_maskrcnn', 'data_root', '=', 'x')
+    assert "expected KEY=VALUE, found 'data_root'" in capsys.readouterr().err
 
 
 def test_misspelt_keys_of_a_config_are_told(tmp_path, capsys):

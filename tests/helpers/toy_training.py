@@ -16,11 +16,9 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mmfocal.engine.checkpoints import SafeCheckpointHook, SaveOnSignal
-from mmfocal.engine.nonfinite import StopAtNonFinite
-from mmfocal.engine.randomness import RandomNumbers
-from mmfocal.engine.resume import ResumeSchedule, ValidateFinished
+from mmfocal.engine.checkpoints import SafeCheckpointHook
 from tools.dev.checkpoint_state import state_of
+from tools.train import HOOKS as HOOKS_OF_TRAININGS
 
 
 class Noise(Dataset):
@@ -122,8 +120,7 @@ def train(
         **cfg, cfg=dict(randomness=cfg['randomness'], param_scheduler=cfg['param_scheduler']),
         experiment_name=f'{work_dir}_{length}_{resume}_{random.random()}',
     )  # fmt: skip
-    own = (RandomNumbers, StopAtNonFinite, SaveOnSignal, ResumeSchedule, ValidateFinished)
-    for hook in (*(each() for each in own), *hooks):
+    for hook in (*(each() for each in HOOKS_OF_TRAININGS), *hooks):
         runner.register_hook(hook)
     runner.metric = metric
     runner.train()

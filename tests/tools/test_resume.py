@@ -7,9 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+
+from mmfocal.engine import InputError, load_config
+from tests.helpers.run_checkpoints import damage, training_checkpoint
+from tools.train import apply_options, main, make_parser
 
 OPTIONS = [
     'train_cfg.max_iters=30',
@@ -56,6 +62,7 @@ def test_resume_after_sigkill_and_a_truncated_checkpoint(run, workspace, repo_ro
     # as if the kill had come in the middle of the next write
     whole = (out / 'iter_3.pth').read_bytes()
     (out / 'iter_29.pth').write_bytes(whole[: len(whole) // 2])
+    (out / 'last_checkpoint').write_text(str(out / 'iter_29.pth'))
 
     printed = run('train.py', *arguments, '--resume')
     assert 'iter_29.pth is incomplete' in printed
@@ -91,3 +98,74 @@ def test_a_single_truncated_checkpoint_means_a_fresh_start(run, workspace, repo_
     printed = run('train.py', config, '--work-dir', 'out', '--resume', *options)
     assert 'iter_1.pth is incomplete' in printed and 'resumed' not in printed
     assert torch.load(out / 'iter_1.pth', weights_only=False)['meta']['iter'] == 1
+
+
+# ---- what a command resumes or replaces --------------------------------------------------------
+
+
+def applied(repo_root: Path, *arguments: str) -> Config:
+    """The config of a command of which the training would start."""
+    config = str(repo_root / 'configs' / 'quickstart' / 'focal_nano_cls.py')
+    args = make_parser().parse_args([config, '--work-dir', 'out', *arguments])
+    cfg = load_config(args)
+    apply_options(cfg, args)
+    return cfg
+
+
+@pytest.fixture
+def earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A work directory whose newest checkpoint, iter_9, is damaged; the one before is iter_4."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / 'out'
+    training_checkpoint(out / 'iter_4.pth')
+    damage(training_checkpoint(out / 'iter_9.pth'), 'truncated')
+    (out / 'last_checkpoint').write_text('out/iter_9.pth')
+    training_checkpoint(tmp_path / 'elsewhere.pth')
+    return out
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'load_from', 'resumes'),
+    [
+        (['--resume'], 'out/iter_4.pth', True),
+        (['--resume', 'elsewhere.pth'], 'elsewhere.pth', True),
+        (['--overwrite'], None, False),
+        (['--overwrite', '--resume'], 'out/iter_4.pth', True),
+        # settings of MMEngine, which would take the damaged one
+        (['--cfg-options', 'resume=True'], 'out/iter_4.pth', True),
+        (['--cfg-options', 'resume=True', 'load_from=elsewhere.pth'], 'elsewhere.pth', True),
+        (['--cfg-options', 'resume=elsewhere.pth'], 'elsewhere.pth', True),  # FlexibleRunner's
+        (['--work-dir', 'new', '--resume'], None, False),
+        (['--work-dir', 'new', '--cfg-options', 'resume=True'], None, False),
+        (['--work-dir', 'new', '--cfg-options', 'resume=False'], None, False),
+        (  # the first start of a command that may be interrupted
+            ['--work-dir', 'new', '--resume', '--cfg-options', 'load_from=elsewhere.pth'],
+            'elsewhere.pth',
+            False,
+        ),
+    ],
+)
+@pytest.mark.usefixtures('earlier')
+def test_what_a_command_goes_on_from(repo_root, arguments, load_from, resumes):
+    cfg = applied(repo_root, *arguments)
+    assert (cfg.get('load_from'), bool(cfg.get('resume'))) == (load_from, resumes)
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_a_new_training_does_not_replace_an_earlier_one(earlier, repo_root, named):
+    if not named:
+        (earlier / 'last_checkpoint').unlink()
+    before = {path: path.stat().st_mtime_ns for path in earlier.iterdir()}
+    config = str(repo_root / 'configs' / 'quickstart' / 'focal_nano_cls.py')
+    with pytest.raises(InputError) as error:
+        main([config, '--work-dir', 'out'])
+    words = ('the newest is out/iter_9.pth', '--resume ', '--work-dir DIR', '--overwrite ')
+    assert all(word in str(error.value) for word in words), error.value
+    assert {path: path.stat().st_mtime_ns for path in earlier.iterdir()} == before
+
+
+@pytest.mark.parametrize('options', [('load_from=absent.pth',), ('resume=absent.pth',)])
+def test_absent_checkpoints_of_a_config_are_named(repo_root, tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r'absent\.pth does not exist'):
+        applied(repo_root, '--cfg-options', *options)

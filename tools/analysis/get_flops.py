@@ -7,12 +7,12 @@ FLOPs are multiply-accumulates (MACs), as in published tables.
 import argparse
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
 from mmfocal.analysis.complexity import CONVENTIONS, Complexity, complexity
 from mmfocal.engine import read_config
+from mmfocal.engine.options import KeyValues, merge_options
 from mmfocal.zoo import find_config
 
 
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--depth', type=int, default=2, help='levels of submodules (default: 2)')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, help='settings to override'
+        '--cfg-options', nargs='+', action=KeyValues, default={}, help='settings to override'
     )
     return parser
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Count and print."""
     args = make_parser().parse_args(argv)
     cfg = read_config(find_config(args.config))
-    cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     model = complexity(cfg, args.shape)
     conventions = args.convention or list(CONVENTIONS)
     table = make_table(model, conventions, args.depth)

@@ -33,7 +33,7 @@ for method in "${methods[@]}"; do
             exit 1
         fi
         init_cfg=model.backbone.init_cfg
-        settings+=("$init_cfg.type=FocalPretrained" "$init_cfg.checkpoint=$(<"$pretrained/last_checkpoint")")
+        settings+=("$init_cfg.type=FocalPretrained" "$init_cfg.checkpoint='$(<"$pretrained/last_checkpoint")'")
     fi
     if [[ ${#settings[@]} -gt 0 ]]; then settings=(--cfg-options "${settings[@]}"); fi
     bash "$TOOLS/dist_train.sh" "$config" 1 --work-dir "$work_dir" --resume "${settings[@]}"

@@ -20,6 +20,7 @@ from .evaluator import check_evaluator, coco_metrics
 from .images import check_label_maps, has_file, has_files, is_remote
 from .loaders import check_last_batch, check_loader
 from .model import check_num_classes, check_widths
+from .schedule import check_schedule
 
 __all__ = ['check_checkpoint', 'check_inputs', 'check_run', 'check_widths']
 
@@ -69,7 +70,7 @@ def check_checkpoint(path: str) -> None:
 
 
 def check_run(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
-    """Check the model and the data of a config.
+    """Check the model, the schedule and the data of a config.
 
     Args:
         cfg: Complete config.
@@ -83,6 +84,7 @@ def check_run(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
         check_widths(cfg)
     except ValueError as error:
         findings.error(str(error))
+    check_schedule(cfg, findings)
     _check_data(cfg, splits, findings)
     findings.report()
 

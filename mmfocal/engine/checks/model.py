@@ -6,6 +6,7 @@ registered module is checked in a fraction of a second and without memory. Modul
 there, such as deformable convolutions, are not checked, and neither are the modules after them.
 """
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -13,11 +14,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
 from ..findings import Findings, first_few
 from ..meta_model import build_meta_model
+from ..options import nearest, parameters_of, registered
 
 Maps = Sequence[Tensor]
 
@@ -145,7 +147,8 @@ def _run_backbone(backbone: dict) -> tuple[str, Maps | None]:
     try:
         module = build_meta_model(backbone)
     except _BAD_ARGUMENTS as error:
-        raise ValueError(f'model.backbone ({kind}) cannot be built: {error!r}') from error
+        hint = _nearest_argument(backbone, error)
+        raise ValueError(f'model.backbone ({kind}) cannot be built: {error!r}{hint}') from error
     except Exception:  # unsupported on the meta device, but possibly not on others
         return kind, None
     maps = None
@@ -153,6 +156,15 @@ def _run_backbone(backbone: dict) -> tuple[str, Maps | None]:
         maps = _as_maps(module(_image(backbone)))
     indices = getattr(module, 'out_indices', None)
     return f'model.backbone ({kind}, out_indices={indices})', maps
+
+
+def _nearest_argument(part: dict, error: Exception) -> str:
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    kind = part.get('type')
+    builder = registered(MODELS, kind, None) if isinstance(kind, str) else kind
+    known = unknown and builder and parameters_of(builder)
+    near = known and nearest(unknown[1], known, 0.6)
+    return f'; the nearest argument is {near}' if near else ''
 
 
 def _image(backbone: dict) -> Tensor:
