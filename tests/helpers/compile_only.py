@@ -107,7 +107,7 @@ def bias_calls() -> None:
 def tokens_calls() -> None:
     x, weights, biases = torch.zeros(1, 14, 14, 96), [torch.zeros(1, 49)], [torch.zeros(1)]
     out = tokens.pool.launcher(x, weights, biases, [7, 2], 3, torch.bfloat16)
-    tokens.pool_backward.launcher(out, x, weights, [7, 2], 3)
+    tokens.pool_backward.launcher(out, out, weights, [7, 2], 3, 14, 14, torch.float32)
 
 
 def attention_calls(dtype: str, head_dim: str, capability: str, config: str) -> None:

@@ -100,6 +100,13 @@ def check(case: str, x_dtype: torch.dtype, dtype: torch.dtype, channels: int = 5
     exact = {name: value.detach().double().requires_grad_() for name, value in leaves.items()}
     truth = results(plain_tokens, exact, geometry, shift, torch.float64, seed_dtype=dtype)
     ours = results(our_tokens, leaves, geometry, shift, dtype, seed_dtype=dtype)
+    # gradients of weights are those of the rounded tokens, as if a linear layer had pooled them
+    w = geometry.window_size
+    rows, cols = (-(-length // w) * w for length in size)
+    rolled = ours['out'][:, : rows * cols].detach().double().view(2, rows, cols, channels)
+    rolled = exact | {'x': rolled.requires_grad_()}
+    of_rolled = results(plain_tokens, rolled, geometry, 0, torch.float64, seed_dtype=dtype)
+    truth |= {name: value for name, value in of_rolled.items() if 'weight' in name}
     sum_eps = torch.finfo(torch.promote_types(x_dtype, torch.float32)).eps
     for name, expected in truth.items():
         value = ours[name]
@@ -157,8 +164,10 @@ def test_opcheck() -> None:
     arguments = (x, weights, biases, sizes, shift, torch.float16)
     torch.library.opcheck(tokens_module.pool.operator, arguments)
     d_tokens = torch.ones_like(tokens_module.pool(*arguments))
-    arguments = (d_tokens, x, weights, sizes, shift)
-    torch.library.opcheck(tokens_module.pool_backward.operator, arguments)
+    torch.library.opcheck(
+        tokens_module.pool_backward.operator,
+        (d_tokens, d_tokens, weights, sizes, shift, 3, 3, torch.float32),
+    )
 
 
 def test_dtype_is_that_of_autocast() -> None:
@@ -190,7 +199,10 @@ def test_launches() -> None:
     arguments = (x, weights, biases, sizes, shift, torch.bfloat16)
     assert launches(tokens_module.pool.operator, *arguments) == ['pool_kernel']
     d_tokens = tokens_module.pool(*arguments)
-    names = launches(tokens_module.pool_backward.operator, d_tokens, x, weights, sizes, shift)
+    names = launches(
+        tokens_module.pool_backward.operator,
+        *(d_tokens, d_tokens, weights, sizes, shift, 3, 3, torch.float32),
+    )
     assert names == ['pool_backward_kernel', 'aten.sum.dim_IntList']
 
 
@@ -217,11 +229,10 @@ def test_compiles_whole_for_all_sizes() -> None:
 def test_same_sums_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """By strips whose number does not depend on the GPU."""
     monkeypatch.setattr(tokens_module, 'STRIPS', 2)
-    x, weights, _, sizes, shift = op_arguments()
-    d_tokens = torch.randn(2, 5 * 4, 2, device=DEVICE)
-    first, second = (
-        tokens_module.pool_backward(d_tokens, x, weights, sizes, shift) for _ in range(2)
-    )
+    _, weights, _, sizes, shift = op_arguments()
+    tokens = torch.randn(2, 5 * 4, 2, device=DEVICE)
+    arguments = (tokens, tokens, weights, sizes, shift, 3, 3, torch.float32)
+    first, second = (tokens_module.pool_backward(*arguments) for _ in range(2))
     assert all(map(torch.equal, first, second))
 
 
