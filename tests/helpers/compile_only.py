@@ -3,15 +3,18 @@
 
 Run as ``python -m tests.helpers.compile_only bias``, ``tokens`` or ``attention DTYPE HEAD_DIM
 CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. What is compiled already is not compiled again.
+``written`` prints each kernel's name and the tensors that it writes to, as PyTorch's compiler sees
+them.
 """
 
 import builtins
 import dis
 import importlib.util
+import inspect
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -67,14 +70,32 @@ def check_copy(kernel: Any) -> None:
         assert not missing, f'{function.__name__} uses {missing}'
 
 
+def by_name(kernel: Any, args: tuple, constants: dict[str, Any]) -> tuple[dict, dict]:
+    """Arguments of a launch by name, and its options, which are taken out of the constants."""
+    options = {n: constants.pop(n) for n in ('num_warps', 'num_stages') if n in constants}
+    values = dict(zip(kernel.arg_names, args), **constants)
+    assert set(values) == set(kernel.arg_names), set(values) ^ set(kernel.arg_names)
+    return values, options
+
+
+def print_written(
+    kernel: Any, grid: tuple[int, ...], like: Tensor, *args: Any, **constants: Any
+) -> None:
+    """In place of ``operators.start``."""
+    from torch._higher_order_ops.triton_kernel_wrap import identify_mutated_tensors
+
+    values, _ = by_name(kernel, args, constants)
+    further = len(inspect.signature(identify_mutated_tensors).parameters) - 2
+    names = identify_mutated_tensors(kernel, values, *[{}] * further)
+    print(kernel.__name__, *sorted(names))
+
+
 def compile_kernel(
     kernel: Any, grid: tuple[int, ...], like: Tensor, *args: Any, **constants: Any
 ) -> None:
     """In place of ``operators.start``; nothing if it is compiled already."""
-    options = {n: constants.pop(n) for n in ('num_warps', 'num_stages') if n in constants}
+    values, options = by_name(kernel, args, constants)
     names = kernel.arg_names
-    values = dict(zip(names, args), **constants)
-    assert set(values) == set(names), set(values) ^ set(names)
     types = {
         n: 'constexpr' if n in constants else mangle_type(v) if hasattr(v, 'dtype') else 'i32'
         for n, v in values.items()
@@ -131,8 +152,21 @@ def attention_calls(dtype: str, head_dim: str, capability: str, config: str) -> 
     call(32, 7, 3, 7, 2, 3)
 
 
-if __name__ == '__main__':
+def all_calls() -> None:
+    bias_calls()
+    tokens_calls()
+    attention_calls('bfloat16', '32', '90', 'chosen')
+
+
+def replace_start(function: Any) -> None:
     for module in (operators, attention, bias, tokens):
-        module.start = compile_kernel
+        module.start = function
+
+
+if __name__ == '__main__':
+    replace_start(print_written if sys.argv[1] == 'written' else compile_kernel)
+    # asks for no GPU
+    target = SimpleNamespace(get_current_target=lambda: GPUTarget('cuda', CAPABILITY[0], 32))
+    triton.runtime.driver.set_active(target)
     calls = {'bias': bias_calls, 'tokens': tokens_calls, 'attention': attention_calls}
-    calls[sys.argv[1]](*sys.argv[2:])
+    (calls | {'written': all_calls})[sys.argv[1]](*sys.argv[2:])

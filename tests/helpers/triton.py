@@ -1,6 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton backend against the reference: on a GPU if there is one, else interpreted."""
+"""The Triton backend against the reference: on a GPU if there is one, else interpreted.
 
+Its kernels are also compiled for GPUs where there is none.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -10,6 +18,10 @@ from tests.helpers.attention import call, make_inputs, run
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # The interpreter knows float64, in which a wrong term cannot hide behind rounding.
 SHARPEST = torch.float32 if DEVICE == 'cuda' else torch.float64
+
+needs_compilers = pytest.mark.skipif(
+    sys.platform != 'linux', reason='Triton brings compilers for Linux only'
+)
 
 
 def few_images(
@@ -69,3 +81,12 @@ def check_half(
         bound = 4 * torch.finfo(dtype).eps * expected.abs().max()
         error = (value - expected).abs().max()
         assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
+
+
+def run_compiler(*arguments: object) -> list[list[str]]:
+    """Run ``compile_only`` without the interpreter; return the words of each line it prints."""
+    env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
+    command = [sys.executable, '-m', 'tests.helpers.compile_only', *map(str, arguments)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return [line.split() for line in result.stdout.splitlines()]

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels for GPUs against the reference: on a GPU if there is one, else interpreted."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,13 +13,20 @@ from mmfocal.ops.focal_attention.impl import triton as backend
 from mmfocal.ops.focal_attention.impl.triton import attention, configs
 from tests.helpers.attention import call, make_inputs, run, to_bias, to_tokens
 from tests.helpers.launches import launches
-from tests.helpers.triton import DEVICE, SHARPEST, check, check_half, few_images
+from tests.helpers.triton import (
+    DEVICE,
+    SHARPEST,
+    check,
+    check_half,
+    few_images,
+    needs_compilers,
+    run_compiler,
+)
 
 pytestmark = [
     pytest.mark.skipif(not backend.INSTALLED, reason='needs Triton'),
     pytest.mark.filterwarnings('ignore::DeprecationWarning:triton.*'),  # from its interpreter
 ]
-
 # Window, expand, focal window, level; windows down and across; shift. Small, as programs and
 # blocks are interpreted one by one.
 
@@ -346,7 +350,29 @@ def test_every_head_dim_has_a_configuration(
                 assert chosen == configs._CHOSEN.get(key, smallest)
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
+@needs_compilers
+def test_compilers_see_what_kernels_write() -> None:
+    """No input: compiled code copies each tensor that a kernel might write to."""
+    wrap = pytest.importorskip('torch._higher_order_ops.triton_kernel_wrap')
+    if not hasattr(wrap, 'identify_mutated_tensors'):
+        pytest.skip('this PyTorch does not look into kernels')
+    coarse = [f'd_coarse_{level}_ptr' for level in range(3)]
+    written = {
+        'combine_kernel': ['combined_ptr'],
+        'combine_backward_kernel': [*coarse, 'd_neighbors_ptr', 'd_own_ptr'],
+        'pool_kernel': ['tokens_ptr'],
+        'pool_backward_kernel': ['d_x_ptr', 'sums_ptr'],
+        'forward_kernel': ['log_sum_ptr', 'out_ptr'],
+        'prepare_kernel': ['delta_ptr', 'sums_ptr'],
+        'gradient_kernel': ['d_bias_ptr', 'sums_ptr'],
+        'key_gradient_kernel': ['sums_ptr'],
+        'finish_kernel': ['d_bias_ptr', 'd_qkv_ptr'],
+    }
+    found = {(name, *names) for name, *names in run_compiler('written')}
+    assert found == {(name, *names) for name, names in written.items()}
+
+
+@needs_compilers
 @pytest.mark.parametrize(
     ('dtype', 'head_dim', 'capability', 'config', 'kib'),
     [
@@ -366,12 +392,7 @@ def test_compiles_for_gpus(
     The smallest configuration has to fit every GPU, the others what the GPU of the capability has.
     A kernel is compiled once for all stages of a model: the call names two.
     """
-    env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
-    module = [sys.executable, '-m', 'tests.helpers.compile_only', 'attention']
-    arguments = map(str, (dtype, head_dim, capability, config))
-    result = subprocess.run([*module, *arguments], env=env, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    shared = [line.split() for line in result.stdout.splitlines()]
+    shared = run_compiler('attention', dtype, head_dim, capability, config)
     assert [name for name, _ in shared] == [
         'forward_kernel',
         'prepare_kernel',

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The combined bias by kernels against plain PyTorch; interpreted where there is no GPU."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +13,7 @@ pytest.importorskip('triton')
 from mmfocal.ops.focal_attention.impl.triton import bias as operator
 from mmfocal.ops.focal_attention.impl.triton.columns import to_columns
 from tests.helpers.launches import launches
+from tests.helpers.triton import needs_compilers, run_compiler
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning:triton.*')
 
@@ -129,12 +126,8 @@ def test_second_derivative_is_refused() -> None:
         gradient.sum().backward()
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
+@needs_compilers
 def test_compiles_for_gpus() -> None:
     """No GPU is needed to compile."""
-    env = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
-    command = [sys.executable, '-m', 'tests.helpers.compile_only', 'bias']
-    result = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    names = [line.split()[0] for line in result.stdout.splitlines()]
+    names = [name for name, *_ in run_compiler('bias')]
     assert names == ['combine_kernel', 'combine_backward_kernel']

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens by one kernel against plain layers; interpreted where there is no GPU."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +14,7 @@ from mmfocal.ops.focal_attention.geometry import FocalGeometry
 pytest.importorskip('triton')
 from mmfocal.ops.focal_attention.impl.triton import tokens as tokens_module
 from tests.helpers.launches import launches
+from tests.helpers.triton import needs_compilers, run_compiler
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning:triton.*')
 
@@ -236,12 +234,8 @@ def test_same_sums_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(map(torch.equal, first, second))
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
+@needs_compilers
 def test_compiles_for_gpus() -> None:
     """No GPU is needed to compile; float32 maps to bfloat16 tokens."""
-    env = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
-    command = [sys.executable, '-m', 'tests.helpers.compile_only', 'tokens']
-    result = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    names = [line.split()[0] for line in result.stdout.splitlines()]
+    names = [name for name, *_ in run_compiler('tokens')]
     assert names == ['pool_kernel', 'pool_backward_kernel']

@@ -81,13 +81,12 @@ class Queries(NamedTuple):
     """Data of a block of queries of a window that the gradients need.
 
     Attributes:
-        place, tokens: Positions in the window and tokens, ``(BLOCK_Q,)``.
+        place: Positions in the window, ``(BLOCK_Q,)``.
         q, d_out: ``(BLOCK_Q, BLOCK_D)``.
         log_sum, delta: ``(BLOCK_Q,)``.
     """
 
     place: tl.tensor
-    tokens: tl.tensor
     q: tl.tensor
     d_out: tl.tensor
     log_sum: tl.tensor
@@ -141,7 +140,6 @@ def load_queries(inputs, block, window, head, grid, heads):
     delta = sum_pointers(inputs.delta_ptr, tokens, image, head, grid, heads)
     return Queries(
         place=block.place,
-        tokens=tokens,
         q=load_rows(rows_of(inputs.qkv, image, head, 0, heads), tokens, exist, heads),
         d_out=load_rows(rows_of(d_out, image, head, 0, heads), tokens, exist, heads),
         log_sum=tl.load(log_sum, mask=exist, other=float('inf')),
@@ -293,11 +291,13 @@ def compute_gradients(
         no_queries = tl.zeros((BLOCK_Q, heads.BLOCK), dtype)
         d_q = add_dot(no_queries, tl.trans(d_logits), keys.k) * heads.SCALE
         rows = rows_of(sums, window.image, head, 0, heads)
+        # Not a result of `load_queries`: to PyTorch, writing there writes to all that it loads.
+        q_tokens = query_tokens(query_block, window, grid)
         if strips.IS_ORDERED:
-            d_q += load_rows(rows, queries.tokens, exist, heads)
-            store_rows(rows, queries.tokens, d_q, exist, heads)
+            d_q += load_rows(rows, q_tokens, exist, heads)
+            store_rows(rows, q_tokens, d_q, exist, heads)
         else:
-            add_rows(rows, queries.tokens, d_q, exist, heads)
+            add_rows(rows, q_tokens, d_q, exist, heads)
             no_keys = tl.zeros((BLOCK_K, heads.BLOCK), dtype)
             d_k = add_dot(no_keys, d_logits, queries.q) * heads.SCALE
             add_rows(rows_of(sums, window.image, head, 1, heads), tokens, d_k, on_map, heads)
