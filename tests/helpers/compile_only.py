@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles, without a GPU, what calls would start on one; prints each kernel's name and size.
+"""Compiles, without a GPU, what calls would start on one.
+
+Prints each kernel's name, its shared memory in bytes, and how many instructions of its code load or
+store single values in global memory, not vectors.
 
 Run as ``python -m tests.helpers.compile_only bias``, ``tokens`` or ``attention DTYPE HEAD_DIM
 CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. What is compiled already is not compiled again.
@@ -11,6 +14,7 @@ import builtins
 import dis
 import importlib.util
 import inspect
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -115,7 +119,9 @@ def compile_kernel(
     target = GPUTarget('cuda', CAPABILITY[0], 32)
     compiled = triton.compile(source, target=target, options=options)
     assert compiled.asm['cubin']
-    print(kernel.__name__, compiled.metadata.shared)
+    accesses = re.findall(r'\b(?:ld|st)\.global[.\w]*', compiled.asm['ptx'])
+    scalar = [access for access in accesses if '.v' not in access]
+    print(kernel.__name__, compiled.metadata.shared, len(scalar))
 
 
 def bias_calls() -> None:
@@ -126,9 +132,12 @@ def bias_calls() -> None:
 
 
 def tokens_calls() -> None:
-    x, weights, biases = torch.zeros(1, 14, 14, 96), [torch.zeros(1, 49)], [torch.zeros(1)]
-    out = tokens.pool.launcher(x, weights, biases, [7, 2], 3, torch.bfloat16)
-    tokens.pool_backward.launcher(out, out, weights, [7, 2], 3, 14, 14, torch.float32)
+    """Two stages of a model, which share their kernels."""
+    weights, biases = [torch.zeros(1, 49)], [torch.zeros(1)]
+    for side, channels in ((28, 96), (14, 192)):
+        x = torch.zeros(1, side, side, channels)
+        out = tokens.pool.launcher(x, weights, biases, [7, 2], 3, torch.bfloat16)
+        tokens.pool_backward.launcher(out, out, weights, [7, 2], 3, side, side, torch.float32)
 
 
 def attention_calls(dtype: str, head_dim: str, capability: str, config: str) -> None:

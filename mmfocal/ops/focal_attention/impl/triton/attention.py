@@ -198,13 +198,13 @@ def _prepare(plan: Plan, out: Tensor, d_out: Tensor, delta: Tensor, sums: Tensor
     """Compute ``delta`` and fill ``sums`` with zeros."""
     from .kernels.gradients import prepare_kernel
 
-    area = delta.shape[2] * delta.shape[3]
-    tokens = plan.batch * area
+    image_tokens = delta.shape[2] * delta.shape[3]
+    tokens = plan.batch * image_tokens
     programs = ceil_div(tokens, BLOCK_TOKENS) * plan.num_heads
     size = sums.numel()
     start(
         prepare_kernel, (programs + ceil_div(size, BLOCK_SIZE),), out,
-        out, d_out, delta, sums, plan.num_heads, area, tokens, programs, size,
+        out, d_out, delta, sums, plan.num_heads, image_tokens, tokens, programs, size,
         HEAD_DIM=plan.constants['HEAD_DIM'], BLOCK_D=plan.constants['BLOCK_D'],
         BLOCK=BLOCK_TOKENS, BLOCK_SIZE=BLOCK_SIZE, num_warps=4,
     )  # fmt: skip

@@ -98,14 +98,14 @@ class Outputs(NamedTuple):
     """Output and its gradient, ``(B, H, W, C)``; sums of their products, ``(B, h, H, W)``.
 
     Attributes:
-        area: Tokens of an image.
+        image_tokens: Tokens of an image.
         tokens: Tokens of all images.
     """
 
     out_ptr: tl.tensor
     d_out_ptr: tl.tensor
     delta_ptr: tl.tensor
-    area: tl.tensor
+    image_tokens: tl.tensor
     tokens: tl.tensor
 
 
@@ -169,8 +169,8 @@ def compute_delta(outputs, program, heads, BLOCK: tl.constexpr):
     d_out = load_rows(Rows(outputs.d_out_ptr + offset, channels), token, exists, heads)
     dtype: tl.constexpr = outputs.delta_ptr.dtype.element_ty
     delta = tl.sum(out.to(dtype) * d_out.to(dtype), 1)
-    area = outputs.area
-    place = (token // area * heads.number + head) * area + token % area
+    length = outputs.image_tokens
+    place = (token // length * heads.number + head) * length + token % length
     tl.store(outputs.delta_ptr + place, delta, mask=exists)
 
 
@@ -190,7 +190,7 @@ def prepare_kernel(
     sums_ptr,
     # sizes
     num_heads,
-    area,
+    image_tokens,
     tokens,
     programs,
     size,
@@ -202,12 +202,12 @@ def prepare_kernel(
 ):
     """Sum output times its gradient, a term of the gradients of all logits of a query.
 
-    Programs: first ``programs`` ones, (blocks of the tokens of all images, h), with ``area``
-    tokens per image; then those that fill the sums of gradients with zeros.
+    Programs: first ``programs`` ones, (blocks of the tokens of all images, h); then those that
+    fill the sums of gradients with zeros.
     """
     program = tl.program_id(0)
     if program < programs:
-        outputs = Outputs(out_ptr, d_out_ptr, delta_ptr, area, tokens)
+        outputs = Outputs(out_ptr, d_out_ptr, delta_ptr, image_tokens, tokens)
         compute_delta(outputs, program, Heads(num_heads, HEAD_DIM, BLOCK_D, 1.0), BLOCK)
     else:
         fill_zeros(sums_ptr, program - programs, size, BLOCK_SIZE)

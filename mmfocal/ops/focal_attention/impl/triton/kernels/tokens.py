@@ -14,7 +14,9 @@ import triton.language as tl
 from .bundle import bundle
 
 # These differ between stages and images, which share one kernel.
-SIZES = ['height', 'width', 'nh', 'nw', 'shift', 'num_items', 'items_per_strip']
+SIZES = [
+    'height', 'width', 'nh', 'nw', 'shift', 'num_tokens', 'num_items', 'items_per_strip',
+]  # fmt: skip
 
 
 @bundle
