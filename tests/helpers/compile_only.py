@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles, without a GPU, what calls would start on one.
 
-Prints each kernel's name, its shared memory in bytes, and how many instructions of its code load or
-store single values in global memory, not vectors.
+Prints each kernel's name, its shared memory in bytes, and how many instructions of its code load
+or store single values in global memory, not vectors.
 
 Run as ``python -m tests.helpers.compile_only bias``, ``tokens`` or ``attention DTYPE HEAD_DIM
 CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. What is compiled already is not compiled again.
@@ -37,6 +37,11 @@ CAPABILITY = [90]
 _compiled: set[str] = set()
 
 
+def is_multiple(parameter: Any, value: float) -> bool:
+    """Whether a launch passes that a size is a multiple of 16."""
+    return isinstance(value, int) and not parameter.do_not_specialize and value % 16 == 0
+
+
 def specialize(kernel: Any, values: dict[str, Any], constants: dict[str, Any]) -> dict:
     """Attributes that a launch passes for pointers and for sizes that are multiples of 16."""
     return {
@@ -45,7 +50,7 @@ def specialize(kernel: Any, values: dict[str, Any], constants: dict[str, Any]) -
         if parameter.name not in constants
         and (
             hasattr(values[parameter.name], 'dtype')
-            or (not parameter.do_not_specialize and values[parameter.name] % 16 == 0)
+            or is_multiple(parameter, values[parameter.name])
         )
     }
 
@@ -101,7 +106,7 @@ def compile_kernel(
     values, options = by_name(kernel, args, constants)
     names = kernel.arg_names
     types = {
-        n: 'constexpr' if n in constants else mangle_type(v) if hasattr(v, 'dtype') else 'i32'
+        n: 'constexpr' if n in constants else 'i32' if isinstance(v, int) else mangle_type(v)
         for n, v in values.items()
     }
     attributes = specialize(kernel, values, constants)
@@ -148,17 +153,17 @@ def attention_calls(dtype: str, head_dim: str, capability: str, config: str) -> 
     config = {'smallest': fitting[0], 'largest': fitting[-1], 'chosen': chosen}[config]
     attention.Plan.choose = lambda *_: config
 
-    def call(num_heads: int, *sizes: int) -> None:
+    def call(num_heads: int, scale: float, *sizes: int) -> None:
         geometry = FocalGeometry(*sizes[:4])
         qkv = torch.zeros(2, geometry.num_tokens(14, 28), 3 * num_heads * head_dim, dtype=dtype)
         bias = torch.zeros(num_heads, 49, num_columns(geometry))
-        out, log_sum = attention.attend.launcher(qkv, bias, 14, 28, sizes, 1.0)
-        attention.attend_backward.launcher(out, qkv, bias, out, log_sum, sizes, 1.0)
+        out, log_sum = attention.attend.launcher(qkv, bias, 14, 28, sizes, scale)
+        attention.attend_backward.launcher(out, qkv, bias, out, log_sum, sizes, scale)
 
-    call(32, 7, 3, 7, 2, 3)
-    call(16, 7, 0, 1, 2, 3)
+    call(32, 1.0, 7, 3, 7, 2, 3)
+    call(16, 0.5, 7, 0, 1, 2, 3)
     torch.use_deterministic_algorithms(True)
-    call(32, 7, 3, 7, 2, 3)
+    call(32, 1.0, 7, 3, 7, 2, 3)
 
 
 def all_calls() -> None:

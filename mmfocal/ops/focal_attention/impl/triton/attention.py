@@ -35,6 +35,7 @@ class Plan(NamedTuple):
     Attributes:
         batch, nh, nw, num_heads: See the shape legend.
         expand_size, focal_window: Those of the geometry; kernels derive the regions.
+        scale: Factor of the logits.
         sides: Side of each region, in keys.
         constants: Compile-time constants of the kernels.
         dtype: Dtype of the tokens.
@@ -47,15 +48,17 @@ class Plan(NamedTuple):
     num_heads: int
     expand_size: int
     focal_window: int
+    scale: float
     sides: tuple[int, ...]
     constants: dict[str, Any]
     dtype: torch.dtype
     capability: int
 
     @property
-    def of_windows(self) -> tuple[int, ...]:
+    def of_windows(self) -> tuple[float, ...]:
         """Arguments of all kernels that visit windows."""
-        return (self.nh, self.nw, self.num_heads, self.expand_size, self.focal_window)
+        sizes = (self.nh, self.nw, self.num_heads, self.expand_size, self.focal_window)
+        return (*sizes, self.scale)
 
     @property
     def num_windows(self) -> int:
@@ -107,7 +110,6 @@ def _make_plan(
         'WINDOW': w,
         'COARSE_LEVELS': levels - 1,
         'SHIFT': shift,
-        'SCALE': scale,
         'HEAD_DIM': head_dim,
         'BLOCK_D': configs.block(head_dim),
         'BLOCK_Q': min(largest, configs.block(w * w)),
@@ -120,6 +122,7 @@ def _make_plan(
         num_heads,
         expand_size,
         focal_window,
+        scale,
         tuple(region.size for region in regions),
         constants,
         dtype,

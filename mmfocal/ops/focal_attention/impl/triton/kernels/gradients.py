@@ -151,7 +151,7 @@ def load_queries(inputs, block, window, head, grid, heads):
 def compute_logit_gradients(queries, keys, block, bias, window, grid, heads):
     """Return weights and gradients of the logits, transposed: both ``(BLOCK_K, BLOCK_Q)``."""
     logits = tl.dot(keys.k, tl.trans(queries.q), input_precision='ieee')
-    logits = logits * (heads.SCALE * LOG2_E) + bias + key_mask(keys.on_map)[:, None]
+    logits = logits * (heads.scale * LOG2_E) + bias + key_mask(keys.on_map)[:, None]
     if grid.SHIFT > 0:
         logits += tl.trans(seam_mask(queries.place, block, window, grid))
     weights = tl.exp2(logits - queries.log_sum[None, :])
@@ -208,7 +208,7 @@ def prepare_kernel(
     program = tl.program_id(0)
     if program < programs:
         outputs = Outputs(out_ptr, d_out_ptr, delta_ptr, image_tokens, tokens)
-        compute_delta(outputs, program, Heads(num_heads, HEAD_DIM, BLOCK_D, 1.0), BLOCK)
+        compute_delta(outputs, program, Heads(num_heads, 1.0, HEAD_DIM, BLOCK_D), BLOCK)
     else:
         fill_zeros(sums_ptr, program - programs, size, BLOCK_SIZE)
 
@@ -289,7 +289,7 @@ def compute_gradients(
         )
         d_bias += d_logits
         no_queries = tl.zeros((BLOCK_Q, heads.BLOCK), dtype)
-        d_q = add_dot(no_queries, tl.trans(d_logits), keys.k) * heads.SCALE
+        d_q = add_dot(no_queries, tl.trans(d_logits), keys.k) * heads.scale
         rows = rows_of(sums, window.image, head, 0, heads)
         # Not a result of `load_queries`: to PyTorch, writing there writes to all that it loads.
         q_tokens = query_tokens(query_block, window, grid)
@@ -299,7 +299,7 @@ def compute_gradients(
         else:
             add_rows(rows, q_tokens, d_q, exist, heads)
             no_keys = tl.zeros((BLOCK_K, heads.BLOCK), dtype)
-            d_k = add_dot(no_keys, d_logits, queries.q) * heads.SCALE
+            d_k = add_dot(no_keys, d_logits, queries.q) * heads.scale
             add_rows(rows_of(sums, window.image, head, 1, heads), tokens, d_k, on_map, heads)
             d_v = add_dot(no_keys, weights, queries.d_out)
             add_rows(rows_of(sums, window.image, head, 2, heads), tokens, d_v, on_map, heads)
@@ -328,6 +328,7 @@ def gradient_kernel(
     num_heads,
     expand_size,
     focal_window,
+    scale,
     num_windows,
     windows_per_strip,
     tokens,
@@ -336,7 +337,6 @@ def gradient_kernel(
     WINDOW: tl.constexpr,
     COARSE_LEVELS: tl.constexpr,
     SHIFT: tl.constexpr,
-    SCALE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -356,7 +356,7 @@ def gradient_kernel(
         Tokens(sums_ptr, tokens * channels, channels),
         Strips(d_bias_ptr, num_windows, windows_per_strip, first_block, IS_ORDERED),
         Grid(nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, SHIFT),
-        Heads(num_heads, HEAD_DIM, BLOCK_D, SCALE),
+        Heads(num_heads, scale, HEAD_DIM, BLOCK_D),
         BLOCK_Q,
         BLOCK_K,
     )
@@ -450,7 +450,7 @@ def compute_key_gradients(
                 d_v = add_dot(d_v, weights, queries.d_out)
 
     rows = rows_of(sums, tile.image, head, 1, heads)
-    store_rows(rows, tile.tokens, d_k * heads.SCALE, tile.on_map, heads)
+    store_rows(rows, tile.tokens, d_k * heads.scale, tile.on_map, heads)
     rows = rows_of(sums, tile.image, head, 2, heads)
     store_rows(rows, tile.tokens, d_v, tile.on_map, heads)
 
@@ -472,13 +472,13 @@ def key_gradient_kernel(
     num_heads,
     expand_size,
     focal_window,
+    scale,
     tokens,
     region,  # its index in geometry.regions
     # constants
     WINDOW: tl.constexpr,
     COARSE_LEVELS: tl.constexpr,
     SHIFT: tl.constexpr,
-    SCALE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -495,7 +495,7 @@ def key_gradient_kernel(
         Tokens(sums_ptr, tokens * channels, channels),
         region,
         Grid(nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, SHIFT),
-        Heads(num_heads, HEAD_DIM, BLOCK_D, SCALE),
+        Heads(num_heads, scale, HEAD_DIM, BLOCK_D),
         BLOCK_Q,
         TILE,
     )
