@@ -185,7 +185,7 @@ def _supports(path: str, block: 'FocalBlock', x: Tensor) -> bool:
         return False
     if path == 'cpu':
         return not memory.unsupported_reasons([x, *block.parameters()])
-    return not triton.tokens.unsupported_reasons(x, len(block.pool_layers))
+    return not triton.tokens.unsupported_reasons(x, block.attn.geometry)
 
 
 def call_block(block: nn.Module, x: Tensor) -> Tensor:

@@ -21,6 +21,10 @@ from mmfocal.ops.focal_attention.impl import triton
 
 GEOMETRY = FocalGeometry(3, 1, 3, 2)
 DIM = 8
+needs_interpreter = pytest.mark.skipif(
+    bool(triton.unavailable_reasons(torch.device('cpu'), torch.float32)),
+    reason="needs Triton's interpreter",
+)
 
 
 @pytest.fixture
@@ -236,16 +240,23 @@ def test_layers_are_visited_if_the_backend_has_a_fast_path(
     assert visited == [block]
 
 
-@pytest.mark.skipif(
-    bool(triton.unavailable_reasons(torch.device('cpu'), torch.float32)),
-    reason="needs Triton's interpreter",
-)
+@needs_interpreter
 def test_dtype_of_autocast_decides() -> None:
     """The map is float32 still, but the tokens will not be; interpreters lack bfloat16."""
     block, x = make_block(impl='triton'), torch.randn(1, 6, 6, DIM)
     assert fast_path._path_of(block, x) == 'triton'
     with torch.autocast('cpu', torch.bfloat16):
         assert fast_path._path_of(block, x) is None
+
+
+@needs_interpreter
+@torch.no_grad()
+def test_wide_windows_run_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel would hold all of the window at once."""
+    block, x = make_block(impl='triton'), torch.randn(1, 6, 6, DIM)
+    assert fast_path._supports('triton', block, x)
+    monkeypatch.setattr(triton.tokens, 'MAX_WINDOW_SIZE', 2)
+    assert not fast_path._supports('triton', block, x)
 
 
 @torch.no_grad()

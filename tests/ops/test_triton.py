@@ -98,7 +98,7 @@ def test_strided_input(layout: str) -> None:
         leaf = make(strided).detach().requires_grad_()
         out = attention.focal_attention(
             FocalInputs(leaf, (4, 2), to_bias(inputs, geometry), geometry, 0.4),
-            backend.combined_bias(to_bias(inputs, geometry), geometry),
+            backend.combined_columns(to_bias(inputs, geometry), geometry),
         )
         # The gradient of a sum has no strides at all.
         grads += [out.detach(), *torch.autograd.grad(out.sum(), leaf)]
@@ -134,7 +134,7 @@ def test_saves_neither_keys_nor_weights() -> None:
 def op_arguments() -> tuple:
     geometry = FocalGeometry(2, 1, 1, 2)
     inputs = {k: v.to(DEVICE, SHARPEST) for k, v in few_images(geometry, (1, 2), heads=1).items()}
-    bias = backend.combined_bias(to_bias(inputs, geometry), geometry)
+    bias = backend.combined_columns(to_bias(inputs, geometry), geometry)
     qkv = to_tokens(inputs, geometry).nan_to_num(0)  # opcheck compares arguments with themselves
     return qkv, bias, 2, 4, [2, 1, 1, 2, 1], 0.4
 

@@ -60,7 +60,7 @@ def test_equals_plain_pytorch(case: str, dtype: torch.dtype) -> None:
         pytest.skip('float64 is for the interpreter')
     bias = make_bias(geometry, dtype)
     truth = results(in_columns, plain.map_tables(Tensor.double, bias), geometry)
-    ours = results(operator.combined_bias, bias, geometry)
+    ours = results(operator.combined_columns, bias, geometry)
     terms = geometry.window_size**2  # summed for an entry
     for name, value, expected in zip(('combined', *'tables' * 5), ours, truth):
         is_key = expected > plain.NO_KEY / 2
@@ -100,11 +100,11 @@ def test_compiles_whole() -> None:
     geometry = FocalGeometry(2, 1, 1, 2)
     bias = make_bias(geometry, torch.float32, heads=1)
     compiled = torch.compile(
-        lambda bias: operator.combined_bias(bias, geometry), fullgraph=True, backend='aot_eager'
+        lambda bias: operator.combined_columns(bias, geometry), fullgraph=True, backend='aot_eager'
     )
     torch.testing.assert_close(
         results(lambda bias, _: compiled(bias), bias, geometry),
-        results(operator.combined_bias, bias, geometry),
+        results(operator.combined_columns, bias, geometry),
     )
 
 
@@ -112,7 +112,7 @@ def test_gradients_lie_as_parameters_do() -> None:
     """Or buckets of gradients warn, and copy."""
     geometry = CASES['detection']
     bias = make_bias(geometry, torch.float32)
-    _, *gradients = results(operator.combined_bias, bias, geometry)
+    _, *gradients = results(operator.combined_columns, bias, geometry)
     for table, gradient in zip(plain.bias_tables(bias), gradients):
         assert gradient.stride() == table.stride()
 
@@ -120,7 +120,7 @@ def test_gradients_lie_as_parameters_do() -> None:
 def test_second_derivative_is_refused() -> None:
     geometry = FocalGeometry(2)
     bias = make_bias(geometry, torch.float32)
-    out = operator.combined_bias(bias, geometry).square().sum()
+    out = operator.combined_columns(bias, geometry).square().sum()
     (gradient,) = torch.autograd.grad(out, bias.own, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         gradient.sum().backward()

@@ -178,18 +178,27 @@ def test_dtype_is_that_of_autocast() -> None:
         assert our_tokens(leaves, geometry, shift, None).dtype == torch.bfloat16
 
 
-def test_too_many_levels() -> None:
-    with pytest.raises(ValueError, match='up to 3 coarse levels are supported, got 4'):
-        tokens_module.pool_tokens(
-            torch.zeros(1, 8, 8, 1), [None] * 4, [None] * 4, FocalGeometry(8), 0
-        )
+@pytest.mark.parametrize(
+    ('geometry', 'reason'),
+    [
+        (FocalGeometry(8, 0, 1, 5), 'up to 3 coarse levels are supported, got 4'),
+        (FocalGeometry(17), 'windows over 16 are not supported, got 17'),
+    ],
+)
+def test_refused_geometries(geometry: FocalGeometry, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        tokens_module.pool_tokens(torch.zeros(1, 8, 8, 1), [], [], geometry, 0)
 
 
 def test_maps_whose_offsets_need_more_than_32_bits() -> None:
-    fitting = torch.empty(1, 2**15, 2**10 - 1, 64, device='meta')
-    assert tokens_module.unsupported_reasons(fitting, 1) == []
-    (reason,) = tokens_module.unsupported_reasons(fitting.new_empty(1, 2**15, 2**10, 64), 1)
+    """Padding and coarse tokens count."""
+    x = torch.empty(1, 2**15, 2**10 - 1, 64, device='meta')
+    assert tokens_module.unsupported_reasons(x, FocalGeometry(1)) == []
+    (reason,) = tokens_module.unsupported_reasons(x, FocalGeometry(4))
     assert 'less than 2147483648 elements' in reason
+    x = x[:, :, :-32]
+    assert tokens_module.unsupported_reasons(x, FocalGeometry(4)) == []
+    assert tokens_module.unsupported_reasons(x, FocalGeometry(4, 0, 1, 2)) == [reason]
 
 
 def test_launches() -> None:

@@ -14,7 +14,14 @@ from torch.autograd.function import once_differentiable
 from mmfocal import compat
 from mmfocal.ops.focal_attention.geometry import FocalGeometry, compute_dtype
 
-from .operators import MAX_COARSE_LEVELS, MAX_EXTENT, Operator, ceil_div, start
+from .operators import (
+    MAX_COARSE_LEVELS,
+    MAX_EXTENT,
+    MAX_WINDOW_SIZE,
+    Operator,
+    ceil_div,
+    start,
+)
 
 # Number of programs of the backward kernel: several per multiprocessor of a large GPU. The number,
 # and with it the order of summation, does not depend on the GPU.
@@ -180,13 +187,19 @@ class _Pool(torch.autograd.Function):
         return d_x, None, None, None, *d_weights, *d_biases
 
 
-def unsupported_reasons(x: Tensor, num_levels: int) -> list[str]:
-    """Return the reasons why a map or its number of coarse levels is unsupported."""
-    reasons = []
-    if num_levels > MAX_COARSE_LEVELS:
-        reasons.append(f'up to {MAX_COARSE_LEVELS} coarse levels are supported, got {num_levels}')
-    if x.shape[1:].numel() >= MAX_EXTENT:
-        reasons.append(f'maps must have less than {MAX_EXTENT} elements an image')
+def _sizes_of(geometry: FocalGeometry) -> list[int]:
+    return [geometry.window_size, geometry.focal_level]
+
+
+def unsupported_reasons(x: Tensor, geometry: FocalGeometry) -> list[str]:
+    """Return the reasons why a map or its geometry is unsupported."""
+    reasons, levels, w = [], geometry.focal_level - 1, geometry.window_size
+    if levels > MAX_COARSE_LEVELS:
+        reasons.append(f'up to {MAX_COARSE_LEVELS} coarse levels are supported, got {levels}')
+    if w > MAX_WINDOW_SIZE:
+        reasons.append(f'windows over {MAX_WINDOW_SIZE} are not supported, got {w}')
+    if _num_tokens(x, _sizes_of(geometry)) * x.shape[3] >= MAX_EXTENT:
+        reasons.append(f'the tokens of an image must have less than {MAX_EXTENT} elements')
     return reasons
 
 
@@ -226,10 +239,9 @@ def pool_tokens(
     Raises:
         ValueError: See :func:`unsupported_reasons`.
     """
-    reasons = unsupported_reasons(x, len(weights))
+    reasons = unsupported_reasons(x, geometry)
     if reasons:
         raise ValueError('; '.join(reasons))
     if dtype is None:
         dtype = tokens_dtype(x)
-    sizes = [geometry.window_size, geometry.focal_level]
-    return _Pool.apply(x, sizes, shift, dtype, *weights, *biases)
+    return _Pool.apply(x, _sizes_of(geometry), shift, dtype, *weights, *biases)
