@@ -148,10 +148,10 @@ def tokens_calls() -> None:
 def attention_calls(dtype: str, head_dim: str, capability: str, config: str) -> None:
     """Two stages of a model, which share their kernels, and what runs in a fixed order."""
     CAPABILITY[0], dtype, head_dim = int(capability), getattr(torch, dtype), int(head_dim)
-    fitting = configs.fitting(dtype, head_dim)
-    chosen = configs.choose('gradient', dtype, head_dim, int(capability))
-    config = {'smallest': fitting[0], 'largest': fitting[-1], 'chosen': chosen}[config]
-    attention.Plan.choose = lambda *_: config
+    attention._capability = lambda _: CAPABILITY[0] // 10
+    if config != 'chosen':
+        fitting = configs.fitting(dtype, head_dim)[0 if config == 'smallest' else -1]
+        attention.Plan.choose = lambda *_: fitting
 
     def call(num_heads: int, scale: float, *sizes: int) -> None:
         geometry = FocalGeometry(*sizes[:4])

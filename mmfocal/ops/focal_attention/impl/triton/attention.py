@@ -165,6 +165,8 @@ def _start_chosen(
         restored = 'sums_ptr' if name == 'gradient' else None
         kernel = configs.tuned(kernel, plan.dtype, constants['HEAD_DIM'], restored)
         start(kernel, lambda meta: (blocks(meta['BLOCK_K']),), args[0], *args, **constants)
+        fastest = configs.Config.of(kernel.best_config)
+        configs.print_fastest(name, plan.dtype, constants['HEAD_DIM'], plan.capability, fastest)
         return
     config = plan.choose(name)
     start(kernel, (blocks(config.BLOCK_K),), args[0], *args, **constants, **config._asdict())
