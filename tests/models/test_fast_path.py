@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 from mmfocal import FocalTransformer
 from mmfocal.models import fast_path
-from mmfocal.models.fast_path import call_block, is_stock, register_stock
+from mmfocal.models.fast_path import call_block, register_stock, stock_parameters
 from mmfocal.models.focal_transformer import FocalAttention, FocalBlock, FocalStage
 from mmfocal.models.layers import Mlp
 from mmfocal.ops.cpu import block as block_module
@@ -233,7 +233,7 @@ def test_layers_are_visited_if_the_backend_has_a_fast_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     visited, block, x = [], make_block(), torch.randn(1, 6, 6, DIM)
-    monkeypatch.setattr(fast_path, 'is_stock', lambda block: visited.append(block))
+    monkeypatch.setattr(fast_path, 'stock_parameters', visited.append)
     call_block(block, x)
     block.attn.impl = 'sdpa'
     call_block(block, x)
@@ -254,9 +254,10 @@ def test_dtype_of_autocast_decides() -> None:
 def test_wide_windows_run_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel would hold all of the window at once."""
     block, x = make_block(impl='triton'), torch.randn(1, 6, 6, DIM)
-    assert fast_path._supports('triton', block, x)
+    parameters = stock_parameters(block)
+    assert fast_path._supports('triton', block, parameters, x)
     monkeypatch.setattr(triton.tokens, 'MAX_WINDOW_SIZE', 2)
-    assert not fast_path._supports('triton', block, x)
+    assert not fast_path._supports('triton', block, parameters, x)
 
 
 @torch.no_grad()
@@ -296,7 +297,7 @@ def test_types_patched_before_the_import_are_not_stock() -> None:
     register_stock(Linear)
     block = make_block()
     cast(block.attn.qkv, Linear)
-    assert not is_stock(block)
+    assert stock_parameters(block) is None
 
 
 @torch.no_grad()
@@ -359,7 +360,7 @@ def test_parameters_as_plain_attributes() -> None:
 def test_sparse_parameters_are_not_stock() -> None:
     block = make_block()
     block.mlp.fc1.weight = nn.Parameter(block.mlp.fc1.weight.detach().to_sparse_csr())
-    assert not is_stock(block)
+    assert stock_parameters(block) is None
 
 
 def test_active_dropout_runs_as_written(fast_calls: list) -> None:
@@ -426,7 +427,7 @@ def test_tensor_subclasses_are_not_stock() -> None:
         pass
 
     block = make_block()
-    assert is_stock(block)
+    assert stock_parameters(block) is not None
     weight = block.attn.qkv.weight.detach().as_subclass(Quantized)
     block.attn.qkv.weight = nn.Parameter(weight)
-    assert type(block.attn.qkv.weight) is Quantized and not is_stock(block)
+    assert type(block.attn.qkv.weight) is Quantized and stock_parameters(block) is None
