@@ -18,6 +18,7 @@ from mmfocal.models.layers import Mlp
 from mmfocal.ops.cpu import block as block_module
 from mmfocal.ops.focal_attention import FocalGeometry
 from mmfocal.ops.focal_attention.impl import triton
+from tests.helpers.triton import check_fast_path
 
 GEOMETRY = FocalGeometry(3, 1, 3, 2)
 DIM = 8
@@ -191,6 +192,33 @@ def test_changed_blocks_run_as_written(name: str, fast_calls: list) -> None:
     ):
         assert torch.equal(ours, plain), key
     assert len(fast_calls) == 1
+
+
+@needs_interpreter
+@pytest.mark.filterwarnings('ignore::DeprecationWarning:triton.*')
+def test_kernels_compute_what_the_layers_compute(count_calls: Callable) -> None:
+    calls = count_calls(fast_path, 'run_block')
+    check_fast_path(torch.float64, 1e-13)
+    assert len(calls) == 1
+
+
+@needs_interpreter
+@pytest.mark.filterwarnings('ignore::DeprecationWarning:triton.*')
+@pytest.mark.parametrize(
+    'name', ['pruned qkv', 'wrapped proj', 'hook of pooling', 'parametrized norm', 'spectral norm']
+)
+@torch.no_grad()
+def test_changed_blocks_skip_the_kernels(name: str, count_calls: Callable) -> None:
+    """What changed layers compute, with the attention of the GPU."""
+    calls, x = count_calls(fast_path, 'run_block'), torch.randn(1, 3, 4, DIM).double()
+    block, twin = make_block(impl='triton'), make_block(impl='reference')
+    call_block(block.double(), x)
+    assert len(calls) == 1
+    for changed in (block, twin.double()):
+        torch.manual_seed(3)
+        CHANGES[name](changed.eval())
+    torch.testing.assert_close(call_block(block.double(), x), twin.double()(x))
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize('training', [False, True])
