@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,28 +64,39 @@ class Part(NamedTuple):
     kind: str  # a key of KINDS
     runtime: str = 'eager'
     mode: str = 'train'
-    size: str = 'small'
-    limit: int = 40
+    size: str = 'both'  # or 'small' or 'large'
+    model: str = 'both'  # or 'swin' or 'focal'
+    limit: int = 60
 
     def __str__(self) -> str:
-        return ' '.join(self[:4])
+        return ' '.join(self[:5])
+
+    def cases(self, setting: Setting) -> list[list[backbone.Case]]:
+        """Return the cases of each size."""
+        names = ('small', 'large') if self.size == 'both' else (self.size,)
+        cases = [setting.cases(self.runtime, self.mode, getattr(setting, name)) for name in names]
+        wanted = '' if self.model == 'both' else self.model
+        return [[case for case in same_size if wanted in case.model] for same_size in cases]
 
 
-# Compiled inference is last: a CUDA graph gives similar information without a compiler.
+# Compilers took 67 to 123 s for a model and size (H200, 16 cores, commit ce20759), which leaves
+# no time for compiled inference: a CUDA graph gives similar information without a compiler.
 WARM = [
-    Part('warm', runtime, mode, size, limit=150)
-    for runtime, mode in (('eager', 'train'), ('compile', 'train'), ('compile', 'infer'))
-    for size in ('small', 'large')
+    Part('warm', model='focal', limit=150),
+    *(
+        Part('warm', 'compile', size=size, model=model, limit=150)
+        for size in ('small', 'large')
+        for model in ('swin', 'focal')
+    ),
 ]
 PARTS = [
-    *(Part('time', 'eager', 'infer', size) for size in ('small', 'large')),
-    *(Part('time', 'eager', 'train', size) for size in ('small', 'large')),
-    Part('attention'),
-    Part('cold', limit=60),
-    *(Part('time', 'graph', 'infer', size) for size in ('small', 'large')),
-    *(Part('kernels', 'eager', 'train', size, limit=25) for size in ('small', 'large')),
-    *(Part('time', 'compile', 'train', size, limit=60) for size in ('small', 'large')),
-    *(Part('time', 'compile', 'infer', size, limit=60) for size in ('small', 'large')),
+    Part('time', mode='infer'),
+    Part('time'),
+    Part('time', 'compile', limit=100),
+    Part('time', 'graph', 'infer'),
+    Part('attention', size='small', limit=40),
+    Part('cold', size='small', model='focal', limit=90),
+    Part('kernels', limit=50),
 ]
 
 
@@ -140,24 +152,24 @@ def append_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def warm(part: Part, setting: Setting, results: Path) -> None:
     """Fill the caches; errors are reported later, when the case is timed."""
-    for case in setting.cases(part.runtime, part.mode, getattr(setting, part.size)):
+    for case in chain(*part.cases(setting)):
         _, seconds, note = measure.start(backbone.make_step, case, setting.device)
         print(f'{case.model} {part}: {note or f"first step {seconds:.1f} s"}', flush=True)
 
 
 def time_backbones(part: Part, setting: Setting, results: Path) -> None:
     """Measure speed and memory of both backbones."""
-    cases = setting.cases(part.runtime, part.mode, getattr(setting, part.size))
-    args = argparse.Namespace(
-        device=setting.device,
-        rounds=setting.rounds,
-        max_spread=None,
-        # on CPUs, memory takes another process each
-        memory=setting.device == 'cuda' or (part.runtime, part.mode) == ('eager', 'train'),
-        threads=torch.get_num_threads(),
-        baselines=[cases[0].model],
-    )
-    append_rows(results / FILES['backbone'], backbone.measure_cases(cases, args))
+    for cases in part.cases(setting):
+        args = argparse.Namespace(
+            device=setting.device,
+            rounds=setting.rounds,
+            max_spread=None,
+            # on CPUs, memory takes another process each
+            memory=setting.device == 'cuda' or (part.runtime, part.mode) == ('eager', 'train'),
+            threads=torch.get_num_threads(),
+            baselines=[cases[0].model],
+        )
+        append_rows(results / FILES['backbone'], backbone.measure_cases(cases, args))
 
 
 def time_attention(part: Part, setting: Setting, results: Path) -> None:
@@ -172,7 +184,7 @@ def time_attention(part: Part, setting: Setting, results: Path) -> None:
 
 def start_cold(part: Part, setting: Setting, results: Path) -> None:
     """Time the first step of Focal, which compiles all of its kernels."""
-    *_, case = setting.cases(part.runtime, part.mode, getattr(setting, part.size))
+    ((case,),) = part.cases(setting)
     with tempfile.TemporaryDirectory() as folder:
         os.environ['TRITON_CACHE_DIR'] = folder
         _, seconds, note = measure.start(backbone.make_step, case, setting.device)
@@ -198,7 +210,7 @@ def kernels_of(step: Step, device: str, steps: int = 3) -> list[tuple[str, float
 
 def list_kernels(part: Part, setting: Setting, results: Path) -> None:
     """Write the kernels of a step."""
-    for case in setting.cases(part.runtime, part.mode, getattr(setting, part.size)):
+    for case in chain(*part.cases(setting)):
         kernels = kernels_of(backbone.make_step(case), setting.device)
         what = dict(model=case.model, mode=part.mode, **case.size._asdict())
         total = ('all', sum(ms for _, ms, _ in kernels), sum(calls for *_, calls in kernels))

@@ -38,9 +38,14 @@ def has_global_hooks() -> bool:
 
 def has_hooks(module: nn.Module) -> bool:
     """Return whether calling the module runs hooks or a compiled ``forward``."""
-    names = ('_forward_pre_hooks', '_forward_hooks', '_backward_pre_hooks', '_backward_hooks')
-    state = vars(module)
-    return any(state.get(name) for name in (*names, '_compiled_call_impl'))
+    get = vars(module).get  # written out: each block asks this for all of its layers
+    return bool(
+        get('_forward_pre_hooks')
+        or get('_forward_hooks')
+        or get('_backward_pre_hooks')
+        or get('_backward_hooks')
+        or get('_compiled_call_impl')
+    )
 
 
 def call_methods() -> dict[str, object]:

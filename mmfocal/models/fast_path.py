@@ -6,7 +6,7 @@ therefore accepts stock blocks only: subclassed, wrapped, hooked, masked, parame
 quantized layers take the standard forward pass.
 """
 
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 _TRITON_STEPS = Steps(triton.pool_tokens)
 _LAYERS = (nn.LayerNorm, nn.Linear, nn.GELU, nn.Dropout)
 _CONTAINERS = (nn.ModuleList, nn.ParameterList)
-_STOCK: dict[type, dict[str, object]] = {}  # types of layers, and their original methods
+_MODULE_METHODS = compat.call_methods()
+# Types of layers, and the names of their methods.
+_STOCK: dict[type, set[str]] = {}
+# Attributes of a type, the name of a method, and the original; None if it is inherited.
+_METHODS = [(vars(nn.Module), name, method) for name, method in _MODULE_METHODS.items()]
+# Parts of a block, and of its attention and MLP, with their types.
+_BLOCK: dict[str, type] = {'pool_layers': nn.ModuleList, 'norm1': nn.LayerNorm}
+_BLOCK |= {'norm2': nn.LayerNorm, 'drop_path': DropPath, 'mlp': Mlp}
+_ATTENTION = {'qkv': nn.Linear, 'proj': nn.Linear, 'proj_drop': nn.Dropout}
+_MLP = {'fc1': nn.Linear, 'act': nn.GELU, 'fc2': nn.Linear, 'drop': nn.Dropout}
 
 
 def _methods(cls: type) -> dict[str, object]:
@@ -52,64 +61,94 @@ def register_stock(*types: type) -> None:
     for cls in types:
         methods = _methods(cls)
         if all(_library(method) == _library(cls) for method in methods.values()):
-            _STOCK[cls] = methods
+            methods = dict.fromkeys(_MODULE_METHODS) | methods
+            _STOCK[cls] = set(methods)
+            _METHODS.extend((vars(cls), name, method) for name, method in methods.items())
 
 
 register_stock(DropPath, FcPool, Mlp, *_LAYERS, *_CONTAINERS)
-_MODULE_METHODS = compat.call_methods()
 
 
-def _is_patched(cls: type, methods: dict[str, object]) -> bool:
-    """Return whether a type has a replaced method, or an added one that calls run."""
-    now = vars(cls)
-    return any(now.get(name) is not methods.get(name) for name in {*methods, *_MODULE_METHODS})
+def _are_types_patched() -> bool:
+    """Whether a method of any stock type has been replaced, or one that calls it been added."""
+    return any(now.get(name) is not method for now, name, method in _METHODS)
 
 
-def _has_stock_methods(module: nn.Module) -> bool:
-    """Return whether a call of the module runs its stock methods, without hooks or overrides."""
-    state = vars(module).keys()
-    is_replaced = not (
-        state.isdisjoint(_STOCK[type(module)]) and state.isdisjoint(_MODULE_METHODS)
-    )
-    return not is_replaced and not compat.has_hooks(module)
-
-
-def _has_stock_parts(block: Any) -> bool:
-    """Return whether the layers of a block have their stock types."""
-    if not (hasattr(block, 'attn') and hasattr(block.attn, 'qkv') and type(block.mlp) is Mlp):
+def _is_stock(module: nn.Module) -> bool:
+    """Whether a module and its parts run their stock methods on dense tensors, without hooks."""
+    methods, state = _STOCK.get(type(module)), vars(module)
+    if methods is None or not state.keys().isdisjoint(methods) or compat.has_hooks(module):
         return False
-    attn, mlp = block.attn, block.mlp
-    parts = [block.norm1, attn.qkv, attn.proj, attn.proj_drop, block.drop_path, block.norm2]
-    parts += [mlp.fc1, mlp.act, mlp.fc2, mlp.drop]
-    types: list[type] = [nn.LayerNorm, nn.Linear, nn.Linear, nn.Dropout, DropPath, nn.LayerNorm]
-    types += [nn.Linear, nn.GELU, nn.Linear, nn.Dropout]
-    layers = (block.norm1, attn.proj, block.norm2, mlp.fc1, mlp.fc2)
-    return (
-        list(map(type, parts)) == types
-        and all(type(pool) is FcPool for pool in block.pool_layers)
-        and all(layer.bias is not None for layer in layers)
-        and all(len(norm.normalized_shape) == 1 for norm in (block.norm1, block.norm2))
-        and mlp.act.approximate == 'none'
+    for parameter in state['_parameters'].values():
+        if parameter is not None and not compat.is_dense_tensor(parameter):
+            return False
+    for part in state['_modules'].values():
+        if part is not None and not _is_stock(part):
+            return False
+    return True
+
+
+def _parts(module: nn.Module, types: dict[str, type]) -> list[Any] | None:
+    """Return the named parts of a module, or None if one has another type."""
+    parts = [vars(module)['_modules'].get(name) for name in types]
+    return parts if list(map(type, parts)) == list(types.values()) else None
+
+
+def _tensor(layer: nn.Module, name: str) -> Any:
+    """Return ``layer.name``, which is slower, or None; flat parameters are plain attributes."""
+    state = vars(layer)
+    return state[name] if name in state else state['_parameters'].get(name)
+
+
+def _affine(layer: nn.Module) -> Affine:
+    return Affine(_tensor(layer, 'weight'), _tensor(layer, 'bias'))
+
+
+def _read_parameters(block: 'FocalBlock') -> BlockParameters | None:
+    """Return the parameters of a block of stock modules, or None if a part has another type."""
+    attn, parts = vars(block)['_modules'].get('attn'), _parts(block, _BLOCK)
+    if attn is None or parts is None:
+        return None
+    pools, norm1, norm2, drop_path, mlp = parts
+    layers, mlp_layers = _parts(attn, _ATTENTION), _parts(mlp, _MLP)
+    if layers is None or mlp_layers is None or any(type(pool) is not FcPool for pool in pools):
+        return None
+    (qkv, proj, _), (fc1, act, fc2, _) = layers, mlp_layers
+    pool = tuple(map(_affine, pools))
+    affine = [*map(_affine, (norm1, proj, norm2, fc1, fc2))]
+    is_complete = all(x is not None for layer in (*affine, *pool) for x in layer)
+    is_flat = len(norm1.normalized_shape) == len(norm2.normalized_shape) == 1
+    if not (is_complete and is_flat and act.approximate == 'none'):
+        return None
+    return BlockParameters(
+        norm1=affine[0],
+        pool=pool,
+        qkv=Projection(_tensor(qkv, 'weight'), _tensor(qkv, 'bias')),
+        bias=attn.bias,
+        proj=affine[1],
+        norm2=affine[2],
+        fc1=affine[3],
+        fc2=affine[4],
+        gamma1=_tensor(block, 'gamma_1'),
+        gamma2=_tensor(block, 'gamma_2'),
+        eps1=norm1.eps,
+        eps2=norm2.eps,
+        geometry=attn.geometry,
+        scale=attn.scale,
+        impl=attn.impl,
+        drop_path=drop_path,
     )
+
+
+def stock_parameters(block: Any) -> BlockParameters | None:
+    """Return the parameters of a stock block of stock layers, all dense tensors, or None."""
+    if compat.has_global_hooks() or _are_types_patched() or not _is_stock(block):
+        return None
+    return _read_parameters(block)
 
 
 def _is_active(dropout: nn.Dropout) -> bool:
     return dropout.p > 0 and dropout.training
-
-
-def is_stock(block: Any) -> TypeGuard['FocalBlock']:  # Any: the attributes are checked here
-    """Return whether a block and its layers are stock and all parameters are dense tensors."""
-    modules = list(block.modules())
-    types = set(map(type, modules))
-    return (
-        types <= _STOCK.keys()
-        and not compat.has_global_hooks()
-        and not _is_patched(nn.Module, _MODULE_METHODS)
-        and not any(_is_patched(cls, _STOCK[cls]) for cls in types)
-        and all(map(_has_stock_methods, modules))
-        and _has_stock_parts(block)
-        and all(map(compat.is_dense_tensor, block.parameters()))
-    )
 
 
 def _drops(block: 'FocalBlock') -> bool:
@@ -119,33 +158,6 @@ def _drops(block: 'FocalBlock') -> bool:
     return bool(drops_weights) or _is_active(attn.proj_drop) or _is_active(block.mlp.drop)
 
 
-def _affine(layer: nn.Linear | nn.LayerNorm | FcPool) -> Affine:
-    return Affine(layer.weight, layer.bias)
-
-
-def block_parameters(block: 'FocalBlock') -> BlockParameters:
-    """Return the parameters of a stock block."""
-    attn, mlp = block.attn, block.mlp
-    return BlockParameters(
-        norm1=_affine(block.norm1),
-        pool=tuple(_affine(cast(FcPool, pool)) for pool in block.pool_layers),
-        qkv=Projection(attn.qkv.weight, attn.qkv.bias),
-        bias=attn.bias,
-        proj=_affine(attn.proj),
-        norm2=_affine(block.norm2),
-        fc1=_affine(mlp.fc1),
-        fc2=_affine(mlp.fc2),
-        gamma1=block.gamma_1,
-        gamma2=block.gamma_2,
-        eps1=block.norm1.eps,
-        eps2=block.norm2.eps,
-        geometry=attn.geometry,
-        scale=attn.scale,
-        impl=attn.impl,
-        drop_path=block.drop_path,
-    )
-
-
 def _tensors(p: BlockParameters) -> list[Tensor]:
     """Return all tensors of a block, including those that are not registered as parameters."""
     layers = (p.norm1, *p.pool, p.qkv, p.proj, p.norm2, p.fc1, p.fc2)
@@ -153,8 +165,7 @@ def _tensors(p: BlockParameters) -> list[Tensor]:
     return [x for x in (*tensors, *bias_tables(p.bias)) if x is not None]
 
 
-def _run_on_cpu(block: 'FocalBlock', x: Tensor, shift: int) -> Tensor:
-    p = block_parameters(block)
+def _run_on_cpu(block: 'FocalBlock', p: BlockParameters, x: Tensor, shift: int) -> Tensor:
     is_recorded = memory.records_gradients([x, *_tensors(p)])
     drops_paths = block.drop_path.training and block.drop_path.drop_prob > 0
     if is_recorded or drops_paths or compat.is_autocast_enabled('cpu'):
@@ -182,22 +193,26 @@ def _path_of(block: nn.Module, x: Tensor) -> str | None:
     return None
 
 
-def _supports(path: str, block: 'FocalBlock', x: Tensor) -> bool:
+def _supports(path: str, block: 'FocalBlock', p: BlockParameters, x: Tensor) -> bool:
     """Return whether a fast path supports a stock block and its input."""
     if _drops(block):
         return False
     if path == 'cpu':
-        return not memory.unsupported_reasons([x, *block.parameters()])
-    return not triton.tokens.unsupported_reasons(x, len(block.pool_layers))
+        return not memory.unsupported_reasons([x, *_tensors(p)])
+    return not triton.tokens.unsupported_reasons(x, p.geometry)
 
 
 def call_block(block: nn.Module, x: Tensor) -> Tensor:
     """Return ``block(x)``, by a fast path if one applies: ``(B, H, W, C)`` -> same shape."""
     is_plain = compat.is_recorded() or compat.are_transforms_active() or x.numel() == 0
-    path = None if is_plain else _path_of(block, x)  # first, because it visits no layers
-    if path is None or not is_stock(block) or not _supports(path, block, x):
+    path = None if is_plain else _path_of(block, x)  # asked first, as it visits no layers
+    p = None if path is None else stock_parameters(block)
+    if path is None or p is None:
         return block(x)
-    shift = block.effective_shift(*x.shape[1:3])
+    stock = cast('FocalBlock', block)
+    if not _supports(path, stock, p, x):
+        return block(x)
+    shift = stock.effective_shift(*x.shape[1:3])
     if path == 'cpu':
-        return _run_on_cpu(block, x, shift)
-    return run_block(x, block_parameters(block), shift, _TRITON_STEPS)
+        return _run_on_cpu(stock, p, x, shift)
+    return run_block(x, p, shift, _TRITON_STEPS)

@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile, without a GPU, the kernels that calls would start; print each kernel's name and size.
+"""Compiles, without a GPU, what calls would start on one.
+
+Prints each kernel's name, its shared memory in bytes, and how many instructions of its code load
+or store single values in global memory, not vectors.
 
 Run as ``python -m tests.helpers.compile_only bias``, ``tokens`` or ``attention DTYPE HEAD_DIM
-CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. A kernel is compiled once.
+CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. What is compiled already is not compiled again.
+``written`` prints each kernel's name and the tensors that it writes to, as PyTorch's compiler sees
+them.
 """
 
 import builtins
 import dis
 import importlib.util
+import inspect
+import re
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,6 +37,11 @@ CAPABILITY = [90]
 _compiled: set[str] = set()
 
 
+def is_multiple(parameter: Any, value: float) -> bool:
+    """Whether a launch passes that a size is a multiple of 16."""
+    return isinstance(value, int) and not parameter.do_not_specialize and value % 16 == 0
+
+
 def specialize(kernel: Any, values: dict[str, Any], constants: dict[str, Any]) -> dict:
     """Attributes that a launch passes for pointers and for sizes that are multiples of 16."""
     return {
@@ -38,7 +50,7 @@ def specialize(kernel: Any, values: dict[str, Any], constants: dict[str, Any]) -
         if parameter.name not in constants
         and (
             hasattr(values[parameter.name], 'dtype')
-            or (not parameter.do_not_specialize and values[parameter.name] % 16 == 0)
+            or is_multiple(parameter, values[parameter.name])
         )
     }
 
@@ -67,16 +79,34 @@ def check_copy(kernel: Any) -> None:
         assert not missing, f'{function.__name__} uses {missing}'
 
 
+def by_name(kernel: Any, args: tuple, constants: dict[str, Any]) -> tuple[dict, dict]:
+    """Arguments of a launch by name, and its options, which are taken out of the constants."""
+    options = {n: constants.pop(n) for n in ('num_warps', 'num_stages') if n in constants}
+    values = dict(zip(kernel.arg_names, args), **constants)
+    assert set(values) == set(kernel.arg_names), set(values) ^ set(kernel.arg_names)
+    return values, options
+
+
+def print_written(
+    kernel: Any, grid: tuple[int, ...], like: Tensor, *args: Any, **constants: Any
+) -> None:
+    """In place of ``operators.start``."""
+    from torch._higher_order_ops.triton_kernel_wrap import identify_mutated_tensors
+
+    values, _ = by_name(kernel, args, constants)
+    further = len(inspect.signature(identify_mutated_tensors).parameters) - 2
+    names = identify_mutated_tensors(kernel, values, *[{}] * further)
+    print(kernel.__name__, *sorted(names))
+
+
 def compile_kernel(
     kernel: Any, grid: tuple[int, ...], like: Tensor, *args: Any, **constants: Any
 ) -> None:
-    """Replace ``operators.start``: compile a kernel unless it is compiled already."""
-    options = {n: constants.pop(n) for n in ('num_warps', 'num_stages') if n in constants}
+    """In place of ``operators.start``; nothing if it is compiled already."""
+    values, options = by_name(kernel, args, constants)
     names = kernel.arg_names
-    values = dict(zip(names, args), **constants)
-    assert set(values) == set(names), set(values) ^ set(names)
     types = {
-        n: 'constexpr' if n in constants else mangle_type(v) if hasattr(v, 'dtype') else 'i32'
+        n: 'constexpr' if n in constants else 'i32' if isinstance(v, int) else mangle_type(v)
         for n, v in values.items()
     }
     attributes = specialize(kernel, values, constants)
@@ -94,7 +124,9 @@ def compile_kernel(
     target = GPUTarget('cuda', CAPABILITY[0], 32)
     compiled = triton.compile(source, target=target, options=options)
     assert compiled.asm['cubin']
-    print(kernel.__name__, compiled.metadata.shared)
+    accesses = re.findall(r'\b(?:ld|st)\.global[.\w]*', compiled.asm['ptx'])
+    scalar = [access for access in accesses if '.v' not in access]
+    print(kernel.__name__, compiled.metadata.shared, len(scalar))
 
 
 def bias_calls() -> None:
@@ -105,34 +137,50 @@ def bias_calls() -> None:
 
 
 def tokens_calls() -> None:
-    x, weights, biases = torch.zeros(1, 14, 14, 96), [torch.zeros(1, 49)], [torch.zeros(1)]
-    out = tokens.pool.launcher(x, weights, biases, [7, 2], 3, torch.bfloat16)
-    tokens.pool_backward.launcher(out, x, weights, [7, 2], 3)
+    """Two stages of a model, which share their kernels."""
+    weights, biases = [torch.zeros(1, 49)], [torch.zeros(1)]
+    for side, channels in ((28, 96), (14, 192)):
+        x = torch.zeros(1, side, side, channels)
+        out = tokens.pool.launcher(x, weights, biases, [7, 2], 3, torch.bfloat16)
+        tokens.pool_backward.launcher(out, out, weights, [7, 2], 3, side, side, torch.float32)
 
 
 def attention_calls(dtype: str, head_dim: str, capability: str, config: str) -> None:
     """Call two stages of a model, which share kernels, and the kernels of the fixed order."""
     CAPABILITY[0], dtype, head_dim = int(capability), getattr(torch, dtype), int(head_dim)
-    fitting = configs.fitting(dtype, head_dim)
-    chosen = configs.choose('gradient', dtype, head_dim, int(capability))
-    config = {'smallest': fitting[0], 'largest': fitting[-1], 'chosen': chosen}[config]
-    attention.Plan.choose = lambda *_: config
+    attention._capability = lambda _: CAPABILITY[0] // 10
+    if config != 'chosen':
+        fitting = configs.fitting(dtype, head_dim)[0 if config == 'smallest' else -1]
+        attention.Plan.choose = lambda *_: fitting
 
-    def call(num_heads: int, *sizes: int) -> None:
+    def call(num_heads: int, scale: float, *sizes: int) -> None:
         geometry = FocalGeometry(*sizes[:4])
         qkv = torch.zeros(2, geometry.num_tokens(14, 28), 3 * num_heads * head_dim, dtype=dtype)
         bias = torch.zeros(num_heads, 49, num_columns(geometry))
-        out, log_sum = attention.attend.launcher(qkv, bias, 14, 28, sizes, 1.0)
-        attention.attend_backward.launcher(out, qkv, bias, out, log_sum, sizes, 1.0)
+        out, log_sum = attention.attend.launcher(qkv, bias, 14, 28, sizes, scale)
+        attention.attend_backward.launcher(out, qkv, bias, out, log_sum, sizes, scale)
 
-    call(32, 7, 3, 7, 2, 3)
-    call(16, 7, 0, 1, 2, 3)
+    call(32, 1.0, 7, 3, 7, 2, 3)
+    call(16, 0.5, 7, 0, 1, 2, 3)
     torch.use_deterministic_algorithms(True)
-    call(32, 7, 3, 7, 2, 3)
+    call(32, 1.0, 7, 3, 7, 2, 3)
+
+
+def all_calls() -> None:
+    bias_calls()
+    tokens_calls()
+    attention_calls('bfloat16', '32', '90', 'chosen')
+
+
+def replace_start(function: Any) -> None:
+    for module in (operators, attention, bias, tokens):
+        module.start = function
 
 
 if __name__ == '__main__':
-    for module in (operators, attention, bias, tokens):
-        module.start = compile_kernel
+    replace_start(print_written if sys.argv[1] == 'written' else compile_kernel)
+    # asks for no GPU
+    target = SimpleNamespace(get_current_target=lambda: GPUTarget('cuda', CAPABILITY[0], 32))
+    triton.runtime.driver.set_active(target)
     calls = {'bias': bias_calls, 'tokens': tokens_calls, 'attention': attention_calls}
-    calls[sys.argv[1]](*sys.argv[2:])
+    (calls | {'written': all_calls})[sys.argv[1]](*sys.argv[2:])

@@ -1,15 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton backend against the reference: on a GPU if there is one, else interpreted."""
+"""The Triton backend against the reference: on a GPU if there is one, else interpreted.
 
+Its kernels are also compiled for GPUs where there is none.
+"""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmfocal.models.fast_path import call_block
+from mmfocal.models.focal_transformer import FocalBlock
 from mmfocal.ops.focal_attention import FocalGeometry
 from tests.helpers.attention import call, make_inputs, run
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # The interpreter supports float64, in which rounding cannot hide a wrong term.
 SHARPEST = torch.float32 if DEVICE == 'cuda' else torch.float64
+
+needs_compilers = pytest.mark.skipif(
+    sys.platform != 'linux', reason='Triton brings compilers for Linux only'
+)
 
 
 def few_images(
@@ -69,3 +84,41 @@ def check_half(
         bound = 4 * torch.finfo(dtype).eps * expected.abs().max()
         error = (value - expected).abs().max()
         assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
+
+
+def check_fast_path(dtype: torch.dtype, bound: float) -> None:
+    """Compare a block's output and all gradients with its layers and the reference in float64.
+
+    The map is padded and rolled, branches are scaled, and there are three levels. Errors are
+    relative to the norm.
+    """
+    torch.manual_seed(0)
+    geometry = FocalGeometry(4, 1, 1, 3)
+    block = FocalBlock(8, 1, geometry, shift_size=2, layer_scale_init=0.5, impl='triton')
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    block.to(DEVICE)
+    plain = copy.deepcopy(block).double()
+    plain.attn.impl = 'reference'
+    x = torch.randn(1, 6, 7, 8, device=DEVICE)
+    seed = torch.randn(x.shape, device=DEVICE)
+    results = []
+    for model, run_model in ((block.to(dtype), call_block), (plain, FocalBlock.__call__)):
+        like = model.norm1.weight
+        leaf = x.to(like.dtype).requires_grad_()
+        out = run_model(model, leaf)
+        leaves = {'x': leaf, **dict(model.named_parameters())}
+        grads = torch.autograd.grad(out, leaves.values(), seed.to(like.dtype))
+        results.append({'out': out, **dict(zip(leaves, grads))})
+    for name, expected in results[1].items():
+        error = (results[0][name] - expected).norm() / expected.norm()
+        assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
+
+
+def run_compiler(*arguments: object) -> list[list[str]]:
+    """Run ``compile_only`` without the interpreter; return the words of each line it prints."""
+    env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
+    command = [sys.executable, '-m', 'tests.helpers.compile_only', *map(str, arguments)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return [line.split() for line in result.stdout.splitlines()]

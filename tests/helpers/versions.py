@@ -36,9 +36,7 @@ def lacking(item: pytest.Item) -> str | None:
     is_half = torch.float16 in (params or ()) and any(fnmatch(item.name, name) for name in HALF)
     if is_half and VERSION < HALF_ON_CPUS:
         return 'float16 on CPUs needs PyTorch {}.{}'.format(*HALF_ON_CPUS)
-    needs_triton = item.path.name.startswith('test_triton') or item.name.startswith(
-        'test_not_many_more_launches'
-    )
+    needs_triton = item.path.name.startswith(('test_triton', 'test_launches'))
     if needs_triton and triton.IS_TOO_OLD:
         return f'the kernels need Triton {triton.MIN_VERSION}'
     return None

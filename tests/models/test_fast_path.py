@@ -12,15 +12,20 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 
 from mmfocal import FocalTransformer
 from mmfocal.models import fast_path
-from mmfocal.models.fast_path import call_block, is_stock, register_stock
+from mmfocal.models.fast_path import call_block, register_stock, stock_parameters
 from mmfocal.models.focal_transformer import FocalAttention, FocalBlock, FocalStage
 from mmfocal.models.layers import Mlp
 from mmfocal.ops.cpu import block as block_module
 from mmfocal.ops.focal_attention import FocalGeometry
 from mmfocal.ops.focal_attention.impl import triton
+from tests.helpers.triton import check_fast_path
 
 GEOMETRY = FocalGeometry(3, 1, 3, 2)
 DIM = 8
+needs_interpreter = pytest.mark.skipif(
+    bool(triton.unavailable_reasons(torch.device('cpu'), torch.float32)),
+    reason="needs Triton's interpreter",
+)
 
 
 @pytest.fixture
@@ -189,6 +194,33 @@ def test_changed_blocks_run_as_written(name: str, fast_calls: list) -> None:
     assert len(fast_calls) == 1
 
 
+@needs_interpreter
+@pytest.mark.filterwarnings('ignore::DeprecationWarning:triton.*')
+def test_kernels_compute_what_the_layers_compute(count_calls: Callable) -> None:
+    calls = count_calls(fast_path, 'run_block')
+    check_fast_path(torch.float64, 1e-13)
+    assert len(calls) == 1
+
+
+@needs_interpreter
+@pytest.mark.filterwarnings('ignore::DeprecationWarning:triton.*')
+@pytest.mark.parametrize(
+    'name', ['pruned qkv', 'wrapped proj', 'hook of pooling', 'parametrized norm', 'spectral norm']
+)
+@torch.no_grad()
+def test_changed_blocks_skip_the_kernels(name: str, count_calls: Callable) -> None:
+    """What changed layers compute, with the attention of the GPU."""
+    calls, x = count_calls(fast_path, 'run_block'), torch.randn(1, 3, 4, DIM).double()
+    block, twin = make_block(impl='triton'), make_block(impl='reference')
+    call_block(block.double(), x)
+    assert len(calls) == 1
+    for changed in (block, twin.double()):
+        torch.manual_seed(3)
+        CHANGES[name](changed.eval())
+    torch.testing.assert_close(call_block(block.double(), x), twin.double()(x))
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('name', ['attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'])
 def test_wrapped_equals_merged(name: str, training: bool) -> None:
@@ -229,23 +261,31 @@ def test_layers_are_visited_if_the_backend_has_a_fast_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     visited, block, x = [], make_block(), torch.randn(1, 6, 6, DIM)
-    monkeypatch.setattr(fast_path, 'is_stock', lambda block: visited.append(block))
+    monkeypatch.setattr(fast_path, 'stock_parameters', visited.append)
     call_block(block, x)
     block.attn.impl = 'sdpa'
     call_block(block, x)
     assert visited == [block]
 
 
-@pytest.mark.skipif(
-    bool(triton.unavailable_reasons(torch.device('cpu'), torch.float32)),
-    reason="needs Triton's interpreter",
-)
+@needs_interpreter
 def test_dtype_of_autocast_decides() -> None:
     """The map is still float32, but autocast casts the tokens; the interpreter lacks bfloat16."""
     block, x = make_block(impl='triton'), torch.randn(1, 6, 6, DIM)
     assert fast_path._path_of(block, x) == 'triton'
     with torch.autocast('cpu', torch.bfloat16):
         assert fast_path._path_of(block, x) is None
+
+
+@needs_interpreter
+@torch.no_grad()
+def test_wide_windows_run_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel would hold all of the window at once."""
+    block, x = make_block(impl='triton'), torch.randn(1, 6, 6, DIM)
+    parameters = stock_parameters(block)
+    assert fast_path._supports('triton', block, parameters, x)
+    monkeypatch.setattr(triton.tokens, 'MAX_WINDOW_SIZE', 2)
+    assert not fast_path._supports('triton', block, parameters, x)
 
 
 @torch.no_grad()
@@ -285,7 +325,7 @@ def test_types_patched_before_the_import_are_not_stock() -> None:
     register_stock(Linear)
     block = make_block()
     cast(block.attn.qkv, Linear)
-    assert not is_stock(block)
+    assert stock_parameters(block) is None
 
 
 @torch.no_grad()
@@ -348,7 +388,7 @@ def test_parameters_as_plain_attributes() -> None:
 def test_sparse_parameters_are_not_stock() -> None:
     block = make_block()
     block.mlp.fc1.weight = nn.Parameter(block.mlp.fc1.weight.detach().to_sparse_csr())
-    assert not is_stock(block)
+    assert stock_parameters(block) is None
 
 
 def test_active_dropout_runs_as_written(fast_calls: list) -> None:
@@ -415,7 +455,7 @@ def test_tensor_subclasses_are_not_stock() -> None:
         pass
 
     block = make_block()
-    assert is_stock(block)
+    assert stock_parameters(block) is not None
     weight = block.attn.qkv.weight.detach().as_subclass(Quantized)
     block.attn.qkv.weight = nn.Parameter(weight)
-    assert type(block.attn.qkv.weight) is Quantized and not is_stock(block)
+    assert type(block.attn.qkv.weight) is Quantized and stock_parameters(block) is None

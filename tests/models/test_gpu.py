@@ -80,6 +80,12 @@ def test_triton_half_deterministic(dtype: torch.dtype) -> None:
 
 
 @needs_triton
+def test_triton_block_fp32() -> None:
+    """The whole fast path of a block."""
+    triton_checks.check_fast_path(torch.float32, 1e-5)
+
+
+@needs_triton
 @pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
 def test_triton_compiles(mode: str) -> None:
     geometry, windows, _ = CASES['detection']

@@ -240,6 +240,20 @@ def test_auto_announces_its_choice_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert messages[2:] == [expected]
 
 
+def test_compiled_calls_announce_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry, windows, _shift = CASES['window only']
+    messages: list[str] = []
+    monkeypatch.setattr(api, 'announce', messages.append)
+    monkeypatch.setattr(api, '_logged', set())
+    compiled = torch.compile(
+        lambda inputs: call(inputs, geometry, 'auto'), fullgraph=True, backend='eager'
+    )
+    for _ in range(2):
+        compiled(make_inputs(geometry, windows))
+    (message,) = messages
+    assert message.startswith("focal attention on cpu uses 'sdpa' ('chunked': compiling")
+
+
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [

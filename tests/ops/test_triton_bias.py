@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The combined bias by kernels against plain PyTorch; interpreted where there is no GPU."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +13,7 @@ pytest.importorskip('triton')
 from mmfocal.ops.focal_attention.impl.triton import bias as operator
 from mmfocal.ops.focal_attention.impl.triton.columns import to_columns
 from tests.helpers.launches import launches
+from tests.helpers.triton import needs_compilers, run_compiler
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning:triton.*')
 
@@ -63,7 +60,7 @@ def test_equals_plain_pytorch(case: str, dtype: torch.dtype) -> None:
         pytest.skip('float64 is for the interpreter')
     bias = make_bias(geometry, dtype)
     truth = results(in_columns, plain.map_tables(Tensor.double, bias), geometry)
-    ours = results(operator.combined_bias, bias, geometry)
+    ours = results(operator.combined_columns, bias, geometry)
     terms = geometry.window_size**2  # summed for an entry
     for name, value, expected in zip(('combined', *'tables' * 5), ours, truth):
         is_key = expected > plain.NO_KEY / 2
@@ -103,11 +100,11 @@ def test_compiles_whole() -> None:
     geometry = FocalGeometry(2, 1, 1, 2)
     bias = make_bias(geometry, torch.float32, heads=1)
     compiled = torch.compile(
-        lambda bias: operator.combined_bias(bias, geometry), fullgraph=True, backend='aot_eager'
+        lambda bias: operator.combined_columns(bias, geometry), fullgraph=True, backend='aot_eager'
     )
     torch.testing.assert_close(
         results(lambda bias, _: compiled(bias), bias, geometry),
-        results(operator.combined_bias, bias, geometry),
+        results(operator.combined_columns, bias, geometry),
     )
 
 
@@ -115,7 +112,7 @@ def test_gradients_lie_as_parameters_do() -> None:
     """Otherwise distributed training warns and copies them."""
     geometry = CASES['detection']
     bias = make_bias(geometry, torch.float32)
-    _, *gradients = results(operator.combined_bias, bias, geometry)
+    _, *gradients = results(operator.combined_columns, bias, geometry)
     for table, gradient in zip(plain.bias_tables(bias), gradients):
         assert gradient.stride() == table.stride()
 
@@ -123,18 +120,14 @@ def test_gradients_lie_as_parameters_do() -> None:
 def test_second_derivative_is_refused() -> None:
     geometry = FocalGeometry(2)
     bias = make_bias(geometry, torch.float32)
-    out = operator.combined_bias(bias, geometry).square().sum()
+    out = operator.combined_columns(bias, geometry).square().sum()
     (gradient,) = torch.autograd.grad(out, bias.own, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         gradient.sum().backward()
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
+@needs_compilers
 def test_compiles_for_gpus() -> None:
     """No GPU is needed to compile."""
-    env = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
-    command = [sys.executable, '-m', 'tests.helpers.compile_only', 'bias']
-    result = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    names = [line.split()[0] for line in result.stdout.splitlines()]
+    names = [name for name, *_ in run_compiler('bias')]
     assert names == ['combine_kernel', 'combine_backward_kernel']

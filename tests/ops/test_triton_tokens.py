@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens by one kernel against plain layers; interpreted where there is no GPU."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +14,7 @@ from mmfocal.ops.focal_attention.geometry import FocalGeometry
 pytest.importorskip('triton')
 from mmfocal.ops.focal_attention.impl.triton import tokens as tokens_module
 from tests.helpers.launches import launches
+from tests.helpers.triton import needs_compilers, run_compiler
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning:triton.*')
 
@@ -100,6 +98,13 @@ def check(case: str, x_dtype: torch.dtype, dtype: torch.dtype, channels: int = 5
     exact = {name: value.detach().double().requires_grad_() for name, value in leaves.items()}
     truth = results(plain_tokens, exact, geometry, shift, torch.float64, seed_dtype=dtype)
     ours = results(our_tokens, leaves, geometry, shift, dtype, seed_dtype=dtype)
+    # gradients of weights are those of the rounded tokens, as if a linear layer had pooled them
+    w = geometry.window_size
+    rows, cols = (-(-length // w) * w for length in size)
+    rolled = ours['out'][:, : rows * cols].detach().double().view(2, rows, cols, channels)
+    rolled = exact | {'x': rolled.requires_grad_()}
+    of_rolled = results(plain_tokens, rolled, geometry, 0, torch.float64, seed_dtype=dtype)
+    truth |= {name: value for name, value in of_rolled.items() if 'weight' in name}
     sum_eps = torch.finfo(torch.promote_types(x_dtype, torch.float32)).eps
     for name, expected in truth.items():
         value = ours[name]
@@ -157,8 +162,10 @@ def test_opcheck() -> None:
     arguments = (x, weights, biases, sizes, shift, torch.float16)
     torch.library.opcheck(tokens_module.pool.operator, arguments)
     d_tokens = torch.ones_like(tokens_module.pool(*arguments))
-    arguments = (d_tokens, x, weights, sizes, shift)
-    torch.library.opcheck(tokens_module.pool_backward.operator, arguments)
+    torch.library.opcheck(
+        tokens_module.pool_backward.operator,
+        (d_tokens, d_tokens, weights, sizes, shift, 3, 3, torch.float32),
+    )
 
 
 def test_dtype_is_that_of_autocast() -> None:
@@ -171,18 +178,27 @@ def test_dtype_is_that_of_autocast() -> None:
         assert our_tokens(leaves, geometry, shift, None).dtype == torch.bfloat16
 
 
-def test_too_many_levels() -> None:
-    with pytest.raises(ValueError, match='up to 3 coarse levels are supported, got 4'):
-        tokens_module.pool_tokens(
-            torch.zeros(1, 8, 8, 1), [None] * 4, [None] * 4, FocalGeometry(8), 0
-        )
+@pytest.mark.parametrize(
+    ('geometry', 'reason'),
+    [
+        (FocalGeometry(8, 0, 1, 5), 'up to 3 coarse levels are supported, got 4'),
+        (FocalGeometry(17), 'windows over 16 are not supported, got 17'),
+    ],
+)
+def test_refused_geometries(geometry: FocalGeometry, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        tokens_module.pool_tokens(torch.zeros(1, 8, 8, 1), [], [], geometry, 0)
 
 
 def test_maps_whose_offsets_need_more_than_32_bits() -> None:
-    fitting = torch.empty(1, 2**15, 2**10 - 1, 64, device='meta')
-    assert tokens_module.unsupported_reasons(fitting, 1) == []
-    (reason,) = tokens_module.unsupported_reasons(fitting.new_empty(1, 2**15, 2**10, 64), 1)
+    """Padding and coarse tokens count."""
+    x = torch.empty(1, 2**15, 2**10 - 1, 64, device='meta')
+    assert tokens_module.unsupported_reasons(x, FocalGeometry(1)) == []
+    (reason,) = tokens_module.unsupported_reasons(x, FocalGeometry(4))
     assert 'less than 2147483648 elements' in reason
+    x = x[:, :, :-32]
+    assert tokens_module.unsupported_reasons(x, FocalGeometry(4)) == []
+    assert tokens_module.unsupported_reasons(x, FocalGeometry(4, 0, 1, 2)) == [reason]
 
 
 def test_launches() -> None:
@@ -190,7 +206,10 @@ def test_launches() -> None:
     arguments = (x, weights, biases, sizes, shift, torch.bfloat16)
     assert launches(tokens_module.pool.operator, *arguments) == ['pool_kernel']
     d_tokens = tokens_module.pool(*arguments)
-    names = launches(tokens_module.pool_backward.operator, d_tokens, x, weights, sizes, shift)
+    names = launches(
+        tokens_module.pool_backward.operator,
+        *(d_tokens, d_tokens, weights, sizes, shift, 3, 3, torch.float32),
+    )
     assert names == ['pool_backward_kernel', 'aten.sum.dim_IntList']
 
 
@@ -217,20 +236,15 @@ def test_compiles_whole_for_all_sizes() -> None:
 def test_same_sums_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of strips does not depend on the GPU."""
     monkeypatch.setattr(tokens_module, 'STRIPS', 2)
-    x, weights, _, sizes, shift = op_arguments()
-    d_tokens = torch.randn(2, 5 * 4, 2, device=DEVICE)
-    first, second = (
-        tokens_module.pool_backward(d_tokens, x, weights, sizes, shift) for _ in range(2)
-    )
+    _, weights, _, sizes, shift = op_arguments()
+    tokens = torch.randn(2, 5 * 4, 2, device=DEVICE)
+    arguments = (tokens, tokens, weights, sizes, shift, 3, 3, torch.float32)
+    first, second = (tokens_module.pool_backward(*arguments) for _ in range(2))
     assert all(map(torch.equal, first, second))
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='Triton brings compilers for Linux only')
+@needs_compilers
 def test_compiles_for_gpus() -> None:
     """No GPU is needed to compile; float32 maps to bfloat16 tokens."""
-    env = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
-    command = [sys.executable, '-m', 'tests.helpers.compile_only', 'tokens']
-    result = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    names = [line.split()[0] for line in result.stdout.splitlines()]
+    names = [name for name, *_ in run_compiler('tokens')]
     assert names == ['pool_kernel', 'pool_backward_kernel']

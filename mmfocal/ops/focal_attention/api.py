@@ -30,7 +30,7 @@ class Backend(NamedTuple):
     Attributes:
         forward: Computes attention from the inputs and the result of ``combine``, of any type.
         unsupported_reasons: Returns why inputs are unsupported; an empty list if they are not.
-        combine: Converts the bias tables to the form that ``forward`` expects.
+        combine: Combines the bias tables in the layout that ``forward`` expects.
     """
 
     forward: Callable[[FocalInputs, Any], Tensor]
@@ -43,7 +43,7 @@ BACKENDS = {
     'reference': Backend(reference.focal_attention, combine=lambda bias, geometry: None),
     'sdpa': Backend(sdpa.focal_attention),
     'chunked': Backend(chunked.focal_attention, chunked.unsupported_reasons),
-    'triton': Backend(triton.focal_attention, triton.unsupported_reasons, triton.combined_bias),
+    'triton': Backend(triton.focal_attention, triton.unsupported_reasons, triton.combined_columns),
 }
 IMPLS = ('auto', *BACKENDS)
 
@@ -63,6 +63,7 @@ def check_impl(impl: str, name: str = 'attn_impl') -> None:
 _logged: set[tuple[str, str]] = set()
 
 
+@torch.compiler.assume_constant_result  # runs while code is compiled
 def log_choice(name: str, device_type: str, reasons: Sequence[str] = ()) -> None:
     """Log which backend ``'auto'`` selected and why the preferred one is unsupported.
 
@@ -96,7 +97,7 @@ def _choose(impl: str, inputs: FocalInputs) -> Backend:
         if not unsupported:
             break
         reasons += unsupported
-    if not compat.is_compiling() and device_type != 'meta':
+    if device_type != 'meta':
         log_choice(name, device_type, reasons)
     return BACKENDS[name]
 

@@ -21,13 +21,13 @@ from mmfocal import compat
 
 from ...inputs import FocalInputs
 from .attention import focal_attention
-from .bias import combined_bias
-from .operators import ARE_REGISTERED, INTERPRETED, MAX_EXTENT
+from .bias import combined_columns
+from .operators import ARE_REGISTERED, INTERPRETED, MAX_EXTENT, MAX_WINDOW_SIZE
 from .tokens import pool_tokens, tokens_dtype
 
 __all__ = [
     'INSTALLED',
-    'combined_bias',
+    'combined_columns',
     'focal_attention',
     'pool_tokens',
     'tokens_dtype',
@@ -35,7 +35,7 @@ __all__ = [
     'unsupported_reasons',
 ]
 
-MAX_WINDOW_SIZE, MAX_HEAD_DIM = 16, 128
+MAX_HEAD_DIM = 128
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MIN_VERSION = '3.3'  # kernels use named tuples
 INSTALLED = False

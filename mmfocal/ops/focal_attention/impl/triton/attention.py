@@ -35,6 +35,7 @@ class Plan(NamedTuple):
     Attributes:
         batch, nh, nw, num_heads: See the shape legend.
         expand_size, focal_window: Those of the geometry; kernels derive the regions.
+        scale: Factor of the logits.
         sides: Side of each region, in keys.
         constants: Compile-time constants of the kernels.
         dtype: Dtype of the tokens.
@@ -47,15 +48,17 @@ class Plan(NamedTuple):
     num_heads: int
     expand_size: int
     focal_window: int
+    scale: float
     sides: tuple[int, ...]
     constants: dict[str, Any]
     dtype: torch.dtype
     capability: int
 
     @property
-    def of_windows(self) -> tuple[int, ...]:
+    def of_windows(self) -> tuple[float, ...]:
         """Arguments of all kernels that visit windows."""
-        return (self.nh, self.nw, self.num_heads, self.expand_size, self.focal_window)
+        sizes = (self.nh, self.nw, self.num_heads, self.expand_size, self.focal_window)
+        return (*sizes, self.scale)
 
     @property
     def num_windows(self) -> int:
@@ -107,7 +110,6 @@ def _make_plan(
         'WINDOW': w,
         'COARSE_LEVELS': levels - 1,
         'SHIFT': shift,
-        'SCALE': scale,
         'HEAD_DIM': head_dim,
         'BLOCK_D': configs.block(head_dim),
         'BLOCK_Q': min(largest, configs.block(w * w)),
@@ -120,6 +122,7 @@ def _make_plan(
         num_heads,
         expand_size,
         focal_window,
+        scale,
         tuple(region.size for region in regions),
         constants,
         dtype,
@@ -162,6 +165,8 @@ def _start_chosen(
         restored = 'sums_ptr' if name == 'gradient' else None
         kernel = configs.tuned(kernel, plan.dtype, constants['HEAD_DIM'], restored)
         start(kernel, lambda meta: (blocks(meta['BLOCK_K']),), args[0], *args, **constants)
+        fastest = configs.Config.of(kernel.best_config)
+        configs.print_fastest(name, plan.dtype, constants['HEAD_DIM'], plan.capability, fastest)
         return
     config = plan.choose(name)
     start(kernel, (blocks(config.BLOCK_K),), args[0], *args, **constants, **config._asdict())
@@ -198,13 +203,13 @@ def _prepare(plan: Plan, out: Tensor, d_out: Tensor, delta: Tensor, sums: Tensor
     """Compute ``delta`` and fill ``sums`` with zeros."""
     from .kernels.gradients import prepare_kernel
 
-    area = delta.shape[2] * delta.shape[3]
-    tokens = plan.batch * area
+    image_tokens = delta.shape[2] * delta.shape[3]
+    tokens = plan.batch * image_tokens
     programs = ceil_div(tokens, BLOCK_TOKENS) * plan.num_heads
     size = sums.numel()
     start(
         prepare_kernel, (programs + ceil_div(size, BLOCK_SIZE),), out,
-        out, d_out, delta, sums, plan.num_heads, area, tokens, programs, size,
+        out, d_out, delta, sums, plan.num_heads, image_tokens, tokens, programs, size,
         HEAD_DIM=plan.constants['HEAD_DIM'], BLOCK_D=plan.constants['BLOCK_D'],
         BLOCK=BLOCK_TOKENS, BLOCK_SIZE=BLOCK_SIZE, num_warps=4,
     )  # fmt: skip

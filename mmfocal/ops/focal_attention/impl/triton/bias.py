@@ -134,10 +134,13 @@ def _combine_backward(
 
 
 combine = Operator(
-    'combined_bias(Tensor[] tables, int[] sizes) -> Tensor', _combine, _combined, is_visible=False
+    'combined_columns(Tensor[] tables, int[] sizes) -> Tensor',
+    _combine,
+    _combined,
+    is_visible=False,
 )
 combine_backward = Operator(
-    'combined_bias_backward(Tensor d_combined, Tensor combined, Tensor[] tables, int[] sizes)'
+    'combined_columns_backward(Tensor d_combined, Tensor combined, Tensor[] tables, int[] sizes)'
     ' -> Tensor[]',
     _combine_backward,
     _gradients,
@@ -160,7 +163,7 @@ class _Combine(torch.autograd.Function):
         return None, *combine_backward(d_combined, combined, tables, ctx.sizes)
 
 
-def combined_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
+def combined_columns(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
     """Compute the combined bias over the keys of all regions.
 
     Returns:

@@ -19,6 +19,11 @@ class Config(NamedTuple):
     num_warps: int
     num_stages: int
 
+    @classmethod
+    def of(cls, config: Any) -> 'Config':
+        """Convert a ``triton.Config``."""
+        return cls(config.kwargs['BLOCK_K'], config.num_warps, config.num_stages)
+
 
 # Blocks of keys divide ``ALIGNMENT``. The first configuration is the smallest: it fits the on-chip
 # memory of every supported GPU. The memory of a program grows with BLOCK_K and num_stages.
@@ -46,7 +51,8 @@ def largest_block(dtype: torch.dtype, head_dim: int) -> int:
 
 # By kernel, bytes of the dtype, channels of a head (as a block) and capability. The choice is
 # based on compiler output, not on measurements: fewest spills, most programs per multiprocessor,
-# fewest instructions. On Hopper, eight warps would compute the products of 64 rows twice.
+# fewest instructions. On Hopper, eight warps would compute the products of 64 rows twice. Newer
+# GPUs use the rows of 8, which need less on-chip memory than any GPU since has.
 _CHOSEN = {
     ('forward', 2, 16, 8): Config(64, 4, 1),
     ('forward', 2, 32, 8): Config(64, 4, 1),
@@ -67,11 +73,15 @@ def fitting(dtype: torch.dtype, head_dim: int) -> list[Config]:
     return configs or [CONFIGS[0]._replace(BLOCK_K=largest)]
 
 
+def _key(kernel: str, dtype: torch.dtype, head_dim: int, capability: int) -> tuple:
+    return kernel, dtype.itemsize, block(head_dim), capability
+
+
 @cache
 def choose(kernel: str, dtype: torch.dtype, head_dim: int, capability: int) -> Config:
     """Return the configuration of a kernel, ``'forward'`` or ``'gradient'``.
 
-    GPUs without a chosen configuration get the smallest one, as their on-chip memory is unknown.
+    Where none has been chosen, it is the smallest one.
 
     Args:
         kernel: Name of the kernel.
@@ -81,8 +91,8 @@ def choose(kernel: str, dtype: torch.dtype, head_dim: int, capability: int) -> C
     """
     if INTERPRETED:
         return Config(ALIGNMENT, 4, 1)
-    key = (kernel, dtype.itemsize, block(head_dim), capability)
-    return _CHOSEN.get(key) or fitting(dtype, head_dim)[0]
+    row = 8 if capability > 9 else capability
+    return _CHOSEN.get(_key(kernel, dtype, head_dim, row)) or fitting(dtype, head_dim)[0]
 
 
 def is_tuning() -> bool:
@@ -111,3 +121,11 @@ def tuned(kernel: Any, dtype: torch.dtype, head_dim: int, restored: str | None =
     return triton.autotune(configs, key=['HEAD_DIM', 'WINDOW'], restore_value=restore_value)(
         kernel
     )
+
+
+@cache
+def print_fastest(
+    kernel: str, dtype: torch.dtype, head_dim: int, capability: int, config: Config
+) -> None:
+    """Print the result of autotuning once, as a line of the chosen configurations."""
+    print(f'{_key(kernel, dtype, head_dim, capability)}: {config},', flush=True)

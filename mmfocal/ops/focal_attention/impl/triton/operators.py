@@ -25,6 +25,7 @@ ARE_KERNELS_VISIBLE = (
     hasattr(torch.library, 'triton_op') and compat.infers_schemas() and not INTERPRETED
 )
 # Limits of the kernels.
+MAX_WINDOW_SIZE = 16
 MAX_COARSE_LEVELS = 3
 MAX_EXTENT = 2**31  # of an image, in elements: offsets within it are 32-bit integers
 

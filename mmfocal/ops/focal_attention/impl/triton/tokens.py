@@ -14,7 +14,14 @@ from torch.autograd.function import once_differentiable
 from mmfocal import compat
 from mmfocal.ops.focal_attention.geometry import FocalGeometry, compute_dtype
 
-from .operators import MAX_COARSE_LEVELS, MAX_EXTENT, Operator, ceil_div, start
+from .operators import (
+    MAX_COARSE_LEVELS,
+    MAX_EXTENT,
+    MAX_WINDOW_SIZE,
+    Operator,
+    ceil_div,
+    start,
+)
 
 # Number of programs of the backward kernel: several per multiprocessor of a large GPU. The number,
 # and with it the order of summation, does not depend on the GPU.
@@ -22,14 +29,14 @@ STRIPS = 2048
 BLOCK_C = 32
 
 
-def _windows(x: Tensor, window: int) -> tuple[int, int]:
+def _windows(height: int, width: int, window: int) -> tuple[int, int]:
     """Return the number of windows vertically and horizontally; the last ones may be padded."""
-    return ceil_div(x.shape[1], window), ceil_div(x.shape[2], window)
+    return ceil_div(height, window), ceil_div(width, window)
 
 
 def _num_tokens(x: Tensor, sizes: list[int]) -> int:
     window, levels = sizes
-    nh, nw = _windows(x, window)
+    nh, nw = _windows(x.shape[1], x.shape[2], window)
     return nh * nw * (window**2 + sum(4**level for level in range(levels - 1)))
 
 
@@ -45,10 +52,11 @@ def _three(parameters: list[Tensor], other: Tensor) -> list[Tensor]:
     return [*parameters, *[other] * (MAX_COARSE_LEVELS - len(parameters))]
 
 
-def _constants(x: Tensor, sizes: list[int]) -> dict:
+def _constants(dtype: torch.dtype, sizes: list[int]) -> dict:
+    """Return the constants of both kernels for a dtype of the map."""
     window, levels = sizes
     return {
-        'IS_DOUBLE': x.dtype == torch.float64,
+        'IS_DOUBLE': dtype == torch.float64,
         'WINDOW': window,
         'COARSE_LEVELS': levels - 1,
         'BLOCK_P': 1 << (window**2 - 1).bit_length(),
@@ -81,42 +89,58 @@ def _pool(
     if tokens.numel() == 0:
         return tokens
     batch, height, width, channels = x.shape
-    nh, nw = _windows(x, sizes[0])
+    nh, nw = _windows(height, width, sizes[0])
     start(
         pool_kernel, (batch * nh * nw * ceil_div(channels, BLOCK_C),), x,
         x, tokens, *_three(weights, x), *_three(biases, x),
-        height, width, nh, nw, shift, tokens.shape[1], channels, **_constants(x, sizes),
+        height, width, nh, nw, shift, tokens.shape[1], channels,
+        **_constants(x.dtype, sizes),
     )  # fmt: skip
     return tokens
 
 
 def _gradients(
-    d_tokens: Tensor, x: Tensor, weights: list[Tensor], sizes: list[int], shift: int
+    d_tokens: Tensor,
+    tokens: Tensor,
+    weights: list[Tensor],
+    sizes: list[int],
+    shift: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    sums = x.new_empty(sum(_areas(sizes)) + sizes[1] - 1, dtype=compute_dtype(x.dtype))
-    return x.new_empty(x.shape), sums
+    batch, _, channels = tokens.shape
+    num_sums = sum(_areas(sizes)) + sizes[1] - 1
+    sums = tokens.new_empty(num_sums, dtype=compute_dtype(dtype))
+    return tokens.new_empty(batch, height, width, channels, dtype=dtype), sums
 
 
 def _pool_backward(
-    d_tokens: Tensor, x: Tensor, weights: list[Tensor], sizes: list[int], shift: int
+    d_tokens: Tensor,
+    tokens: Tensor,
+    weights: list[Tensor],
+    sizes: list[int],
+    shift: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     from .kernels.tokens import pool_backward_kernel
 
-    x = x.contiguous()
-    d_x, sums = _gradients(d_tokens, x, weights, sizes, shift)
-    if x.numel() == 0:
+    d_x, sums = _gradients(d_tokens, tokens, weights, sizes, shift, height, width, dtype)
+    if tokens.numel() == 0:
         return d_x, sums.zero_()
-    batch, height, width, channels = x.shape
-    nh, nw = _windows(x, sizes[0])
+    batch, num_tokens, channels = tokens.shape
+    nh, nw = _windows(height, width, sizes[0])
     items = batch * nh * nw * ceil_div(channels, BLOCK_C)
     per_strip = ceil_div(items, STRIPS)
     strips = ceil_div(items, per_strip)
     by_strip = sums.new_empty(strips, sums.numel())
     start(
-        pool_backward_kernel, (strips,), x,
-        d_tokens.contiguous(), x, d_x, *_three(weights, x), by_strip,
-        height, width, nh, nw, shift, d_tokens.shape[1], channels, items, per_strip,
-        NUM_SUMS=sums.numel(), **_constants(x, sizes),
+        pool_backward_kernel, (strips,), tokens,
+        d_tokens.contiguous(), tokens, d_x, *_three(weights, tokens), by_strip,
+        height, width, nh, nw, shift, num_tokens, channels, items, per_strip,
+        NUM_SUMS=sums.numel(), **_constants(dtype, sizes),
     )  # fmt: skip
     return d_x, by_strip.sum(0) if weights else sums
 
@@ -128,8 +152,8 @@ pool = Operator(
     _tokens,
 )
 pool_backward = Operator(
-    'pool_tokens_backward(Tensor d_tokens, Tensor x, Tensor[] weights, int[] sizes,'
-    ' SymInt shift) -> (Tensor, Tensor)',
+    'pool_tokens_backward(Tensor d_tokens, Tensor tokens, Tensor[] weights, int[] sizes,'
+    ' SymInt shift, SymInt height, SymInt width, ScalarType dtype) -> (Tensor, Tensor)',
     _pool_backward,
     _gradients,
 )
@@ -142,15 +166,18 @@ class _Pool(torch.autograd.Function):
     ) -> Tensor:
         levels = len(parameters) // 2
         weights, biases = parameters[:levels], parameters[levels:]
-        ctx.sizes, ctx.shift = sizes, shift
-        ctx.save_for_backward(x, *weights)
-        return pool(x, list(weights), list(biases), sizes, shift, dtype)
+        ctx.sizes, ctx.shift, ctx.map_size, ctx.dtype = sizes, shift, x.shape[1:3], x.dtype
+        tokens = pool(x, list(weights), list(biases), sizes, shift, dtype)
+        ctx.save_for_backward(tokens, *weights)  # the next linear layer saves the tokens anyway
+        return tokens
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_tokens: Tensor) -> tuple[Tensor | None, ...]:
-        x, *weights = ctx.saved_tensors
-        d_x, sums = pool_backward(d_tokens, x, weights, ctx.sizes, ctx.shift)
+        tokens, *weights = ctx.saved_tensors
+        d_x, sums = pool_backward(
+            d_tokens, tokens, weights, ctx.sizes, ctx.shift, *ctx.map_size, ctx.dtype
+        )
         d_weights, d_biases, first = [], [], 0
         for weight, area in zip(weights, _areas(ctx.sizes)):
             values = sums[first : first + area + 1].to(weight.dtype)
@@ -160,13 +187,19 @@ class _Pool(torch.autograd.Function):
         return d_x, None, None, None, *d_weights, *d_biases
 
 
-def unsupported_reasons(x: Tensor, num_levels: int) -> list[str]:
-    """Return the reasons why a map or its number of coarse levels is unsupported."""
-    reasons = []
-    if num_levels > MAX_COARSE_LEVELS:
-        reasons.append(f'up to {MAX_COARSE_LEVELS} coarse levels are supported, got {num_levels}')
-    if x.shape[1:].numel() >= MAX_EXTENT:
-        reasons.append(f'maps must have less than {MAX_EXTENT} elements per image')
+def _sizes_of(geometry: FocalGeometry) -> list[int]:
+    return [geometry.window_size, geometry.focal_level]
+
+
+def unsupported_reasons(x: Tensor, geometry: FocalGeometry) -> list[str]:
+    """Return the reasons why a map or its geometry is unsupported."""
+    reasons, levels, w = [], geometry.focal_level - 1, geometry.window_size
+    if levels > MAX_COARSE_LEVELS:
+        reasons.append(f'up to {MAX_COARSE_LEVELS} coarse levels are supported, got {levels}')
+    if w > MAX_WINDOW_SIZE:
+        reasons.append(f'windows over {MAX_WINDOW_SIZE} are not supported, got {w}')
+    if _num_tokens(x, _sizes_of(geometry)) * x.shape[3] >= MAX_EXTENT:
+        reasons.append(f'the tokens of an image must have less than {MAX_EXTENT} elements')
     return reasons
 
 
@@ -206,10 +239,9 @@ def pool_tokens(
     Raises:
         ValueError: See :func:`unsupported_reasons`.
     """
-    reasons = unsupported_reasons(x, len(weights))
+    reasons = unsupported_reasons(x, geometry)
     if reasons:
         raise ValueError('; '.join(reasons))
     if dtype is None:
         dtype = tokens_dtype(x)
-    sizes = [geometry.window_size, geometry.focal_level]
-    return _Pool.apply(x, sizes, shift, dtype, *weights, *biases)
+    return _Pool.apply(x, _sizes_of(geometry), shift, dtype, *weights, *biases)

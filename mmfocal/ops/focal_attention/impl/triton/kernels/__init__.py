@@ -3,8 +3,8 @@
 
 A program computes one head. All keys of a window are square regions, see ``geometry``; a block of
 keys belongs to one region, and the blocks of all regions are numbered consecutively. Values that
-differ between the stages of a model, such as heads and regions, are arguments, so that all stages
-share one compiled kernel. Constants are the window, the head size and hardware parameters.
+differ between the stages of a model, such as heads, regions and scale, are arguments, so that all
+stages share one compiled kernel. Constants are the window, the head size and hardware parameters.
 
 Block values are ``(BLOCK_Q, BLOCK_D)`` for queries, ``(BLOCK_K, BLOCK_D)`` for keys and
 ``(BLOCK_Q, BLOCK_K)`` for logits. All block sizes are powers of two. Queries beyond ``w*w`` repeat

@@ -15,10 +15,11 @@ MASKED = tl.constexpr(geometry.MASKED)
 ALIGNMENT = tl.constexpr(ALIGNMENT)
 LOG2_E = tl.constexpr(1.4426950408889634)
 WHOLE_REGION = tl.constexpr(1 << 30)  # block of keys that holds any region
-# Avoids recompilation for sizes that are 1 or multiples of 16.
+# Avoids recompilation for sizes that are 1 or multiples of 16. `size` and `area` are left out:
+# they are multiples of 16 in practice, and masks need this to load and store vectors.
 SIZES = [
     'nh', 'nw', 'num_heads', 'expand_size', 'focal_window', 'num_windows', 'windows_per_strip',
-    'first_block', 'region', 'strips', 'size', 'area', 'programs', 'tokens',
+    'first_block', 'region', 'strips', 'programs', 'tokens', 'image_tokens',
 ]  # fmt: skip
 
 
@@ -37,12 +38,12 @@ class Grid(NamedTuple):
 
 @bundle
 class Heads(NamedTuple):
-    """Number of heads, channels of a head, the block that holds them, and scale of the logits."""
+    """Number of heads, scale of the logits, channels of a head, and the block that holds them."""
 
     number: tl.tensor
+    scale: tl.tensor
     DIM: tl.constexpr
     BLOCK: tl.constexpr
-    SCALE: tl.constexpr
 
 
 @bundle

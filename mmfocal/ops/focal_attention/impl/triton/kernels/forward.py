@@ -64,7 +64,7 @@ def attend(qkv, bias_ptr, results, grid, heads, BLOCK_Q: tl.constexpr, BLOCK_K: 
         k_tokens, on_map = find_keys(block, window)
         keys = load_keys(qkv, k_tokens, on_map, window.image, head, heads)
         bias = load_bias(head_bias, queries, block)
-        logits = tl.dot(q, tl.trans(keys.k), input_precision='ieee') * (heads.SCALE * LOG2_E)
+        logits = tl.dot(q, tl.trans(keys.k), input_precision='ieee') * (heads.scale * LOG2_E)
         logits = logits + bias + key_mask(on_map)[None, :]
         if grid.SHIFT > 0:
             logits += seam_mask(queries.place, block, window, grid)
@@ -98,11 +98,11 @@ def forward_kernel(
     num_heads,
     expand_size,
     focal_window,
+    scale,
     # constants
     WINDOW: tl.constexpr,
     COARSE_LEVELS: tl.constexpr,
     SHIFT: tl.constexpr,
-    SCALE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -114,7 +114,7 @@ def forward_kernel(
         bias_ptr,
         Results(out_ptr, log_sum_ptr),
         Grid(nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, SHIFT),
-        Heads(num_heads, HEAD_DIM, BLOCK_D, SCALE),
+        Heads(num_heads, scale, HEAD_DIM, BLOCK_D),
         BLOCK_Q,
         BLOCK_K,
     )

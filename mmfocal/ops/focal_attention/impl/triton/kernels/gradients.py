@@ -81,13 +81,12 @@ class Queries(NamedTuple):
     """Data of a block of queries of a window that the gradients need.
 
     Attributes:
-        place, tokens: Positions in the window and tokens, ``(BLOCK_Q,)``.
+        place: Positions in the window, ``(BLOCK_Q,)``.
         q, d_out: ``(BLOCK_Q, BLOCK_D)``.
         log_sum, delta: ``(BLOCK_Q,)``.
     """
 
     place: tl.tensor
-    tokens: tl.tensor
     q: tl.tensor
     d_out: tl.tensor
     log_sum: tl.tensor
@@ -99,14 +98,14 @@ class Outputs(NamedTuple):
     """Output and its gradient, ``(B, H, W, C)``; sums of their products, ``(B, h, H, W)``.
 
     Attributes:
-        area: Tokens of an image.
+        image_tokens: Tokens of an image.
         tokens: Tokens of all images.
     """
 
     out_ptr: tl.tensor
     d_out_ptr: tl.tensor
     delta_ptr: tl.tensor
-    area: tl.tensor
+    image_tokens: tl.tensor
     tokens: tl.tensor
 
 
@@ -141,7 +140,6 @@ def load_queries(inputs, block, window, head, grid, heads):
     delta = sum_pointers(inputs.delta_ptr, tokens, image, head, grid, heads)
     return Queries(
         place=block.place,
-        tokens=tokens,
         q=load_rows(rows_of(inputs.qkv, image, head, 0, heads), tokens, exist, heads),
         d_out=load_rows(rows_of(d_out, image, head, 0, heads), tokens, exist, heads),
         log_sum=tl.load(log_sum, mask=exist, other=float('inf')),
@@ -153,7 +151,7 @@ def load_queries(inputs, block, window, head, grid, heads):
 def compute_logit_gradients(queries, keys, block, bias, window, grid, heads):
     """Return weights and gradients of the logits, transposed: both ``(BLOCK_K, BLOCK_Q)``."""
     logits = tl.dot(keys.k, tl.trans(queries.q), input_precision='ieee')
-    logits = logits * (heads.SCALE * LOG2_E) + bias + key_mask(keys.on_map)[:, None]
+    logits = logits * (heads.scale * LOG2_E) + bias + key_mask(keys.on_map)[:, None]
     if grid.SHIFT > 0:
         logits += tl.trans(seam_mask(queries.place, block, window, grid))
     weights = tl.exp2(logits - queries.log_sum[None, :])
@@ -171,8 +169,8 @@ def compute_delta(outputs, program, heads, BLOCK: tl.constexpr):
     d_out = load_rows(Rows(outputs.d_out_ptr + offset, channels), token, exists, heads)
     dtype: tl.constexpr = outputs.delta_ptr.dtype.element_ty
     delta = tl.sum(out.to(dtype) * d_out.to(dtype), 1)
-    area = outputs.area
-    place = (token // area * heads.number + head) * area + token % area
+    length = outputs.image_tokens
+    place = (token // length * heads.number + head) * length + token % length
     tl.store(outputs.delta_ptr + place, delta, mask=exists)
 
 
@@ -192,7 +190,7 @@ def prepare_kernel(
     sums_ptr,
     # sizes
     num_heads,
-    area,
+    image_tokens,
     tokens,
     programs,
     size,
@@ -204,13 +202,13 @@ def prepare_kernel(
 ):
     """Sum output times its gradient, a term of the gradients of all logits of a query.
 
-    Programs: first ``programs`` ones, (blocks of the tokens of all images, h), with ``area``
-    tokens per image; then those that fill the sums of gradients with zeros.
+    Programs: first ``programs`` ones, (blocks of the tokens of all images, h); then those that
+    fill the sums of gradients with zeros.
     """
     program = tl.program_id(0)
     if program < programs:
-        outputs = Outputs(out_ptr, d_out_ptr, delta_ptr, area, tokens)
-        compute_delta(outputs, program, Heads(num_heads, HEAD_DIM, BLOCK_D, 1.0), BLOCK)
+        outputs = Outputs(out_ptr, d_out_ptr, delta_ptr, image_tokens, tokens)
+        compute_delta(outputs, program, Heads(num_heads, 1.0, HEAD_DIM, BLOCK_D), BLOCK)
     else:
         fill_zeros(sums_ptr, program - programs, size, BLOCK_SIZE)
 
@@ -291,15 +289,17 @@ def compute_gradients(
         )
         d_bias += d_logits
         no_queries = tl.zeros((BLOCK_Q, heads.BLOCK), dtype)
-        d_q = add_dot(no_queries, tl.trans(d_logits), keys.k) * heads.SCALE
+        d_q = add_dot(no_queries, tl.trans(d_logits), keys.k) * heads.scale
         rows = rows_of(sums, window.image, head, 0, heads)
+        # Not a result of `load_queries`: to PyTorch, writing there writes to all that it loads.
+        q_tokens = query_tokens(query_block, window, grid)
         if strips.IS_ORDERED:
-            d_q += load_rows(rows, queries.tokens, exist, heads)
-            store_rows(rows, queries.tokens, d_q, exist, heads)
+            d_q += load_rows(rows, q_tokens, exist, heads)
+            store_rows(rows, q_tokens, d_q, exist, heads)
         else:
-            add_rows(rows, queries.tokens, d_q, exist, heads)
+            add_rows(rows, q_tokens, d_q, exist, heads)
             no_keys = tl.zeros((BLOCK_K, heads.BLOCK), dtype)
-            d_k = add_dot(no_keys, d_logits, queries.q) * heads.SCALE
+            d_k = add_dot(no_keys, d_logits, queries.q) * heads.scale
             add_rows(rows_of(sums, window.image, head, 1, heads), tokens, d_k, on_map, heads)
             d_v = add_dot(no_keys, weights, queries.d_out)
             add_rows(rows_of(sums, window.image, head, 2, heads), tokens, d_v, on_map, heads)
@@ -328,6 +328,7 @@ def gradient_kernel(
     num_heads,
     expand_size,
     focal_window,
+    scale,
     num_windows,
     windows_per_strip,
     tokens,
@@ -336,7 +337,6 @@ def gradient_kernel(
     WINDOW: tl.constexpr,
     COARSE_LEVELS: tl.constexpr,
     SHIFT: tl.constexpr,
-    SCALE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -356,7 +356,7 @@ def gradient_kernel(
         Tokens(sums_ptr, tokens * channels, channels),
         Strips(d_bias_ptr, num_windows, windows_per_strip, first_block, IS_ORDERED),
         Grid(nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, SHIFT),
-        Heads(num_heads, HEAD_DIM, BLOCK_D, SCALE),
+        Heads(num_heads, scale, HEAD_DIM, BLOCK_D),
         BLOCK_Q,
         BLOCK_K,
     )
@@ -450,7 +450,7 @@ def compute_key_gradients(
                 d_v = add_dot(d_v, weights, queries.d_out)
 
     rows = rows_of(sums, tile.image, head, 1, heads)
-    store_rows(rows, tile.tokens, d_k * heads.SCALE, tile.on_map, heads)
+    store_rows(rows, tile.tokens, d_k * heads.scale, tile.on_map, heads)
     rows = rows_of(sums, tile.image, head, 2, heads)
     store_rows(rows, tile.tokens, d_v, tile.on_map, heads)
 
@@ -472,13 +472,13 @@ def key_gradient_kernel(
     num_heads,
     expand_size,
     focal_window,
+    scale,
     tokens,
     region,  # its index in geometry.regions
     # constants
     WINDOW: tl.constexpr,
     COARSE_LEVELS: tl.constexpr,
     SHIFT: tl.constexpr,
-    SCALE: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_Q: tl.constexpr,
@@ -495,7 +495,7 @@ def key_gradient_kernel(
         Tokens(sums_ptr, tokens * channels, channels),
         region,
         Grid(nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, SHIFT),
-        Heads(num_heads, HEAD_DIM, BLOCK_D, SCALE),
+        Heads(num_heads, scale, HEAD_DIM, BLOCK_D),
         BLOCK_Q,
         TILE,
     )

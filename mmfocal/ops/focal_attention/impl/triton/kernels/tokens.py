@@ -14,7 +14,9 @@ import triton.language as tl
 from .bundle import bundle
 
 # These differ between stages and images, which share one kernel.
-SIZES = ['height', 'width', 'nh', 'nw', 'shift', 'num_items', 'items_per_strip']
+SIZES = [
+    'height', 'width', 'nh', 'nw', 'shift', 'num_tokens', 'num_items', 'items_per_strip',
+]  # fmt: skip
 
 
 @bundle
@@ -108,15 +110,35 @@ def _first_token(layout, LEVEL: tl.constexpr):
 
 
 @triton.jit
-def _cell(x_ptr, cell_row, cell_col, channel, layout, LEVEL: tl.constexpr):
-    """Return the tokens of a cell of a coarse level, zeros elsewhere: ``(BLOCK_P, BLOCK_C)``."""
+def _cell_positions(cell_row, cell_col, layout, LEVEL: tl.constexpr):
+    """Return row and column of a cell's positions, and whether they exist: ``(BLOCK_P,)``."""
     CELL: tl.constexpr = layout.WINDOW >> LEVEL
     position = tl.arange(0, layout.BLOCK_P)
     row = _trimmed(layout.nh, layout.WINDOW, LEVEL) + cell_row * CELL + position // CELL
     col = _trimmed(layout.nw, layout.WINDOW, LEVEL) + cell_col * CELL + position % CELL
-    offsets, inside = _source(row, col, position < CELL * CELL, layout)
-    mask = inside[:, None] & (channel < layout.channels)[None, :]
-    return tl.load(_rows(x_ptr, offsets, channel, layout), mask=mask, other=0.0)
+    return row, col, position < CELL * CELL
+
+
+@triton.jit
+def _load(ptr, offsets, exists, channel, layout):
+    """Load channels of tokens, zeros where none exists: ``(BLOCK_P, BLOCK_C)``."""
+    mask = exists[:, None] & (channel < layout.channels)[None, :]
+    return tl.load(_rows(ptr, offsets, channel, layout), mask=mask, other=0.0)
+
+
+@triton.jit
+def _cell(x_ptr, cell_row, cell_col, channel, layout, LEVEL: tl.constexpr):
+    """Return a cell of a coarse level from the map; padding is zeros."""
+    row, col, exists = _cell_positions(cell_row, cell_col, layout, LEVEL)
+    offsets, inside = _source(row, col, exists, layout)
+    return _load(x_ptr, offsets, inside, channel, layout)
+
+
+@triton.jit
+def _token_cell(tokens_ptr, cell_row, cell_col, channel, layout, LEVEL: tl.constexpr):
+    """Return the same from the tokens of the padded and rolled map."""
+    row, col, exists = _cell_positions(cell_row, cell_col, layout, LEVEL)
+    return _load(tokens_ptr, row * (layout.nw * layout.WINDOW) + col, exists, channel, layout)
 
 
 @triton.jit
@@ -220,7 +242,7 @@ class Gradients(NamedTuple):
     """Pointers of the backward kernel; see ``pool_backward_kernel``."""
 
     d_tokens_ptr: tl.tensor
-    x_ptr: tl.tensor
+    tokens_ptr: tl.tensor
     d_x_ptr: tl.tensor
     weights: tuple
     sums_ptr: tl.tensor
@@ -268,17 +290,17 @@ def _level_gradient(pointers, sums_ptr, begin, end, layout, LEVEL: tl.constexpr)
     d_bias = tl.zeros((layout.BLOCK_C,), layout.ACCUMULATOR)
     for number in range(begin, end):
         item = _locate(number, layout)
-        channel, x_ptr = item.channel, _image(pointers.x_ptr, item, layout)
+        channel, first = item.channel, item.image * layout.num_tokens
+        tokens_ptr = pointers.tokens_ptr + first * layout.channels
         for cell in range(CELLS * CELLS):
             row = item.row * CELLS + cell // CELLS
             col = item.col * CELLS + cell % CELLS
             token = _first_token(layout, LEVEL) + row * (layout.nw * CELLS) + col
-            token = item.image * layout.num_tokens + token
-            place = pointers.d_tokens_ptr + token * layout.channels + channel
+            place = pointers.d_tokens_ptr + (first + token) * layout.channels + channel
             d_pooled = tl.load(place, mask=channel < layout.channels, other=0.0)
             d_pooled = d_pooled.to(layout.ACCUMULATOR)
-            x = _cell(x_ptr, row, col, channel, layout, LEVEL).to(layout.ACCUMULATOR)
-            d_weight += tl.sum(x * d_pooled[None, :], 1)
+            x = _token_cell(tokens_ptr, row, col, channel, layout, LEVEL)
+            d_weight += tl.sum(x.to(layout.ACCUMULATOR) * d_pooled[None, :], 1)
             d_bias += d_pooled
     AREA: tl.constexpr = (layout.WINDOW >> LEVEL) * (layout.WINDOW >> LEVEL)
     position = tl.arange(0, layout.BLOCK_P)
@@ -301,10 +323,11 @@ def _pool_backward(pointers, num_items, items_per_strip, layout, NUM_SUMS: tl.co
 
 @triton.jit(do_not_specialize=SIZES)
 def pool_backward_kernel(
-    # gradient of the tokens; map; its gradient, written; weights of each level; gradients of the
-    # weights and the bias of each level after the other, by strips, written: (strips, ...)
+    # gradient of the tokens; tokens; gradient of the map, written; weights of each level;
+    # gradients of the weights and the bias of each level after the other, by strips, written:
+    # (strips, ...)
     d_tokens_ptr,
-    x_ptr,
+    tokens_ptr,
     d_x_ptr,
     weight_0_ptr,
     weight_1_ptr,
@@ -332,7 +355,7 @@ def pool_backward_kernel(
     ACCUMULATOR: tl.constexpr = tl.float64 if IS_DOUBLE else tl.float32
     weights = (weight_0_ptr, weight_1_ptr, weight_2_ptr)
     _pool_backward(
-        Gradients(d_tokens_ptr, x_ptr, d_x_ptr, weights, sums_ptr),
+        Gradients(d_tokens_ptr, tokens_ptr, d_x_ptr, weights, sums_ptr),
         num_items,
         items_per_strip,
         Layout(
