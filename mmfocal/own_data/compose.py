@@ -175,6 +175,7 @@ def _classification(cfg: Config, data: OwnData) -> dict[str, Any]:
             _delete_=True,
             type='CustomDataset',
             metainfo=Code('metainfo'),
+            **(dict(ann_file=split.listing) if split.listing else {}),
             data_prefix=split.labels,
             pipeline=Code(f'_base_.{name}_dataloader.dataset.pipeline'),
         )

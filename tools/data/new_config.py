@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write a config that trains a shipped model on data of your own."""
 
+import json
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mmengine.config import Config
@@ -16,9 +18,12 @@ from mmfocal.own_data import (
     FORMATS,
     OwnData,
     compose,
+    has_hidden_folders,
+    list_class_folders,
     read_class_folders,
     read_coco,
     read_label_maps,
+    share_categories,
     to_coco,
 )
 from mmfocal.zoo import find_config
@@ -55,7 +60,12 @@ def make_parser() -> ArgumentParser:
         help='of boxes and masks; others than coco are converted to it beside OUT',
     )
     parser.add_argument('--names', help="YOLO's data.yaml, which names the classes")
-    parser.add_argument('--classes', nargs='+', help='names of the values of label maps, from 0')
+    parser.add_argument(
+        '--classes',
+        nargs='+',
+        help='names of the values of label maps, from 0; otherwise names and order of the classes '
+        '(those of the annotations)',
+    )
     parser.add_argument(
         '--ignore-zero', action='store_true', help='label maps: 0 is no class, 1 is the first'
     )
@@ -67,35 +77,93 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def read_data(args: Namespace, scope: str) -> OwnData:
+class Outputs:
+    """Files of a command; if it fails, they are again as they were before.
+
+    Args:
+        sources: Files that are never replaced.
+        overwrite: Whether to replace others.
+    """
+
+    def __init__(self, sources: Iterable[str], overwrite: bool) -> None:
+        self.sources = [Path(source).resolve() for source in sources]
+        self.overwrite = overwrite
+        self.before: dict[Path, bytes | None] = {}
+
+    def reject_existing(self, path: Path) -> None:
+        """Raise FileExistsError if a file must not be replaced."""
+        if path.resolve() in self.sources:
+            raise FileExistsError(f'{path} is also an input; take another name for --out')
+        if path.exists() and not self.overwrite:
+            raise FileExistsError(f'{path} exists; --overwrite replaces it')
+
+    def write(self, path: Path, text: str) -> str:
+        """Write a file and return its name."""
+        self.reject_existing(path)
+        self.before[path] = path.read_bytes() if path.exists() else None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding='utf-8')
+        return str(path)
+
+    def restore(self) -> None:
+        """Undo every write."""
+        for path, content in self.before.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(content)
+
+
+def beside(out: Path, split: str, suffix: str) -> Path:
+    """Return the name of annotations that are rewritten beside the config."""
+    return out.with_name(f'{out.stem}_{split}{suffix}')
+
+
+def read_folders(args: Namespace, outputs: Outputs) -> OwnData:
+    """Read class folders; if there are hidden folders too, list the images beside the config."""
+    data = read_class_folders(args.train, args.val, args.classes or ())
+    if not any(map(has_hidden_folders, (args.train, args.val))):
+        return data
+    splits = {}
+    for name in ('train', 'val'):
+        split = getattr(data, name)
+        listing = outputs.write(beside(args.out, name, '.txt'), list_class_folders(split.labels))
+        splits[name] = replace(split, listing=listing)
+    return replace(data, **splits)
+
+
+def read_boxes(args: Namespace, outputs: Outputs) -> OwnData:
+    """Read COCO files; other formats, and data whose ``--classes`` are given, become such."""
+    images = dict(train=args.images, val=args.val_images or args.images)
+    files = dict(train=args.train, val=args.val)
+    if args.format != 'coco' or args.classes:
+        contents = {
+            split: to_coco(args.format, files[split], images[split], args.names) for split in files
+        }
+        share_categories(list(contents.values()), args.classes or ())
+        for split, content in contents.items():
+            target = beside(args.out, split, '.json')
+            files[split] = outputs.write(target, json.dumps(content))
+    return read_coco(files['train'], files['val'], images['train'], images['val'])
+
+
+def read_data(args: Namespace, scope: str, outputs: Outputs) -> OwnData:
     """Read the annotations for the task of the base config."""
     if scope == 'mmpretrain':
-        return read_class_folders(args.train, args.val)
+        return read_folders(args, outputs)
     if args.images is None:
         raise ValueError('--images is missing: the folder of the images')
-    val_images = args.val_images or args.images
     if scope == 'mmseg':
+        val_images = args.val_images or args.images
         return read_label_maps(args.train, args.val, args.images, val_images, args.classes)
-    labels = dict(train=(args.train, args.images), val=(args.val, val_images))
-    files = {split: source for split, (source, _) in labels.items()}
-    if args.format != 'coco':
-        for split, (source, images) in labels.items():
-            files[split] = str(args.out.with_name(f'{args.out.stem}_{split}.json'))
-            to_coco(args.format, source, images, files[split], args.names)
-    return read_coco(files['train'], files['val'], args.images, val_images)
+    return read_boxes(args, outputs)
 
 
-def write_checked(text: str, out: Path) -> Config:
-    """Write the config and run the checks of a training; a failing config is removed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding='utf-8')
-    try:
-        cfg = read_config(out)
-        check_widths(cfg)
-        check_inputs(cfg, ('train', 'val'))
-    except Exception:
-        out.unlink()
-        raise
+def checked(config: str) -> Config:
+    """Run the checks of a training on a config."""
+    cfg = read_config(config)
+    check_widths(cfg)
+    check_inputs(cfg, ('train', 'val'))
     return cfg
 
 
@@ -106,12 +174,11 @@ def is_absent(weights: str) -> bool:
     return not is_address and not Path(name).expanduser().is_file()
 
 
-def new_config(args: Namespace) -> None:
+def new_config(args: Namespace, outputs: Outputs) -> None:
     """Write the config and print the next steps."""
-    if args.out.exists() and not args.overwrite:
-        raise FileExistsError(f'{args.out} exists; --overwrite replaces it')
+    outputs.reject_existing(args.out)
     base = read_config(find_config(args.base))
-    data = read_data(args, base.default_scope)
+    data = read_data(args, base.default_scope, outputs)
     text = compose(
         str(Path(args.base).resolve()) if Path(args.base).is_file() else args.base,
         base,
@@ -121,7 +188,7 @@ def new_config(args: Namespace) -> None:
         epochs=args.epochs,
         ignore_zero=args.ignore_zero,
     )
-    cfg = write_checked(text, args.out)
+    cfg = checked(outputs.write(args.out, text))
     print(
         f'{args.out}: {len(data.classes)} classes, {data.train.count} images to learn from, '
         f'{data.val.count} to validate on; it passes the checks before training'
@@ -139,10 +206,14 @@ def new_config(args: Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the config of the command line."""
     args = make_parser().parse_args(argv)
+    outputs = Outputs((args.train, args.val), args.overwrite)
     try:
-        new_config(args)
-    except (OSError, ImportError, ValueError) as error:
-        sys.exit(f'error: {error}')
+        new_config(args, outputs)
+    except BaseException as error:
+        outputs.restore()
+        if isinstance(error, (OSError, ImportError, ValueError)):
+            sys.exit(f'error: {error}')
+        raise
 
 
 if __name__ == '__main__':
