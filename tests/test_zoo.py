@@ -2,6 +2,8 @@
 """Shipped configs are found by name, here and in the host libraries."""
 
 import re
+import subprocess
+import sys
 
 import mmpretrain
 import pytest
@@ -49,6 +51,26 @@ def test_hosts_find_the_names():
         DetInferencer('absent')
     cfg = get_config('mmfocal::classification/focal_t_in1k.py')
     assert cfg.model.backbone.type == 'FocalTransformer'
+
+
+@pytest.mark.parametrize(
+    'arguments', ['train absent.py', 'test absent.py a.pth', 'flops absent.py']
+)
+def test_missing_files_are_told_in_one_line(arguments):
+    with pytest.raises(SystemExit, match=r'^error: config absent\.py does not exist; .+$'):
+        cli.main(arguments.split())
+
+
+def test_missing_checkpoints_are_told_in_one_line(repo_root):
+    absent = r'error: checkpoint absent\.pth does not exist$'
+    with pytest.raises(SystemExit, match=f'^{absent}'):
+        cli.main(['test', 'quickstart/focal_nano_cls', 'absent.pth'])
+    command = [sys.executable, 'tools/train.py', 'quickstart/focal_nano_cls', '--resume']
+    done = subprocess.run(
+        [*command, 'absent.pth'], cwd=repo_root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert re.search(absent, done.stderr.strip())
 
 
 def test_console_command(capsys):

@@ -4,7 +4,7 @@
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from rich.progress import (
     BarColumn,
@@ -17,6 +17,7 @@ from rich.progress import (
 
 from mmfocal.inference import Prediction, Predictor, Source, find_sources
 from mmfocal.inference.results import FORMATS, ResultWriter
+from mmfocal.inference.sources import UnreadableError
 
 EXAMPLES = """examples:
   predict.py work_dirs/my_run photo.jpg                   the run's own config and best checkpoint
@@ -42,7 +43,9 @@ def make_parser() -> ArgumentParser:
         'the number of a camera',
     )
     parser.add_argument('--out', default='predictions', help='folder (default: predictions)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='boxes below are left out')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='boxes below are left out (0 to 1)'
+    )
     parser.add_argument('--device', help='such as cuda:0 or cpu (default: a GPU if there is one)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     parser.add_argument(
@@ -89,12 +92,21 @@ def predict(args: Namespace) -> None:
     writer = ResultWriter(args.out, args.format, draw=not args.no_draw)
     lengths = [source.length() for source in sources]
     columns = (TextColumn('predicting'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress, suppress(KeyboardInterrupt):  # stops a camera
+    skipped = 0
+    # Ctrl-C stops a camera
+    with closing(writer), Progress(*columns) as progress, suppress(KeyboardInterrupt):
         bar = progress.add_task('', total=None if None in lengths else sum(lengths))
         for source in sources:
-            writer.write(source, _predictions(predictor, source, progress, bar))
-    writer.close()
+            try:
+                writer.write(source, _predictions(predictor, source, progress, bar))
+            except UnreadableError as error:
+                skipped += 1
+                progress.advance(bar)
+                text = f'skipped {error}'
+                progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
     print(f'results are in {args.out}')
+    if skipped:
+        sys.exit(f'error: {skipped} of {len(sources)} inputs cannot be read and were skipped')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

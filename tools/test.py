@@ -25,6 +25,7 @@ from mmfocal.engine.evaluate import (
 from mmfocal.engine.files import protect_files
 from mmfocal.engine.load import LoadWholeModel
 from mmfocal.engine.outputs import SeparateLabelMaps, tell_replacement
+from mmfocal.errors import in_one_line
 
 
 def make_parser() -> ArgumentParser:
@@ -84,4 +85,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with in_one_line():
+        main()

@@ -22,6 +22,7 @@ from mmfocal.engine.files import protect_files
 from mmfocal.engine.nonfinite import StopAtNonFinite
 from mmfocal.engine.randomness import RandomNumbers
 from mmfocal.engine.resume import ResumeSchedule, ValidateFinished, resume
+from mmfocal.errors import InputError, in_one_line
 
 HOOKS = (RandomNumbers, StopAtNonFinite, SaveOnSignal, ResumeSchedule, ValidateFinished)
 
@@ -50,12 +51,12 @@ def apply_options(cfg: Config, args: Namespace) -> None:
     if args.amp:
         wrapper = cfg.optim_wrapper
         if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise ValueError(f'--amp cannot replace optim_wrapper.type={wrapper.type!r}')
+            raise InputError(f'--amp cannot replace optim_wrapper.type={wrapper.type!r}')
         wrapper.type = 'AmpOptimWrapper'
         wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
+            raise InputError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
     if args.resume:
         if args.resume != 'auto' and not Path(args.resume).is_dir():
@@ -84,4 +85,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with in_one_line():
+        main()

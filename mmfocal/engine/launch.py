@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmfocal.errors import InputError
 from mmfocal.zoo import find_config
 
 from .machine import dicts_in, tell
@@ -93,7 +94,7 @@ def load_config(args: Namespace) -> Config:
     warn_of_unknown_keys(cfg, args.cfg_options)
     cfg.merge_from_dict(_keep_tuples(cfg, args.cfg_options))
     if cfg.get('default_scope') is None:
-        raise ValueError(
+        raise InputError(
             f"{args.config}: 'default_scope' is missing; expected 'mmdet', 'mmseg' or 'mmpretrain'"
         )
     cfg.launcher = args.launcher
