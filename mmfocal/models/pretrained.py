@@ -121,7 +121,7 @@ def _describe(state: StateDict) -> dict[str, int]:
         found['embed_dims'] = state['patch_embed.proj.weight'].shape[0]
     for key in state:
         if block := _BLOCK.match(key):
-            stage = int(block[1]) + 1
+            stage = block[1]
             blocks = f'blocks in stage {stage}'
             found[blocks] = max(found.get(blocks, 0), int(block[2]) + 1)
             if key.endswith('attn.relative_position_bias_table') and state[key].ndim == 2:
