@@ -33,6 +33,7 @@ def compose(
     gpus: int = 1,
     epochs: int | None = None,
     ignore_zero: bool = False,
+    weights: str | None = None,
 ) -> str:
     """Write a config that trains a shipped model on other data.
 
@@ -44,6 +45,7 @@ def compose(
         gpus: Number of GPUs, for the learning rate.
         epochs: Length of the training; by default that of the base.
         ignore_zero: Label maps only: 0 means no label, and 1 is the first class.
+        weights: Checkpoint that the backbone starts from, see ``FocalPretrained``.
 
     Returns:
         Source of the config.
@@ -65,6 +67,8 @@ def compose(
         lines.update(_segmentation(cfg, data, ignore_zero))
     else:
         lines.update(tasks[cfg.default_scope](cfg, data))
+    if weights:
+        lines['model'] = dict(backbone=_pretrained(base, cfg, weights), **lines['model'])
     lines['train_dataloader'] = dict(batch_size=batch, **lines['train_dataloader'])
     changes = plan(cfg, data.train.count, batch, gpus, epochs)
     checkpoint = changes.setdefault('default_hooks', {}).setdefault('checkpoint', {})
@@ -194,6 +198,13 @@ def _classification(cfg: Config, data: OwnData) -> dict[str, Any]:
         test_evaluator=Code('val_evaluator'),
         metric='accuracy/top1',
     )
+
+
+def _pretrained(base: str, cfg: Config, weights: str) -> dict[str, Any]:
+    kind = cfg.model.backbone.type
+    if kind != 'FocalTransformer':
+        raise ValueError(f'{base}: weights are for a FocalTransformer, not for {kind}')
+    return dict(init_cfg=dict(type='FocalPretrained', checkpoint=weights))
 
 
 def _heads(cfg: Config) -> dict[str, Any]:

@@ -145,6 +145,7 @@ def test_segmentation(shell, repo_root):
     assert 'it passes the checks before training' in printed
     assert re.search(r'\| +ground +\|', printed) and ' three ' not in printed  # IoU of each class
     assert Path('work_dirs/my_segmentor/iter_4.pth').exists()
+    assert 'work_dirs/focal_nano_cls/iter_2.pth: loaded ' in printed
     assert is_picture('confusion.png')
     drawings = list(Path('found/vis').glob('*.png'))
     assert len(drawings) == 4 and drawn_on(drawings, 'data/three_labels/images/val')

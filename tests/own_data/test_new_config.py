@@ -123,7 +123,16 @@ def test_missing_weights_are_reported(new_config, data, monkeypatch, capsys):
     arguments = ['--base', 'detection/focal_t_retinanet_1x', *COCO.split(), '--out', 'my.py']
     new_config.main(arguments)
     assert 'starts from swin:weights.pth, which is not there' in capsys.readouterr().out
+    arguments[-1] = 'other.py'
+    with pytest.raises(SystemExit, match=r'error: --weights weights\.pth: no such file'):
+        new_config.main([*arguments, '--weights', 'weights.pth'])
     Path('weights.pth').touch()
+    new_config.main([*arguments, '--weights', 'swin:weights.pth'])
+    start = Config.fromfile('other.py').model.backbone.init_cfg
+    assert start == dict(type='FocalPretrained', checkpoint='swin:weights.pth')
+    with pytest.raises(SystemExit, match='are for a FocalTransformer, not for SwinTransformer'):
+        swin = ['--base', 'quickstart/swin_nano_maskrcnn', *COCO.split(), '--out', 'swin.py']
+        new_config.main([*swin, '--weights', 'weights.pth'])
     for there in ('weights.pth', 'swin:weights.pth'):
         assert not new_config.is_absent(there)
     assert new_config.is_absent('absent.pth')

@@ -69,6 +69,11 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         '--ignore-zero', action='store_true', help='label maps: 0 is no class, 1 is the first'
     )
+    parser.add_argument(
+        '--weights',
+        help="checkpoint that the backbone starts from: of this package's models, or swin:FILE "
+        "(the base's)",
+    )
     parser.add_argument('--epochs', type=int, help="how often to see each image (the base's)")
     parser.add_argument('--batch-size', type=int, help="images per GPU (the base's)")
     parser.add_argument('--gpus', type=int, default=1, help='for the learning rate (default: 1)')
@@ -177,6 +182,8 @@ def is_absent(weights: str) -> bool:
 def new_config(args: Namespace, outputs: Outputs) -> None:
     """Write the config and print the next steps."""
     outputs.reject_existing(args.out)
+    if args.weights and is_absent(args.weights):
+        raise FileNotFoundError(f'--weights {args.weights}: no such file')
     base = read_config(find_config(args.base))
     data = read_data(args, base.default_scope, outputs)
     text = compose(
@@ -187,6 +194,7 @@ def new_config(args: Namespace, outputs: Outputs) -> None:
         gpus=args.gpus,
         epochs=args.epochs,
         ignore_zero=args.ignore_zero,
+        weights=args.weights,
     )
     cfg = checked(outputs.write(args.out, text))
     print(
@@ -196,7 +204,7 @@ def new_config(args: Namespace, outputs: Outputs) -> None:
     weights = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
     if weights and is_absent(weights):
         print(
-            f'The base starts from {weights}, which is not there: name a file by '
+            f'The base starts from {weights}, which is not there: name a file by --weights or '
             '--cfg-options model.backbone.init_cfg.checkpoint=FILE, or start from random weights '
             'by --cfg-options model.backbone.init_cfg=None'
         )
