@@ -17,7 +17,7 @@ from mmfocal.errors import InputError
 from mmfocal.zoo import find_config
 
 from .machine import dicts_in, tell
-from .quiet import QuietRunner
+from .quiet import QUIET
 
 # keys that MMEngine's runner and the tools read
 _RUNNER_KEYS = inspect.signature(Runner.__init__).parameters.keys() - {'self', 'cfg'}
@@ -180,6 +180,7 @@ def build_runner(cfg: Config) -> Runner:
         cfg: Complete config.
 
     Returns:
-        A ``QuietRunner``, or the one of ``runner_type``.
+        The quiet runner of that type, or the one of ``runner_type``.
     """
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else QuietRunner.from_cfg(cfg)
+    kind = cfg.get('runner_type', 'Runner')
+    return QUIET[kind].from_cfg(cfg) if kind in QUIET else RUNNERS.build(cfg)
