@@ -127,8 +127,8 @@ def _print_completion(shell: str) -> None:
 
 def _complete_files(action: Action, completion: dict) -> None:
     """Complete arguments that are files by file names."""
-    takes_a_value = action.nargs != 0 and action.choices is None and action.type is None
-    if takes_a_value:
+    takes_a_value = action.nargs != 0 and action.choices is None
+    if takes_a_value and action.type in (None, Path):
         action.complete = completion
 
 

@@ -87,4 +87,6 @@ def test_console_command(capsys):
     completion = shown('--print-completion', 'bash')
     for option in ('--score-thr', '--auto-scale-lr', '--show-dir', '--val-images', '--convention'):
         assert option in completion, option
+    for option in ('predict___out', 'new_config___out', 'new_config___train', 'predict_pos_1'):
+        assert f'_shtab_mmfocal_{option}_COMPGEN=_shtab_compgen_files' in completion, option
     assert shown('--version').strip() == mmfocal.__version__
