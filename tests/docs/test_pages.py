@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from sybil import Document, Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
@@ -325,9 +325,7 @@ def test_training_and_testing(shell, repo_root):
         shell.shorter[name] = '--cfg-options test_dataloader.dataset.indices=2'
     printed = follow(_page(f'\n```shell\n{block}```\n'), shell)
     assert Path('work_dirs/focal_nano_maskrcnn/iter_4.pth').exists()  # resumed after 2
-    assert len(list(Path('work_dirs/focal_nano_maskrcnn').rglob('images/*.png'))) == 2 or list(
-        Path('images').rglob('*.png')
-    )
+    assert len(list(Path().rglob('images/*.png'))) == 2
     assert 'mIoU' in printed
 
 
@@ -356,8 +354,7 @@ def test_configs(tmp_path, monkeypatch, repo_root, page, kind, batch):
     Path('my_config.py').write_text(block)
     cfg = Config.fromfile('my_config.py')
     assert cfg.train_dataloader.batch_size == batch and cfg.model.type == kind
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        assert MODELS.get(kind)
+    config_suite.build_empty(cfg)
 
 
 def _page(text: str) -> Path:
