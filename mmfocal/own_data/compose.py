@@ -120,18 +120,29 @@ def _detection(cfg: Config, data: OwnData) -> dict[str, Any]:
             'take fasterrcnn, retinanet or atss'
         )
 
-    def dataset(split: Split) -> dict:
-        return dict(
+    lines: dict[str, Any] = dict(model=_heads(cfg))
+
+    def dataset(split: Split, name: str) -> dict:
+        settings: dict[str, Any] = dict(
             metainfo=Code('metainfo'),
             data_root='',
             ann_file=split.labels,
             data_prefix=dict(img=split.images),
         )
+        steps = cfg[f'{name}_dataloader'].dataset.pipeline
+        if not data.has_masks and any(step.get('with_mask') for step in steps):
+            lines[f'{name}_pipeline'] = Code(
+                "[dict(step, with_mask=False) if step.get('with_mask') else step "
+                f'for step in _base_.{name}_dataloader.dataset.pipeline]'
+            )
+            settings['pipeline'] = Code(f'{name}_pipeline')
+        return settings
 
+    datasets = {name: dataset(getattr(data, name), name) for name in ('train', 'val')}
     return dict(
-        model=_heads(cfg),
-        train_dataloader=dict(dataset=dataset(data.train)),
-        val_dataloader=dict(dataset=dataset(data.val)),
+        **lines,
+        train_dataloader=dict(dataset=datasets['train']),
+        val_dataloader=dict(dataset=datasets['val']),
         test_dataloader=Code('val_dataloader'),
         val_evaluator=dict(ann_file=data.val.labels),
         test_evaluator=Code('val_evaluator'),

@@ -219,6 +219,12 @@ def test_splits_share_their_classes(new_config, data, form, write, options, clas
         assert found == [*expected, *expected[::-1]]
         for annotation in content['annotations']:
             assert annotation['bbox'] == pytest.approx([8, 10, 20, 16], abs=0.1)
+    if form == 'voc':  # boxes alone; the base loads masks, although its model needs none
+        nano = ['quickstart/focal_nano_retinanet', '--overwrite', '--classes', *classes.split()]
+        new_config.main([*arguments, *nano])
+        steps = Config.fromfile('my.py').train_dataloader.dataset.pipeline
+        assert any(step.get('with_bbox') for step in steps)
+        assert not any(step.get('with_mask') for step in steps)
     with pytest.raises(SystemExit, match=r"'ant' is annotated, but --classes names only"):
         new_config.main(
             [
