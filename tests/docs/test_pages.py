@@ -309,7 +309,7 @@ def test_training_and_testing(shell, repo_root):
     readme = (repo_root / 'README.md').read_text()
     (block,) = re.findall(r'```shell\n(# detection, segmentation .+?)```', readme, re.S)
     for large, small in {
-        'work_dirs/focal_t_maskrcnn_3x/epoch_36.pth': 'work_dirs/focal_nano_maskrcnn/iter_2.pth',
+        'work_dirs/focal_t_maskrcnn_3x/epoch_36.pth': 'work_dirs/focal_nano_maskrcnn/iter_4.pth',
         'detection/focal_t_maskrcnn_3x': 'quickstart/focal_nano_maskrcnn',
         'segmentation/focal_t_upernet_160k': 'quickstart/focal_nano_upernet',
         'CHECKPOINT': 'work_dirs/focal_nano_upernet/iter_2.pth',
