@@ -318,7 +318,7 @@ def test_training_and_testing(shell, repo_root):
     }.items():
         assert large in block, large
         block = block.replace(large, small)
-    block = re.sub(r'^.*slurm_train.*\n', '', block, flags=re.M)
+    block = re.sub(r'^.*slurm_train.*\n| +# .*$', '', block, flags=re.M)
     for name in ('dist_train.sh', 'tools/train.py'):
         shell.shorter[name] = SHORTER['mmfocal train'] + ' train_dataloader.batch_size=2'
     for name in ('dist_test.sh', 'tools/test.py'):
