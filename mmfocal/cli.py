@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from mmfocal.errors import in_one_line
 from mmfocal.zoo import data_root
 
 
@@ -125,9 +126,9 @@ def _print_completion(shell: str) -> None:
 
 
 def _complete_files(action: Action, completion: dict) -> None:
-    """Let the shell complete file names for arguments that may be files."""
-    takes_a_value = action.nargs != 0 and action.choices is None and action.type is None
-    if takes_a_value:
+    """Complete arguments that are files by file names."""
+    takes_a_value = action.nargs != 0 and action.choices is None
+    if takes_a_value and action.type in (None, Path):
         action.complete = completion
 
 
@@ -168,7 +169,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if {'-h', '--help'} & set(rest):
             return _make_parser(name, script).print_help()
         sys.argv[0] = f'mmfocal {name}'  # prefix of command-line errors
-        return script.main(rest)
+        with in_one_line():
+            return script.main(rest)
     parser = _make_main_parser()
     commands = parser.add_subparsers(metavar='COMMAND', title='commands')
     for known, command in COMMANDS.items():

@@ -4,6 +4,8 @@
 from difflib import get_close_matches
 from pathlib import Path
 
+from .errors import MissingFileError
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -64,7 +66,7 @@ def config(name: str) -> str:
         return str(data_root() / 'configs' / f'{found[0]}.py')
     similar = found or get_close_matches(wanted, [*names, *(n.split('/')[-1] for n in names)], 5)
     hint = f'similar: {", ".join(similar)}' if similar else 'see mmfocal.zoo.list_configs()'
-    raise FileNotFoundError(f'mmfocal has no config {name!r}; {hint}')
+    raise MissingFileError(f'mmfocal has no config {name!r}; {hint}')
 
 
 def find_config(name_or_path: str | Path) -> str:
@@ -84,4 +86,4 @@ def find_config(name_or_path: str | Path) -> str:
     try:
         return config(str(name_or_path))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'config {name_or_path} does not exist; {error}') from None
+        raise MissingFileError(f'config {name_or_path} does not exist; {error}') from None

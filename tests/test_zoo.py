@@ -2,6 +2,8 @@
 """Shipped configs are found by name, here and in the host libraries."""
 
 import re
+import subprocess
+import sys
 
 import mmpretrain
 import pytest
@@ -51,6 +53,26 @@ def test_hosts_find_the_names():
     assert cfg.model.backbone.type == 'FocalTransformer'
 
 
+@pytest.mark.parametrize(
+    'arguments', ['train absent.py', 'test absent.py a.pth', 'flops absent.py']
+)
+def test_missing_files_are_told_in_one_line(arguments):
+    with pytest.raises(SystemExit, match=r'^error: config absent\.py does not exist; .+$'):
+        cli.main(arguments.split())
+
+
+def test_missing_checkpoints_are_told_in_one_line(repo_root):
+    absent = r'error: checkpoint absent\.pth does not exist$'
+    with pytest.raises(SystemExit, match=f'^{absent}'):
+        cli.main(['test', 'quickstart/focal_nano_cls', 'absent.pth'])
+    command = [sys.executable, 'tools/train.py', 'quickstart/focal_nano_cls', '--resume']
+    done = subprocess.run(
+        [*command, 'absent.pth'], cwd=repo_root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert re.search(absent, done.stderr.strip())
+
+
 def test_console_command(capsys):
     def shown(*arguments: str) -> str:
         cli.main(arguments)
@@ -65,4 +87,6 @@ def test_console_command(capsys):
     completion = shown('--print-completion', 'bash')
     for option in ('--score-thr', '--auto-scale-lr', '--show-dir', '--val-images', '--convention'):
         assert option in completion, option
+    for option in ('predict___out', 'new_config___out', 'new_config___train', 'predict_pos_1'):
+        assert f'_shtab_mmfocal_{option}_COMPGEN=_shtab_compgen_files' in completion, option
     assert shown('--version').strip() == mmfocal.__version__

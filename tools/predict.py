@@ -4,7 +4,7 @@
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from rich.progress import (
@@ -19,6 +19,7 @@ from rich.progress import (
 from mmfocal.existing_outputs import replacement
 from mmfocal.inference import Prediction, Predictor, Source, find_sources
 from mmfocal.inference.results import FORMATS, ResultWriter
+from mmfocal.inference.sources import UnreadableError
 
 EXAMPLES = """examples:
   predict.py work_dirs/my_run photo.jpg                   the run's own config and best checkpoint
@@ -48,7 +49,7 @@ def make_parser() -> ArgumentParser:
         '--score-thr',
         type=float,
         default=0.3,
-        help='leave out boxes with lower scores (default: 0.3)',
+        help='leave out boxes with lower scores, 0 to 1 (default: 0.3)',
     )
     parser.add_argument('--device', help='such as cuda:0 or cpu (default: a GPU if there is one)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
@@ -108,12 +109,21 @@ def predict(args: Namespace) -> None:
     writer = ResultWriter(args.out, args.format, draw=not args.no_draw)
     lengths = [source.length() for source in sources]
     columns = (TextColumn('predicting'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress, suppress(KeyboardInterrupt):  # stops a camera
+    skipped = 0
+    # Ctrl-C stops a camera
+    with closing(writer), Progress(*columns) as progress, suppress(KeyboardInterrupt):
         bar = progress.add_task('', total=None if None in lengths else sum(lengths))
         for source in sources:
-            writer.write(source, _predictions(predictor, source, progress, bar))
-    writer.close()
+            try:
+                writer.write(source, _predictions(predictor, source, progress, bar))
+            except UnreadableError as error:
+                skipped += 1
+                progress.advance(bar)
+                text = f'skipped {error}'
+                progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
     print(f'results are in {args.out}')
+    if skipped:
+        sys.exit(f'error: {skipped} of {len(sources)} inputs cannot be read and were skipped')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -26,6 +26,7 @@ from mmfocal.engine.evaluate import (
 from mmfocal.engine.files import protect_files
 from mmfocal.engine.load import LoadWholeModel
 from mmfocal.engine.outputs import SeparateLabelMaps
+from mmfocal.errors import in_one_line
 from mmfocal.existing_outputs import add_overwrite_argument, check_outputs
 
 
@@ -91,4 +92,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with in_one_line():
+        main()

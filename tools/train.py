@@ -28,6 +28,7 @@ from mmfocal.engine.resume import (
     check_work_dir,
     resume,
 )
+from mmfocal.errors import InputError, in_one_line
 
 HOOKS = (
     *(RandomNumbers, StopAtNonFinite, SaveOnSignal),
@@ -64,12 +65,12 @@ def apply_options(cfg: Config, args: Namespace) -> None:
     if args.amp:
         wrapper = cfg.optim_wrapper
         if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise ValueError(f'--amp cannot replace optim_wrapper.type={wrapper.type!r}')
+            raise InputError(f'--amp cannot replace optim_wrapper.type={wrapper.type!r}')
         wrapper.type = 'AmpOptimWrapper'
         wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
+            raise InputError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
     checkpoint = args.resume or _resume_of(cfg)
     if checkpoint:
@@ -108,4 +109,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with in_one_line():
+        main()

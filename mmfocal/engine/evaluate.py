@@ -52,7 +52,7 @@ def dump_metric(scope: str, path: str) -> BaseMetric:
         ValueError: If the file has another suffix.
     """
     if not path.endswith(('.pkl', '.pickle')):
-        raise ValueError(f'--out {path}: expected a file ending in .pkl or .pickle')
+        raise InputError(f'--out {path}: expected a file ending in .pkl or .pickle')
     if scope == 'mmdet':
         from mmdet.evaluation import DumpDetResults
 
@@ -84,7 +84,7 @@ def draw_predictions(
             os.path.abspath(show_dir), show=show, wait_time=wait_time, **_draw_options(cfg, hook)
         )
     if hook is None:
-        raise ValueError('--show needs default_hooks.visualization in the config')
+        raise InputError('--show needs default_hooks.visualization in the config')
     hook.update(show=show, wait_time=wait_time)
     if cfg.default_scope == 'mmpretrain':
         hook.update(enable=True, interval=1)
@@ -183,11 +183,11 @@ def use_tta(cfg: Config) -> None:
     """
     hook = cfg.get('default_hooks', {}).get('visualization') or {}
     if cfg.default_scope == 'mmpretrain' and hook.get('enable'):
-        raise ValueError('--tta: mmpretrain shows single views only; use --show-dir')
+        raise InputError('--tta: mmpretrain shows single views only; use --show-dir')
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
             hint = _TTA_MODELS if cfg.default_scope == 'mmdet' else ''
-            raise ValueError(f'--tta needs {key!r}, which the config does not have{hint}')
+            raise InputError(f'--tta needs {key!r} in the config, which has none{hint}')
     _single_test_set(cfg, '--tta').pipeline = cfg.tta_pipeline
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
 
@@ -209,7 +209,7 @@ def write_submission(cfg: Config, target: str, overwrite: bool = False) -> None:
         kind = kind_of(metric)
         if kind not in _SUBMISSION_KEYS:
             known = ' and '.join(_SUBMISSION_KEYS)
-            raise ValueError(f'--format-only: {kind} writes no files, only {known} do')
+            raise InputError(f'--format-only: {kind} writes no files, only {known} do')
         metric.update({'format_only': True, _SUBMISSION_KEYS[kind]: target})
         if kind == 'CocoMetric':
             check_outputs(_coco_files(target), overwrite)
@@ -241,7 +241,7 @@ def tell_written_by_metrics(cfg: Config) -> None:
 def _single_test_set(cfg: Config, option: str) -> ConfigDict:
     dataset = cfg.test_dataloader.dataset
     if 'pipeline' not in dataset:
-        raise ValueError(
+        raise InputError(
             f'{option} needs a data set with a pipeline, got '
             f'test_dataloader.dataset.type={dataset.type!r}'
         )

@@ -6,9 +6,7 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-
-class InputError(ValueError):
-    """Raised for input on which a run would fail later or give wrong results."""
+from mmfocal.errors import InputError
 
 
 class Findings:

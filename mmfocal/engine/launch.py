@@ -10,11 +10,12 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmfocal.errors import InputError
 from mmfocal.zoo import find_config
 
 from .machine import dicts_in
 from .options import KeyValues, merge_options, warn_of_misspelled
-from .quiet import QuietRunner
+from .quiet import QUIET
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -85,7 +86,7 @@ def load_config(args: Namespace) -> Config:
     warn_of_misspelled(cfg)
     merge_options(cfg, args.cfg_options)
     if cfg.get('default_scope') is None:
-        raise ValueError(
+        raise InputError(
             f"{args.config}: 'default_scope' is missing; expected 'mmdet', 'mmseg' or 'mmpretrain'"
         )
     cfg.launcher = args.launcher
@@ -117,6 +118,7 @@ def build_runner(cfg: Config) -> Runner:
         cfg: Complete config.
 
     Returns:
-        A ``QuietRunner``, or the one of ``runner_type``.
+        The quiet runner of that type, or the one of ``runner_type``.
     """
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else QuietRunner.from_cfg(cfg)
+    kind = cfg.get('runner_type', 'Runner')
+    return QUIET[kind].from_cfg(cfg) if kind in QUIET else RUNNERS.build(cfg)

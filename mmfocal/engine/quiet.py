@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runner with a complete log file and short terminal output."""
+"""Runners with a complete log file and short terminal output."""
 
 import logging
 from typing import Any
 
 from mmengine.logging import MMLogger
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
 _LENGTHY = (
     'Config:\n',
@@ -17,6 +17,14 @@ _LENGTHY = (
 
 def _is_short(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(_LENGTHY)
+
+
+def _quieten(logger: MMLogger, work_dir: str) -> None:
+    """Leave lengthy lines to the log file, and print where it is."""
+    for handler in logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.addFilter(_is_short)
+    logger.info(f'Config and log are in {work_dir}')
 
 
 class QuietRunner(Runner):
@@ -36,8 +44,26 @@ class QuietRunner(Runner):
             The logger.
         """
         logger = super().build_logger(*args, **kwargs)
-        for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.addFilter(_is_short)
-        logger.info(f'Config and log are in {self.work_dir}')
+        _quieten(logger, self.work_dir)
         return logger
+
+
+class QuietFlexibleRunner(FlexibleRunner):
+    """MMEngine's ``FlexibleRunner``, as quiet as ``QuietRunner``."""
+
+    def build_strategy(self, *args: Any, **kwargs: Any) -> Any:
+        """Build the strategy, which has the logger, and filter what the logger prints.
+
+        Args:
+            *args: See ``FlexibleRunner.build_strategy``.
+            **kwargs: Likewise.
+
+        Returns:
+            The strategy.
+        """
+        strategy = super().build_strategy(*args, **kwargs)
+        _quieten(strategy.logger, strategy.work_dir)
+        return strategy
+
+
+QUIET = dict(Runner=QuietRunner, FlexibleRunner=QuietFlexibleRunner)  # by runner_type

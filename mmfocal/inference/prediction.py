@@ -68,9 +68,10 @@ class Boxes(Prediction):
     detections: sv.Detections
 
     def draw(self) -> np.ndarray:
-        """Draw masks, boxes and labels; see ``Prediction.draw``."""
+        """Draw masks, boxes and labels, the best last, so on top; see ``Prediction.draw``."""
         canvas, factor = self._canvas()
-        found = _enlarged(self.detections, factor)
+        order = np.argsort(-self.detections.confidence, kind='stable')
+        found = _enlarged(self.detections[order[::-1]], factor)
         if found.mask is not None:
             canvas = sv.MaskAnnotator(opacity=0.4).annotate(canvas, found)
         height, width = canvas.shape[:2]

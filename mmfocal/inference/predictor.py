@@ -45,7 +45,8 @@ class Predictor:
 
     Raises:
         FileNotFoundError: If config or checkpoint is missing.
-        ValueError: If the checkpoint is damaged or of another model.
+        ValueError: If the checkpoint is damaged or of another model, if there is no such device,
+            or if ``score_thr`` is not between 0 and 1.
     """
 
     def __init__(
@@ -58,6 +59,9 @@ class Predictor:
         tta: bool = False,
         allow_pickle: bool = False,
     ) -> None:
+        if not 0 <= score_thr <= 1:
+            raise ValueError(f'score_thr={score_thr}; expected 0 to 1')
+        device = _usable_device(device)
         self.config, self.checkpoint = find_run(config_or_run, checkpoint)
         self.score_thr = score_thr
         cfg = read_config(self.config)
@@ -142,9 +146,20 @@ class _Numbered(Sequence):
         return 0
 
 
-def _build_inferencer(cfg: Config, device: str | None) -> Any:
+def _usable_device(device: str | None) -> str:
+    """Return the device, by default a GPU if available; ValueError if it cannot be used."""
+    if device is None:
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
+        reason = str(error).strip().split('\n')[0]
+        raise ValueError(f'device {device!r} cannot be used: {reason}') from error
+    return device
+
+
+def _build_inferencer(cfg: Config, device: str) -> Any:
     """Build the host's inferencer silently, without weights, which are loaded afterwards."""
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     with warnings.catch_warnings(), DefaultScope.overwrite_default_scope(cfg.default_scope):
         warnings.simplefilter('ignore')
         if cfg.default_scope == 'mmdet':

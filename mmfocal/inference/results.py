@@ -64,8 +64,8 @@ class ResultWriter:
                 fileio.dump(content, self._target('preds', source.name, '.json'))
 
     def close(self) -> None:
-        """Write the COCO file if the format is ``'coco'``."""
-        if self.form == 'coco':
+        """Write the COCO file if this is the format and if there are images."""
+        if self.form == 'coco' and self._coco['images']:
             self.out.mkdir(parents=True, exist_ok=True)
             fileio.dump(self._coco, self.out / 'coco.json')
 

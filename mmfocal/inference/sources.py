@@ -2,6 +2,7 @@
 """Input of predictions: images, folders, patterns, addresses, videos and cameras."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,10 @@ IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.we
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.gif')
 
 
+class UnreadableError(ValueError):
+    """Raised for an input whose content cannot be read."""
+
+
 def read_image(path: str | Path) -> np.ndarray:
     """Read an image.
 
@@ -26,12 +31,15 @@ def read_image(path: str | Path) -> np.ndarray:
         BGR image ``(H, W, 3)``, uint8.
 
     Raises:
-        ValueError: If the file is not an image.
+        UnreadableError: If the file is missing or not an image.
     """
-    content = fileio.get(str(path))
-    image = mmcv.imfrombytes(content) if content else None
+    try:
+        content = fileio.get(str(path))
+        image = mmcv.imfrombytes(content) if content else None
+    except (OSError, cv2.error) as error:
+        raise UnreadableError(f'{path}: {error}') from error
     if image is None:
-        raise ValueError(f'{path} is not an image that OpenCV can read')
+        raise UnreadableError(f'{path}: not an image that OpenCV can read')
     return image
 
 
@@ -56,31 +64,43 @@ class Source:
             BGR images ``(H, W, 3)``, uint8; endless for a camera.
 
         Raises:
-            ValueError: If the source cannot be read.
+            UnreadableError: If it cannot be read.
         """
         if self.kind == 'image':
             yield read_image(self.path)
         elif self.kind == 'video':
+            self._video()
             yield from sv.get_video_frames_generator(self.path)
         else:
             yield from self._camera_frames()
 
     def frame_rate(self) -> float:
         """Return the frames per second of a video; 25 if unknown."""
-        rate = sv.VideoInfo.from_video_path(self.path).fps if self.kind == 'video' else 0
+        rate = self._video().fps if self.kind == 'video' else 0
         return rate or 25.0
 
     def length(self) -> int | None:
-        """Return the number of frames if known; it is unknown for a camera."""
-        if self.kind == 'video':
-            return max(sv.VideoInfo.from_video_path(self.path).total_frames or 0, 0) or None
-        return 1 if self.kind == 'image' else None
+        """Return the number of frames; None if unknown, as for a camera or an unreadable video."""
+        if self.kind != 'video':
+            return 1 if self.kind == 'image' else None
+        with suppress(UnreadableError):
+            return max(self._video().total_frames or 0, 0) or None
+        return None
+
+    def _video(self) -> sv.VideoInfo:
+        try:
+            info = sv.VideoInfo.from_video_path(self.path)
+        except Exception as error:  # supervision raises this class itself
+            raise UnreadableError(f'{self.path}: not a video that OpenCV can read') from error
+        if not info.width:
+            raise UnreadableError(f'{self.path}: not a video that OpenCV can read')
+        return info
 
     def _camera_frames(self) -> Iterator[np.ndarray]:
         camera = cv2.VideoCapture(int(self.path))
         try:
             if not camera.isOpened():
-                raise ValueError(f'camera {self.path} cannot be opened')
+                raise UnreadableError(f'camera {self.path} cannot be opened')
             while True:
                 is_read, frame = camera.read()
                 if not is_read:
@@ -94,7 +114,8 @@ def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
     """Find the images and videos of a command line.
 
     Args:
-        inputs: Images, videos, folders (searched with their subfolders), patterns such as
+        inputs: Images, videos, folders (searched with their subfolders, without hidden names;
+            other files in it are skipped, also those of a pattern), patterns such as
             ``'scans/*.png'``, addresses of images, and numbers of cameras.
 
     Returns:
@@ -126,7 +147,7 @@ def _expand(entry: str) -> list[tuple[str, str]]:
     """Return the files of an input and the names of their results."""
     path = Path(entry)
     if path.is_dir():
-        known = (file for file in path.rglob('*') if file.suffix.lower() in IMAGES + VIDEOS)
+        known = (file for file in path.rglob('*') if _is_shown(file.relative_to(path)))
         files = sorted(file for file in known if file.is_file())
         if not files:
             raise FileNotFoundError(f'{entry} holds no image and no video')
@@ -138,12 +159,19 @@ def _expand(entry: str) -> list[tuple[str, str]]:
     if entry.isdecimal():
         return [(entry, f'camera{entry}')]
     found = sorted(glob(entry, recursive=True)) if has_magic(entry) else []
+    found = [file for file in found if Path(file).suffix.lower() in IMAGES + VIDEOS]
     if not found:
         raise FileNotFoundError(
             f'{entry} does not exist; expected an image, a video, a folder, a pattern or the '
             'number of a camera'
         )
     return [(file, Path(file).name) for file in found if Path(file).is_file()]
+
+
+def _is_shown(path: Path) -> bool:
+    """Whether a path in a folder is an image or a video, and no part of it is hidden."""
+    is_hidden = any(part.startswith('.') for part in path.parts)
+    return path.suffix.lower() in IMAGES + VIDEOS and not is_hidden
 
 
 def _kind(path: str) -> str:

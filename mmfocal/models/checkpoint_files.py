@@ -17,16 +17,10 @@ from mmengine.utils import digit_version
 from torch import Tensor
 
 from mmfocal import settings
+from mmfocal.errors import MissingFileError
 
 StateDict = dict[str, Tensor]
 
-NO_WEIGHTS = """{path} does not exist. The released weights are no longer public. Alternatives:
-  1. use your own copy: FOCAL_T_CKPT=/path/to/file (S, B and L likewise) before the command,
-     or --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file
-  2. start from a Swin Transformer of the same size, whose weights are public:
-     FOCAL_T_CKPT=swin:/path/to/file
-  3. train them on ImageNet-1K: tools/train.py configs/classification/focal_t_in1k.py
-  4. start from scratch: --cfg-options model.backbone.init_cfg=None"""
 SUFFIXES = ('.pth', '.safetensors')
 HUB = 'hf-hub:'  # timm's prefix
 UNVERIFIED = '#unverified'  # end of an address whose file may be any
@@ -151,7 +145,7 @@ def _local_path(name: str) -> Path:
         return download(name)
     path = Path(name).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(NO_WEIGHTS.format(path=path))
+        raise MissingFileError(f'checkpoint {path} does not exist')
     return path
 
 
@@ -181,7 +175,7 @@ def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
         The file's content.
 
     Raises:
-        FileNotFoundError: If there is no such file; lists alternatives to the released files.
+        FileNotFoundError: If there is no such file.
         ImportError: If safetensors is not installed and is needed.
         ValueError: If the file is damaged, needs unpickling, holds no dict, or is downloaded
             without a checksum.

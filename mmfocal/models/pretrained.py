@@ -15,6 +15,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 from mmfocal import compat
+from mmfocal.errors import MissingFileError
 from mmfocal.ops.focal_attention import FocalGeometry
 
 from . import swin
@@ -23,6 +24,13 @@ from .focal_transformer import FocalTransformer
 from .resizing import resize_coarse, resize_neighbors, resize_own, resize_pool, resize_pos_embed
 
 SWIN = 'swin:'  # prefix that marks the checkpoint of a Swin Transformer
+NO_WEIGHTS = """The released weights are no longer public. Alternatives:
+  1. use your own copy: FOCAL_T_CKPT=/path/to/file (S, B and L likewise) before the command,
+     or --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file
+  2. start from a Swin Transformer of the same size, whose weights are public:
+     FOCAL_T_CKPT=swin:/path/to/file
+  3. train them on ImageNet-1K: tools/train.py configs/classification/focal_t_in1k.py
+  4. start from scratch: --cfg-options model.backbone.init_cfg=None"""
 _ANCHOR = 'layers.0.blocks.0.attn.qkv.weight'
 _BLOCK = re.compile(r'layers\.(\d+)\.blocks\.(\d+)\.')
 _INDEX_BUFFER = re.compile(r'.*\b(relative_position_index|valid_ind|attn_mask)\w*')
@@ -113,7 +121,7 @@ def _describe(state: StateDict) -> dict[str, int]:
         found['embed_dims'] = state['patch_embed.proj.weight'].shape[0]
     for key in state:
         if block := _BLOCK.match(key):
-            stage = int(block[1]) + 1
+            stage = block[1]
             blocks = f'blocks in stage {stage}'
             found[blocks] = max(found.get(blocks, 0), int(block[2]) + 1)
             if key.endswith('attn.relative_position_bias_table') and state[key].ndim == 2:
@@ -257,7 +265,11 @@ def _load(module: nn.Module, checkpoint: str, allow_pickle: bool, is_swin: bool)
             f'{"Swin" if is_swin else "Focal"}Pretrained is for the init_cfg of a '
             f'FocalTransformer, got {type(module).__name__}'
         )
-    state = tensors_of(read_checkpoint(checkpoint, allow_pickle), checkpoint)
+    try:
+        content = read_checkpoint(checkpoint, allow_pickle)
+    except MissingFileError as error:
+        raise MissingFileError(f'{error}. {NO_WEIGHTS}') from None
+    state = tensors_of(content, checkpoint)
     if is_swin:
         source = swin.swin_to_focal(state, checkpoint)
         copied, resized, fresh = match(source, module, checkpoint, swin.MAY_LACK)

@@ -17,12 +17,15 @@ class Split:
     Attributes:
         labels: COCO file, folder of label maps, or folder of class folders.
         images: Folder of the images; not used for class folders.
-        count: Number of images; in a COCO file for training, of annotated images.
+        count: Number of training images.
+        listing: File with a line ``PATH INDEX`` per image; for class folders only, see
+            ``list_class_folders``.
     """
 
     labels: str
     images: str
     count: int
+    listing: str = ''
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def read_coco(train: str, val: str, images: str, val_images: str | None = None) 
     Raises:
         ValueError: If a file contains no instances, or if their categories differ.
     """
-    contents = [_read_json(path) for path in (train, val)]
+    contents = [load_coco(path) for path in (train, val)]
     names, val_names = (
         tuple(category['name'] for category in content['categories']) for content in contents
     )
@@ -78,7 +81,18 @@ def read_coco(train: str, val: str, images: str, val_images: str | None = None) 
     )
 
 
-def _read_json(path: str) -> dict:
+def load_coco(path: str) -> dict:
+    """Read a COCO instances file.
+
+    Args:
+        path: JSON file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: If images, categories or annotations are missing.
+    """
     content = json.loads(Path(path).read_text(encoding='utf-8'))
     for key in ('images', 'categories', 'annotations'):
         if not isinstance(content, dict) or not content.get(key):
@@ -123,35 +137,70 @@ def read_label_maps(
     )
 
 
-def read_class_folders(train: str, val: str) -> OwnData:
-    """Read folders with one folder of images per class.
+def read_class_folders(train: str, val: str, classes: Sequence[str] = ()) -> OwnData:
+    """Read folders with one folder of images per class; hidden folders and files are skipped.
 
     Args:
         train: Training folder.
         val: Validation folder with the same classes.
+        classes: Expected names; by default those of ``train``.
 
     Returns:
         Classes in alphabetical order.
 
     Raises:
-        ValueError: If there are no class folders, or if the two differ.
+        ValueError: If there are no class folders, or if the folders' names differ.
     """
-    names, val_names = (
-        tuple(sorted(path.name for path in Path(folder).iterdir() if path.is_dir()))
-        for folder in (train, val)
-    )
+    found = [_class_folders(folder) for folder in (train, val)]
+    names = tuple(sorted(classes)) or found[0]
     if not names:
         raise ValueError(f'{train} holds no folders; expected one per class')
-    if names != val_names:
-        raise ValueError(
-            f'the classes of {train} and {val} differ: {list(names)} and {list(val_names)}'
-        )
+    for folder, other in zip((train, val), found):
+        if other != names:
+            raise ValueError(
+                f'{folder} holds folders of the classes {list(other)}; expected {list(names)}, '
+                'an empty folder for a class without images'
+            )
     counts = [sum(len(_images(f'{folder}/{name}')) for name in names) for folder in (train, val)]
     return OwnData(names, Split(train, train, counts[0]), Split(val, val, counts[1]))
 
 
+def has_hidden_folders(folder: str) -> bool:
+    """Whether mmpretrain would take a hidden folder, such as Jupyter's, for a class."""
+    return any(path.is_dir() and path.name.startswith('.') for path in Path(folder).rglob('.*'))
+
+
+def list_class_folders(folder: str) -> str:
+    """Return the images of class folders as mmpretrain's annotation file lists them.
+
+    Args:
+        folder: Folder with one folder of images per class.
+
+    Returns:
+        A line ``PATH INDEX`` per image, in the order of the paths.
+    """
+    lines = []
+    for index, name in enumerate(_class_folders(folder)):
+        for path in sorted(_images(f'{folder}/{name}')):
+            lines.append(f'{path.relative_to(folder).as_posix()} {index}\n')
+    return ''.join(lines)
+
+
+def _class_folders(folder: str) -> tuple[str, ...]:
+    entries = Path(folder).iterdir()
+    return tuple(
+        sorted(path.name for path in entries if path.is_dir() and not path.name.startswith('.'))
+    )
+
+
 def _images(folder: str) -> list[Path]:
-    return [path for path in Path(folder).rglob('*') if path.suffix.lower() in IMAGES]
+    """Return the images in a folder and its subfolders; names that start with a dot are hidden."""
+    return [
+        path
+        for path in Path(folder).rglob('*')
+        if path.suffix.lower() in IMAGES
+        and not any(part.startswith('.') for part in path.relative_to(folder).parts)
+    ]
 
 
 def _suffix(folder: str) -> str:

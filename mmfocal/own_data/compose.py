@@ -33,6 +33,7 @@ def compose(
     gpus: int = 1,
     epochs: int | None = None,
     ignore_zero: bool = False,
+    weights: str | None = None,
 ) -> str:
     """Write a config that trains a shipped model on other data.
 
@@ -44,6 +45,7 @@ def compose(
         gpus: Number of GPUs, for the learning rate.
         epochs: Length of the training; by default that of the base.
         ignore_zero: Label maps only: 0 means no label, and 1 is the first class.
+        weights: Checkpoint that the backbone starts from, see ``FocalPretrained``.
 
     Returns:
         Source of the config.
@@ -65,6 +67,8 @@ def compose(
         lines.update(_segmentation(cfg, data, ignore_zero))
     else:
         lines.update(tasks[cfg.default_scope](cfg, data))
+    if weights:
+        lines['model'] = dict(backbone=_pretrained(base, cfg, weights), **lines['model'])
     lines['train_dataloader'] = dict(batch_size=batch, **lines['train_dataloader'])
     changes = plan(cfg, data.train.count, batch, gpus, epochs)
     checkpoint = changes.setdefault('default_hooks', {}).setdefault('checkpoint', {})
@@ -116,18 +120,29 @@ def _detection(cfg: Config, data: OwnData) -> dict[str, Any]:
             'use fasterrcnn, retinanet or atss'
         )
 
-    def dataset(split: Split) -> dict:
-        return dict(
+    lines: dict[str, Any] = dict(model=_heads(cfg))
+
+    def dataset(split: Split, name: str) -> dict:
+        settings: dict[str, Any] = dict(
             metainfo=Code('metainfo'),
             data_root='',
             ann_file=split.labels,
             data_prefix=dict(img=split.images),
         )
+        steps = cfg[f'{name}_dataloader'].dataset.pipeline
+        if not data.has_masks and any(step.get('with_mask') for step in steps):
+            lines[f'{name}_pipeline'] = Code(
+                "[dict(step, with_mask=False) if step.get('with_mask') else step "
+                f'for step in _base_.{name}_dataloader.dataset.pipeline]'
+            )
+            settings['pipeline'] = Code(f'{name}_pipeline')
+        return settings
 
+    datasets = {name: dataset(getattr(data, name), name) for name in ('train', 'val')}
     return dict(
-        model=_heads(cfg),
-        train_dataloader=dict(dataset=dataset(data.train)),
-        val_dataloader=dict(dataset=dataset(data.val)),
+        **lines,
+        train_dataloader=dict(dataset=datasets['train']),
+        val_dataloader=dict(dataset=datasets['val']),
         test_dataloader=Code('val_dataloader'),
         val_evaluator=dict(ann_file=data.val.labels),
         test_evaluator=Code('val_evaluator'),
@@ -175,6 +190,7 @@ def _classification(cfg: Config, data: OwnData) -> dict[str, Any]:
             _delete_=True,
             type='CustomDataset',
             metainfo=Code('metainfo'),
+            **(dict(ann_file=split.listing) if split.listing else {}),
             data_prefix=split.labels,
             pipeline=Code(f'_base_.{name}_dataloader.dataset.pipeline'),
         )
@@ -193,6 +209,13 @@ def _classification(cfg: Config, data: OwnData) -> dict[str, Any]:
         test_evaluator=Code('val_evaluator'),
         metric='accuracy/top1',
     )
+
+
+def _pretrained(base: str, cfg: Config, weights: str) -> dict[str, Any]:
+    kind = cfg.model.backbone.type
+    if kind != 'FocalTransformer':
+        raise ValueError(f'{base}: weights are for a FocalTransformer, not for {kind}')
+    return dict(init_cfg=dict(type='FocalPretrained', checkpoint=weights))
 
 
 def _heads(cfg: Config) -> dict[str, Any]:

@@ -4,42 +4,71 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
+from .annotations import load_coco
+
 FORMATS = ('coco', 'yolo', 'voc', 'cvat', 'labelme')
 
 
-def to_coco(
-    form: str, labels: str, images: str, target: str | Path, names: str | None = None
-) -> None:
-    """Write annotations as a COCO instances file.
+def to_coco(form: str, labels: str, images: str, names: str | None = None) -> dict:
+    """Read the annotations of a split as the content of a COCO instances file.
 
     Args:
-        form: ``'yolo'``, ``'voc'`` (read by supervision), ``'cvat'`` (read by datumaro, which must
-            be installed) or ``'labelme'``.
-        labels: Folder of the annotations; for CVAT the XML file.
+        form: ``'coco'``, ``'yolo'``, ``'voc'`` (read by supervision), ``'cvat'`` (read by
+            datumaro, which must be installed) or ``'labelme'``.
+        labels: Folder of the annotations; for COCO the JSON file, for CVAT the XML file.
         images: Folder of the images.
-        target: File to write.
         names: YOLO's ``data.yaml``, which names the classes.
+
+    Returns:
+        ``images``, ``annotations`` and ``categories``. A format that does not list its classes
+        has those that occur in this split, sorted.
 
     Raises:
         ModuleNotFoundError: If datumaro is needed and missing.
         ValueError: If the format is unknown or if nothing was found.
     """
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    if form == 'coco':
+        return load_coco(labels)
     if form in ('yolo', 'voc'):
-        _by_supervision(form, labels, images, str(target), names)
-    elif form == 'cvat':
-        _by_datumaro(labels, images, target)
-    elif form == 'labelme':
-        _from_labelme(labels, target)
-    else:
-        raise ValueError(f'format {form!r}; expected one of {FORMATS}')
+        return _by_supervision(form, labels, images, names)
+    if form == 'cvat':
+        return _by_datumaro(labels, images)
+    if form == 'labelme':
+        return _from_labelme(labels)
+    raise ValueError(f'format {form!r}; expected one of {FORMATS}')
 
 
-def _by_supervision(form: str, labels: str, images: str, target: str, names: str | None) -> None:
+def share_categories(contents: Sequence[dict], classes: Sequence[str] = ()) -> None:
+    """Give the splits of a data set the same categories, numbered from 1.
+
+    Args:
+        contents: Contents of COCO files; changed in place.
+        classes: Names in the order of their indices. By default those of the files if they agree,
+            otherwise those of all files, sorted.
+
+    Raises:
+        ValueError: If instances belong to a class that ``classes`` lacks.
+    """
+    lists = [[category['name'] for category in content['categories']] for content in contents]
+    names = list(classes) or lists[0]
+    if not classes and any(other != names for other in lists):
+        names = sorted(set().union(*lists))
+    for content in contents:
+        known = {category['id']: category['name'] for category in content['categories']}
+        for annotation in content['annotations']:
+            name = known.get(annotation['category_id'])
+            if name not in names:
+                raise ValueError(f'{name!r} is annotated, but --classes names only {names}')
+            annotation['category_id'] = names.index(name) + 1
+        content['categories'] = [dict(id=i + 1, name=name) for i, name in enumerate(names)]
+
+
+def _by_supervision(form: str, labels: str, images: str, names: str | None) -> dict:
     import supervision as sv
 
     if form == 'voc':
@@ -50,10 +79,18 @@ def _by_supervision(form: str, labels: str, images: str, target: str, names: str
         dataset = sv.DetectionDataset.from_yolo(images, labels, names)
     if not len(dataset):
         raise ValueError(f'{images} holds no images with annotations in {labels}')
-    dataset.as_coco(annotations_path=target)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, 'coco.json')
+        dataset.as_coco(annotations_path=str(target))
+        content = json.loads(target.read_text(encoding='utf-8'))
+    if not content['annotations']:
+        raise ValueError(f'{labels} holds no annotations of the images in {images}')
+    if form == 'voc':  # supervision numbers classes as they appear
+        content['categories'].sort(key=lambda category: category['name'])
+    return content
 
 
-def _by_datumaro(labels: str, images: str, target: str | Path) -> None:
+def _by_datumaro(labels: str, images: str) -> dict:
     """Read CVAT's XML, which datumaro expects next to a folder ``images``."""
     try:
         import datumaro
@@ -69,10 +106,10 @@ def _by_datumaro(labels: str, images: str, target: str | Path) -> None:
         dataset = datumaro.Dataset.import_from(str(source), 'cvat')
         dataset.export(str(written), 'coco_instances', save_media=False)
         (found, *_) = sorted(written.glob('annotations/*.json'))
-        shutil.move(found, target)
+        return json.loads(found.read_text(encoding='utf-8'))
 
 
-def _from_labelme(labels: str, target: str | Path) -> None:
+def _from_labelme(labels: str) -> dict:
     """Read a folder of labelme's JSON files, polygons and rectangles."""
     files = sorted(Path(labels).glob('*.json'))
     contents = [json.loads(path.read_text(encoding='utf-8')) for path in files]
@@ -101,7 +138,7 @@ def _from_labelme(labels: str, target: str | Path) -> None:
                 **_outline(shape, path),
             )
             coco['annotations'].append(annotation)
-    Path(target).write_text(json.dumps(coco), encoding='utf-8')
+    return coco
 
 
 def _outline(shape: dict, path: Path) -> dict:

@@ -33,7 +33,7 @@ def save_curves(logs: Mapping[str, RunLog], metrics: Sequence[str], path: str | 
                 label = f'{name}: {metric.split("/")[-1]}'
                 metric_axes.plot(*zip(*points, strict=True), style, color=f'C{index}', label=label)
     loss_axes.set(xlabel='iteration', ylabel='training loss', yscale='log')
-    metric_axes.set(xlabel='iteration', ylabel='validation', xlim=(0, None), ylim=(0, None))
+    metric_axes.set(xlabel='iteration', ylabel='validation', xlim=(0, None))
     for axes in (loss_axes, metric_axes):
         axes.grid(alpha=0.3)
         if axes.lines:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models and images for figures: models of a config with a checkpoint, normalized inputs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from torch import Tensor, nn
 
+from mmfocal.engine import read_config
+from mmfocal.inference import find_run
 from mmfocal.models import FocalTransformer
 from mmfocal.models.pretrained import (
     convert_upstream,
@@ -19,6 +22,36 @@ from mmfocal.models.pretrained import (
 )
 
 NONE = 'none'  # in place of a checkpoint: random weights
+
+
+def read_model_config(config_or_run: str, checkpoint: str | None) -> tuple[Config, str]:
+    """Read the config and find the checkpoint of a command line, as prediction does.
+
+    Args:
+        config_or_run: Folder of a run, config file, or name of a shipped config.
+        checkpoint: File, or ``'none'``; optional for a run, see ``mmfocal.inference.find_run``.
+
+    Returns:
+        The config, and the checkpoint or ``'none'``.
+
+    Raises:
+        FileNotFoundError: If config or checkpoint is missing.
+        ValueError: If a config comes without a checkpoint.
+    """
+    path, checkpoint = find_run(config_or_run, checkpoint)
+    return read_config(path), checkpoint
+
+
+def checkpoint_and_image(inputs: Sequence[str]) -> tuple[str | None, Path]:
+    """Split the arguments ``[CHECKPOINT] IMAGE``.
+
+    Raises:
+        ValueError: If there are more.
+    """
+    if len(inputs) > 2:
+        raise ValueError(f'expected [CHECKPOINT] IMAGE, got {" ".join(inputs)}')
+    *checkpoint, image = inputs
+    return (checkpoint[0] if checkpoint else None), Path(image)
 
 
 def load_backbone(cfg: Config, checkpoint: str) -> FocalTransformer:

@@ -83,7 +83,7 @@ def save_receptive_field(geometries: Sequence[FocalGeometry], path: str | Path) 
         points = [(sum(field.keys), field.side) for field in fields]
         label = f'focal attention of {level} levels, focal window 1 to 15'
         axes.plot(*zip(*points), '.-', label=label)
-    for stage, geometry in enumerate(geometries, 1):
+    for stage, geometry in enumerate(geometries):
         field = field_of(geometry)
         point = sum(field.keys), field.side
         axes.plot(*point, 'o', color='black', markersize=5)

@@ -145,6 +145,7 @@ def test_segmentation(shell, repo_root):
     assert 'it passes the checks before training' in printed
     assert re.search(r'\| +ground +\|', printed) and ' three ' not in printed  # IoU of each class
     assert Path('work_dirs/my_segmentor/iter_4.pth').exists()
+    assert 'work_dirs/focal_nano_cls/iter_2.pth: loaded ' in printed
     assert is_picture('confusion.png')
     drawings = list(Path('found/vis').glob('*.png'))
     assert len(drawings) == 4 and drawn_on(drawings, 'data/three_labels/images/val')
@@ -302,14 +303,58 @@ def test_checkpoints(shell, repo_root, run):
     assert 'optimizer' not in read_checkpoint(published)
 
 
-def test_configs(tmp_path, monkeypatch, repo_root):
+@pytest.mark.slow
+def test_training_and_testing(shell, repo_root):
+    """README's commands with the nano configs, one process, and what the trainings leave."""
+    readme = (repo_root / 'README.md').read_text()
+    (block,) = re.findall(r'```shell\n(# detection, segmentation .+?)```', readme, re.S)
+    for large, small in {
+        'work_dirs/focal_t_maskrcnn_3x/epoch_36.pth': 'work_dirs/focal_nano_maskrcnn/iter_4.pth',
+        'detection/focal_t_maskrcnn_3x': 'quickstart/focal_nano_maskrcnn',
+        'segmentation/focal_t_upernet_160k': 'quickstart/focal_nano_upernet',
+        'CHECKPOINT': 'work_dirs/focal_nano_upernet/iter_2.pth',
+        '.py 8\n': '.py 1\n',
+        '.pth 8 ': '.pth 1 ',
+    }.items():
+        assert large in block, large
+        block = block.replace(large, small)
+    block = re.sub(r'^.*slurm_train.*\n| +# .*$', '', block, flags=re.M)
+    for name in ('dist_train.sh', 'tools/train.py'):
+        shell.shorter[name] = SHORTER['mmfocal train'] + ' train_dataloader.batch_size=2'
+    for name in ('dist_test.sh', 'tools/test.py'):
+        shell.shorter[name] = '--cfg-options test_dataloader.dataset.indices=2'
+    printed = follow(_page(f'\n```shell\n{block}```\n'), shell)
+    assert Path('work_dirs/focal_nano_maskrcnn/iter_4.pth').exists()  # resumed after 2
+    assert len(list(Path().rglob('images/*.png'))) == 2
+    assert 'mIoU' in printed
+
+
+@pytest.mark.slow
+def test_views_of_own_configs(shell, repo_root, run):
+    page = (repo_root / 'docs/multi_scale.md').read_text()
+    (block,) = re.findall(r'```python\n(.+?)```', page, re.S)
+    smaller = block.replace('(1333, 640), (1333, 800)', '(320, 160), (320, 200)')
+    assert smaller != block
+    Path('views.py').write_text(f"_base_ = './my_detector.py'\n{smaller}")
+    command = f'mmfocal test views.py {run}/iter_1.pth --tta'
+    options = 'model.test_cfg.rcnn.score_thr=0 test_dataloader.dataset.indices=2'
+    printed = follow(_page(f'\n```shell\n{command} --cfg-options {options}\n```\n'), shell)
+    assert 'coco/segm_mAP' in printed
+
+
+@pytest.mark.parametrize(
+    ('page', 'kind', 'batch'),
+    [('configs', 'MaskRCNN', 4), ('reppointsv2', 'RepPointsV2Detector', 2)],
+)
+def test_configs(tmp_path, monkeypatch, repo_root, page, kind, batch):
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(
-        r'```python\n(.+?)```', (repo_root / 'docs/configs.md').read_text(), re.S
+        r'```python\n(.+?)```', (repo_root / f'docs/{page}.md').read_text(), re.S
     )
     Path('my_config.py').write_text(block)
     cfg = Config.fromfile('my_config.py')
-    assert cfg.train_dataloader.batch_size == 4 and cfg.model.type == 'MaskRCNN'
+    assert cfg.train_dataloader.batch_size == batch and cfg.model.type == kind
+    config_suite.build_empty(cfg)
 
 
 def _page(text: str) -> Path:

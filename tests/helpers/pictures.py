@@ -39,6 +39,14 @@ def has_box(drawing: np.ndarray, image: np.ndarray, box: Sequence[float]) -> boo
     return bool(differs[border > 0].mean() > 0.5)
 
 
+def looks_like(drawing: str | Path, other: str | Path) -> bool:
+    """Whether a figure equals another one, but for fonts and versions of matplotlib."""
+    first, second = read(drawing), read(other)
+    second = cv2.resize(second, first.shape[1::-1], interpolation=cv2.INTER_AREA)
+    differs = cv2.absdiff(*(cv2.GaussianBlur(part, (9, 9), 0) for part in (first, second)))
+    return bool((differs.max(2) > CLEARLY).mean() < 0.02)
+
+
 def is_picture(path: str | Path) -> bool:
     """Return whether a drawing, which may cover its image, has something in it."""
     return len(np.unique(read(path).reshape(-1, 3), axis=0)) > 20

@@ -80,6 +80,24 @@ def test_threshold_and_drawing(found):
     assert changed.sum() < 20
 
 
+def test_the_best_box_is_on_top(found):
+    """The worse box, which begins lower, has its label where the better box is."""
+    boxes = np.array([[40, 30, 100, 110], [40, 36, 100, 100]], float)
+    pair, best = (
+        Boxes(
+            found.image,
+            CLASSES,
+            sv.Detections(boxes[:count], None, np.array([0.9, 0.5][:count]), np.arange(count)),
+        ).draw()
+        for count in (2, 1)
+    )
+    assert (pair != best).any()
+    label = np.s_[4 * 30 - 20 : 4 * 30, 4 * 40 : 4 * 40 + 90]
+    border = np.s_[4 * 40 : 4 * 110, 4 * 40]  # below both labels
+    for part in (label, border):
+        assert (pair[part] == best[part]).all()
+
+
 def test_label_maps_and_views(runs, picture):
     plain, averaged = (
         Predictor(runs['upernet'], device='cpu', tta=tta)(picture) for tta in (False, True)
@@ -202,6 +220,11 @@ def test_sources(tmp_path):
         *[('a', 'image'), ('a_png', 'image'), ('b', 'image'), ('clip', 'video')],
         *[('deep/c', 'image'), ('b_png', 'image'), ('a_jpg', 'image'), ('camera0', 'camera')],
     ]
+    for name in ('.hidden.png', '.thumbs/a.png'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_sources([tmp_path]) == sources[:5]
+    assert [source.kind for source in find_sources([f'{tmp_path}/*'])] == 3 * ['image'] + ['video']
     with pytest.raises(FileNotFoundError, match=r'absent\.png does not exist'):
         find_sources(['absent.png'])
     with pytest.raises(ValueError, match='neither an image nor a video'):
@@ -266,3 +289,29 @@ def test_errors_of_the_command_line(runs, picture):
         predict.main([run, 'absent.png'])
     with pytest.raises(SystemExit, match='error: focal_nano_cls is a config'):
         predict.main(['focal_nano_cls', str(picture)])
+    with pytest.raises(SystemExit, match=r'^error: checkpoint absent\.pth does not exist$'):
+        predict.main(['focal_nano_cls', 'absent.pth', str(picture)])
+    with pytest.raises(SystemExit, match=r'^error: score_thr=1\.5; expected 0 to 1$'):
+        predict.main([run, str(picture), '--score-thr', '1.5'])
+    for device in ('cuda:99', 'nonsense'):
+        with pytest.raises(SystemExit, match=rf"^error: device '{device}' cannot be used: .+$"):
+            predict.main([run, str(picture), '--device', device])
+
+
+def test_unreadable_inputs_are_skipped(tmp_path, runs, picture, capsys):
+    scans = tmp_path / 'scans'
+    scans.mkdir()
+    for name in ('a.png', 'c.png'):
+        shutil.copy(picture, scans / name)
+    broken = [scans / 'b.png', scans / 'b.mp4', scans / 'd.jpg']
+    broken[0].write_bytes(b'text')
+    broken[1].write_bytes(b'text')
+    broken[2].symlink_to('absent.jpg')
+    options = ['--out', str(tmp_path / 'out'), '--format', 'coco', '--device', 'cpu', '--no-draw']
+    with pytest.raises(SystemExit, match=r'^error: 3 of 5 inputs cannot be read'):
+        _load('predict').main([str(runs['maskrcnn']), str(scans), *options])
+    printed = capsys.readouterr().out
+    for path in broken:
+        assert f'skipped {path}: ' in printed
+    content = json.loads((tmp_path / 'out/coco.json').read_text())
+    assert [Path(image['file_name']).name for image in content['images']] == ['a.png', 'c.png']

@@ -320,16 +320,16 @@ def test_look_ups_are_limited_to_log_buffers(save):
     [
         (
             dict(arch=dict(ARCH, depths=(1, 1, 4, 1))),
-            'the file has 4 blocks in stage 3, the model 2',
+            'the file has 4 blocks in stage 2, the model 2',
         ),
         (
             dict(arch=dict(ARCH, depths=(1, 1, 1, 1))),
-            'the file has 1 blocks in stage 3, the model 2',
+            'the file has 1 blocks in stage 2, the model 2',
         ),
         (dict(arch=dict(ARCH, embed_dims=16)), 'the file has 16 embed_dims, the model 8'),
         (
             dict(arch=dict(ARCH, num_heads=(1, 2, 2, 2))),
-            'the file has 2 heads in stage 2, the model 1',
+            'the file has 2 heads in stage 1, the model 1',
         ),
         (dict(use_conv_embed=True), r'patch_embed\.proj\.weight \(8, 3, 7, 7\)'),
         (dict(qkv_bias=False), r'expected but not in the file: .*qkv\.bias \(24,\)'),

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
 
-from mmfocal.own_data import FORMATS, plan, read_coco, to_coco
+from mmfocal.own_data import FORMATS, plan, to_coco
 from tests.helpers.config_suite import build_empty, load
 
 CLASSES = ('cat', 'dog')
@@ -122,7 +123,16 @@ def test_missing_weights_are_reported(new_config, data, monkeypatch, capsys):
     arguments = ['--base', 'detection/focal_t_retinanet_1x', *COCO.split(), '--out', 'my.py']
     new_config.main(arguments)
     assert 'starts from swin:weights.pth, which does not exist' in capsys.readouterr().out
+    arguments[-1] = 'other.py'
+    with pytest.raises(SystemExit, match=r'error: --weights weights\.pth: no such file'):
+        new_config.main([*arguments, '--weights', 'weights.pth'])
     Path('weights.pth').touch()
+    new_config.main([*arguments, '--weights', 'swin:weights.pth'])
+    start = Config.fromfile('other.py').model.backbone.init_cfg
+    assert start == dict(type='FocalPretrained', checkpoint='swin:weights.pth')
+    with pytest.raises(SystemExit, match='are for a FocalTransformer, not for SwinTransformer'):
+        swin = ['--base', 'quickstart/swin_nano_maskrcnn', *COCO.split(), '--out', 'swin.py']
+        new_config.main([*swin, '--weights', 'weights.pth'])
     for there in ('weights.pth', 'swin:weights.pth'):
         assert not new_config.is_absent(there)
     assert new_config.is_absent('absent.pth')
@@ -151,34 +161,117 @@ def test_schedules_in_proportion():
     assert cosine['eta_min'] == pytest.approx(1e-5 / 32, rel=0.01)
 
 
-def test_yolo_becomes_coco(new_config, data):
-    options = COCO.replace('train.json', 'yolo/train').replace('val.json', 'yolo/val')
-    arguments = [*options.split(), '--format', 'yolo', '--names', 'data.yaml', '--out', 'my.py']
-    new_config.main(['--base', 'detection/focal_t_retinanet_1x', *arguments])
-    written = json.loads(Path('my_train.json').read_text())
-    expected = json.loads(Path('train.json').read_text())
-    names = [
-        {c['id']: c['name'] for c in content['categories']} for content in (written, expected)
+def _write_voc(path: Path, names: tuple[str, ...]) -> None:
+    objects = ''.join(
+        f'<object><name>{name}</name><bndbox><xmin>9</xmin><ymin>11</ymin><xmax>28</xmax>'
+        '<ymax>26</ymax></bndbox></object>'
+        for name in names
+    )
+    size = '<size><width>80</width><height>40</height><depth>3</depth></size>'
+    path.with_suffix('.xml').write_text(f'<annotation>{size}{objects}</annotation>')
+
+
+def _write_labelme(path: Path, names: tuple[str, ...]) -> None:
+    shapes = [
+        dict(label=name, points=[[8, 10], [28, 26]], shape_type='rectangle') for name in names
     ]
-    assert list(names[0].values()) == list(CLASSES)
-    for found, wanted in zip(written['annotations'], expected['annotations'], strict=True):
-        assert found['bbox'] == pytest.approx(wanted['bbox'], abs=0.1)
-        assert names[0][found['category_id']] == names[1][wanted['category_id']]
-    assert Config.fromfile('my.py').train_dataloader.dataset.ann_file == 'my_train.json'
+    content = dict(imagePath=f'{path.name}.jpg', imageHeight=40, imageWidth=80, shapes=shapes)
+    path.with_suffix('.json').write_text(json.dumps(content))
 
 
-def test_voc_becomes_coco(data):
-    Path('voc').mkdir()
-    for number in range(2):
-        Path(f'voc/{number}.xml').write_text(
-            f'<annotation><filename>{number}.jpg</filename><size><width>80</width>'
-            '<height>40</height><depth>3</depth></size><object><name>dog</name><bndbox>'
-            '<xmin>9</xmin><ymin>11</ymin><xmax>28</xmax><ymax>26</ymax></bndbox></object>'
-            '</annotation>'
+def _write_yolo(path: Path, names: tuple[str, ...]) -> None:
+    known = ('cat', 'dog', 'ant')
+    Path('data.yaml').write_text(f'names: {list(known)}\nnc: 3\n')
+    lines = [f'{known.index(name)} 0.225 0.45 0.25 0.4' for name in names]
+    path.with_suffix('.txt').write_text('\n'.join(lines))
+
+
+@pytest.mark.parametrize(
+    ('form', 'write', 'options', 'classes'),
+    [
+        ('voc', _write_voc, '', 'ant cat dog'),
+        ('labelme', _write_labelme, '', 'ant cat dog'),
+        ('yolo', _write_yolo, '--names data.yaml', 'cat dog ant'),
+        ('voc', _write_voc, '--classes dog ant cat', 'dog ant cat'),
+        ('labelme', _write_labelme, '--classes cat dog ant bee', 'cat dog ant bee'),
+    ],
+)
+def test_splits_share_their_classes(new_config, data, form, write, options, classes, capsys):
+    """Classes appear in another order in each split, and one is missing from validation."""
+    for split, names in dict(train=('dog', 'ant', 'cat'), val=('cat', 'dog')).items():
+        Path(form, split).mkdir(parents=True, exist_ok=True)
+        write(Path(form, split, '0'), names)
+        write(Path(form, split, '1'), names[::-1])
+    folders = COCO.replace('train.json', f'{form}/train').replace('val.json', f'{form}/val')
+    arguments = [*folders.split(), '--format', form, *options.split(), '--out', 'my.py', '--base']
+    with pytest.raises(SystemExit, match='stuff maps'):
+        new_config.main([*arguments, 'detection/focal_t_htcpp_3x'])
+    assert not list(data.glob('my*'))  # a failure leaves nothing
+    new_config.main([*arguments, 'detection/focal_t_retinanet_1x'])
+    cfg = Config.fromfile('my.py')
+    assert cfg.metainfo['classes'] == tuple(classes.split())
+    assert cfg.train_dataloader.dataset.ann_file == 'my_train.json'
+    for split, expected in dict(train=('dog', 'ant', 'cat'), val=('cat', 'dog')).items():
+        content = json.loads(Path(f'my_{split}.json').read_text())
+        names = {category['id']: category['name'] for category in content['categories']}
+        assert list(names.values()) == classes.split()
+        found = [names[a['category_id']] for a in content['annotations']]
+        assert found == [*expected, *expected[::-1]]
+        for annotation in content['annotations']:
+            assert annotation['bbox'] == pytest.approx([8, 10, 20, 16], abs=0.1)
+    if form == 'voc':  # boxes alone; the base loads masks, although its model needs none
+        nano = ['quickstart/focal_nano_retinanet', '--overwrite', '--classes', *classes.split()]
+        new_config.main([*arguments, *nano])
+        steps = Config.fromfile('my.py').train_dataloader.dataset.pipeline
+        assert any(step.get('with_bbox') for step in steps)
+        assert not any(step.get('with_mask') for step in steps)
+    with pytest.raises(SystemExit, match=r"'ant' is annotated, but --classes names only"):
+        new_config.main(
+            [
+                *arguments,
+                'detection/focal_t_retinanet_1x',
+                '--overwrite',
+                '--classes',
+                'cat',
+                'dog',
+            ]
         )
-    to_coco('voc', 'voc', 'pictures/train', 'voc.json')
-    found = read_coco('voc.json', 'voc.json', 'pictures/train')
-    assert found.classes == ('dog',) and found.train.count == 2
+    assert Config.fromfile('my.py').metainfo['classes'] == tuple(classes.split())  # kept
+
+
+def test_classes_order_coco_too(new_config, data):
+    arguments = ['--base', 'detection/focal_t_retinanet_1x', *COCO.split(), '--out']
+    new_config.main([*arguments, 'my.py', '--classes', 'dog', 'cat'])
+    cfg = Config.fromfile('my.py')
+    assert cfg.metainfo['classes'] == ('dog', 'cat')
+    content = json.loads(Path(cfg.val_evaluator.ann_file).read_text())
+    assert [category['name'] for category in content['categories']] == ['dog', 'cat']
+    assert [a['category_id'] for a in content['annotations']] == [2, 1, 2, 1]
+    Path('val.json').rename('other_train.json')  # would be replaced
+    arguments[arguments.index('val.json')] = 'other_train.json'
+    with pytest.raises(SystemExit, match=r'other_train\.json is also an input'):
+        new_config.main([*arguments, 'other.py', '--classes', 'dog', 'cat', '--overwrite'])
+
+
+def test_hidden_folders_are_no_classes(new_config, data):
+    for split in ('train', 'val'):
+        for folder in ('.ipynb_checkpoints', 'cat/.ipynb_checkpoints'):
+            Path('folders', split, folder).mkdir()
+            image = np.zeros((32, 32, 3), np.uint8)
+            cv2.imwrite(f'folders/{split}/{folder}/a-checkpoint.jpg', image)
+    base = ['--base', 'quickstart/focal_nano_cls']
+    new_config.main([*base, *FOLDERS.split(), '--out', 'my.py'])
+    cfg = Config.fromfile('my.py')
+    assert cfg.metainfo['classes'] == CLASSES
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        loaded = DATASETS.build({**cfg.train_dataloader.dataset, 'pipeline': []})
+    images = [(item['img_path'], item['gt_label']) for item in loaded]
+    assert images == [('folders/train/cat/a.jpg', 0), ('folders/train/dog/a.jpg', 1)]
+    Path('folders/val/dog/a.jpg').unlink()
+    Path('folders/val/dog').rmdir()
+    with pytest.raises(SystemExit, match=r"folders/val holds .*\['cat'\]; expected .* an empty"):
+        new_config.main([*base, *FOLDERS.split(), '--out', 'other.py'])
+    assert not list(data.glob('other*'))
 
 
 def test_labelme_becomes_coco(data):
@@ -189,8 +282,7 @@ def test_labelme_becomes_coco(data):
     content = dict(imagePath='..\\\\0.jpg', imageHeight=40, imageWidth=80, shapes=shapes)
     Path('labelme').mkdir()
     Path('labelme/0.json').write_text(json.dumps(content))
-    to_coco('labelme', 'labelme', 'pictures/train', 'labelme.json')
-    found = json.loads(Path('labelme.json').read_text())
+    found = to_coco('labelme', 'labelme', 'pictures/train')
     assert found['images'][0]['file_name'] == '0.jpg'
     assert [c['name'] for c in found['categories']] == ['ant', 'cat']
     box, triangle = found['annotations']
@@ -199,7 +291,7 @@ def test_labelme_becomes_coco(data):
     shapes[0]['shape_type'] = 'circle'
     Path('labelme/0.json').write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"0\.json: shape_type='circle'"):
-        to_coco('labelme', 'labelme', 'pictures/train', 'labelme.json')
+        to_coco('labelme', 'labelme', 'pictures/train')
 
 
 def test_cvat_becomes_coco(data):
@@ -210,8 +302,7 @@ def test_cvat_becomes_coco(data):
         '<image id="0" name="0.jpg" width="80" height="40"><polygon label="cat" occluded="0" '
         'points="8,10;28,10;28,26;8,26"></polygon></image></annotations>'
     )
-    to_coco('cvat', 'cvat.xml', 'pictures/train', 'cvat.json')
-    found = json.loads(Path('cvat.json').read_text())
+    found = to_coco('cvat', 'cvat.xml', 'pictures/train')
     assert found['annotations'][0]['bbox'] == pytest.approx([8, 10, 20, 16])
 
 
@@ -268,5 +359,5 @@ def test_bad_input_is_named(new_config, data):
         )
     assert not Path('my.py').exists()  # nothing that fails the checks is left
     with pytest.raises(ValueError, match='format'):
-        to_coco('xml', 'maps', 'pictures', 'x.json')
+        to_coco('xml', 'maps', 'pictures')
     assert 'cvat' in FORMATS

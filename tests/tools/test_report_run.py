@@ -80,7 +80,7 @@ def test_predictions_need_the_runs_config_and_take_the_newest(
     predictions.write_text('[]')
     arguments = (work_dir, '--predictions', predictions)
     error = report(repo_root, *arguments).stderr
-    assert f'FileNotFoundError: --predictions: {work_dir} holds no config' in error
+    assert f'error: --predictions: {work_dir} holds no config' in error
     dataset = "dict(data_root={!r}, ann_file='a', data_prefix=dict(img=''))"
     config = f'val_dataloader = dict(dataset={dataset})'
     for age, name in enumerate(('new', 'old')):

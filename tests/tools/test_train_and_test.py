@@ -32,20 +32,34 @@ def scalars(work_dir: Path) -> list[dict]:
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
+def starts_quietly(printed: str, work_dir: Path) -> None:
+    """The terminal has a few lines before the first loss, the log file has the config too."""
+    before, first, _ = printed.partition('Iter(train)')
+    of_pycocotools = ('loading annotations', 'Done (t=', 'creating index', 'index created')
+    lines = [line for line in before.splitlines() if not line.startswith(of_pycocotools)]
+    assert first and len(lines) < 20, before
+    (log,) = work_dir.glob('*/*.log')
+    for lengthy in ('Config:\n', 'System environment', 'Hooks will be executed'):
+        assert lengthy not in printed and lengthy in log.read_text(), lengthy
+
+
 @pytest.mark.parametrize(
-    ('config', 'metric', 'replaced', 'test_options'),
+    ('config', 'metric', 'replaced', 'train_options', 'test_options'),
     [
-        ('focal_nano_maskrcnn', 'coco/segm_mAP', 'AMP', ()),
-        ('focal_nano_upernet', 'mIoU', 'SyncBN', ('--tta',)),
-        ('focal_nano_cls', 'accuracy/top1', 'AMP', ()),
+        ('focal_nano_maskrcnn', 'coco/segm_mAP', 'AMP', (), ()),
+        ('focal_nano_upernet', 'mIoU', 'SyncBN', (), ('--tta',)),
+        ('focal_nano_cls', 'accuracy/top1', 'AMP', ('runner_type=FlexibleRunner',), ()),
     ],
 )
 def test_trains_evaluates_draws_and_dumps(
-    run, workspace, repo_root, config, metric, replaced, test_options
+    run, workspace, repo_root, config, metric, replaced, train_options, test_options
 ):
     path = repo_root / 'configs' / 'quickstart' / f'{config}.py'
     amp = ['--amp'] if replaced == 'AMP' else []
-    printed = run('train.py', path, '--work-dir', 'out', *amp, '--cfg-options', *SHORT)
+    printed = run(
+        'train.py', path, '--work-dir', 'out', *amp, '--cfg-options', *SHORT, *train_options
+    )
+    starts_quietly(printed, workspace / 'out')
     records = scalars(workspace / 'out')
     losses = [record['loss'] for record in records if 'loss' in record]
     assert len(losses) == 2 and all(math.isfinite(loss) for loss in losses)

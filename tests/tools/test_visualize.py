@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmfocal import FocalTransformer
@@ -97,12 +99,49 @@ def test_attention(show):
     )
 
 
+def test_names_and_runs(show, tmp_path):
+    name, run = 'quickstart/focal_nano_cls', tmp_path / 'run'
+    run.mkdir()
+    cfg = Config.fromfile(CLASSIFIER)
+    cfg.dump(run / 'focal_nano_cls.py')
+    init_default_scope('mmpretrain')
+    torch.manual_seed(1)  # weights that none of the other models has
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), run / 'iter_1.pth')
+    drawn = {}
+    for out, tool, *arguments in (
+        ('run', 'attention', run),
+        ('none', 'attention', name, 'none'),
+        ('cam_run', 'cam', run),
+        ('cam_file', 'cam', name, run / 'iter_1.pth'),
+    ):
+        options = ('picture.png', '--size', 56, 56, '--out', f'{out}.png')
+        assert f'wrote {out}.png' in show(tool, *arguments, *options)
+        drawn[out] = pixels(f'{out}.png')
+    assert (drawn['run'] != drawn['none']).any()
+    assert (drawn['cam_run'] == drawn['cam_file']).all()
+    for tool in ('attention', 'cam'):
+        assert 'needs a checkpoint' in show(tool, name, 'picture.png')
+        assert 'got a b picture.png' in show(tool, name, 'a', 'b', 'picture.png')
+        assert 'none.pth does not exist' in show(tool, run, 'none.pth', 'picture.png')
+    assert 'wrote' in show('receptive_field', run, '--out', 'field')
+    assert "mmfocal has no config 'absent'" in show('receptive_field', 'absent')
+
+
 def test_receptive_field_and_keys(show):
     printed = show(
-        'receptive_field', CLASSIFIER, '--effective-stage', 3, '--size', 56, '--out', 'field'
+        'receptive_field',
+        'quickstart/focal_nano_cls',
+        '--effective-stage',
+        3,
+        '--size',
+        56,
+        '--out',
+        'field',
     )
     assert '218' in printed and '196' in printed
-    assert pixels('field/receptive_field.png').any()
+    for stage in range(4):
+        assert re.search(rf'│ {stage} +│', printed)
+    assert is_colored('field/receptive_field.png')
     assert np.unique(pixels('field/effective_field_stage3.png')).size > 20
     assert '--effective-stage must be one of (3,)' in show(
         'receptive_field', CLASSIFIER, '--effective-stage', 1

@@ -26,6 +26,7 @@ from mmfocal.visualization.attention_figures import (
 )
 from mmfocal.visualization.attention_maps import AttentionMap
 from mmfocal.visualization.receptive_field import effective_field, field_of, save_receptive_field
+from tests.helpers.pictures import is_colored, looks_like
 
 PAPER = FocalGeometry(7, 3, 7, 2)
 PAGE = Path(__file__).resolve().parents[2] / 'docs/focal_attention.md'
@@ -100,7 +101,7 @@ def test_receptive_fields(geometry, keys, side):
 
 
 def test_effective_field_is_as_large_as_the_attention_reaches():
-    """One block of stage 1 with window keys only: 7 tokens of 4 pixels."""
+    """One block of stage 0 with window keys only: 7 tokens of 4 pixels."""
     settings = dict(arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)))
     own = dict(pool_method='none', expand_sizes=(0, 0, 0, 0), out_indices=(0,))
     field = effective_field(FocalTransformer(**settings, **own), 84, 0)
@@ -132,5 +133,20 @@ def test_numbers_of_the_page():
     assert shapes == [(169, 3), (1, 3, 49, 132), (3, 169)]
     for shape in shapes:
         assert str(shape) in page, shape
-    for name in ('focal_keys', 'focal_levels', 'receptive_field', 'attention_digits'):
-        assert (PAGE.parent / f'images/{name}.png').is_file() and f'images/{name}.png' in page
+
+
+def test_pictures_of_the_page(tmp_path):
+    """Figures are up to date; a figure of something else differs."""
+    save_keys(PAPER, (8, 8), tmp_path / 'focal_keys.png')
+    save_keys(FocalGeometry(7, 3, 5, 3), (8, 8), tmp_path / 'focal_levels.png')
+    stages = [layer.blocks[0].geometry for layer in FocalTransformer().layers]
+    save_receptive_field(stages, tmp_path / 'receptive_field.png')
+    images = PAGE.parent / 'images'
+    for path in tmp_path.iterdir():
+        assert f'images/{path.name}' in PAGE.read_text()
+        assert looks_like(path, images / path.name), path.name
+    assert is_colored(images / 'attention_digits.png')
+    save_keys(FocalGeometry(7, 3, 5, 2), (8, 8), tmp_path / 'other.png')
+    assert not looks_like(tmp_path / 'other.png', images / 'focal_keys.png')
+    save_receptive_field(stages[3:], tmp_path / 'other.png')
+    assert not looks_like(tmp_path / 'other.png', images / 'receptive_field.png')

@@ -13,6 +13,7 @@ from rich.table import Table
 from mmfocal.analysis.complexity import CONVENTIONS, Complexity, complexity
 from mmfocal.engine import read_config
 from mmfocal.engine.options import KeyValues, merge_options
+from mmfocal.errors import in_one_line
 from mmfocal.zoo import find_config
 
 
@@ -80,4 +81,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with in_one_line():
+        main()

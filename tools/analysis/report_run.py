@@ -2,6 +2,7 @@
 """Report one or more finished runs: table of results, curves, predictions beside ground truth."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from mmengine.config import Config
@@ -85,9 +86,8 @@ def draw_predictions(work_dir: Path, results_file: Path, path: Path) -> None:
     save_predictions(root / dataset.ann_file, results_file, root / dataset.data_prefix.img, path)
 
 
-def main() -> None:
+def write_report(args: argparse.Namespace) -> None:
     """Write and print the report."""
-    args = parse_args()
     out = args.out or args.work_dirs[0]
     out.mkdir(parents=True, exist_ok=True)
     names = ['curves.png', *['predictions.png'] * bool(args.predictions), 'results.md']
@@ -108,6 +108,15 @@ def main() -> None:
     print_table(rows)
     for path in written:
         print(f'wrote {path}')
+
+
+def main() -> None:
+    """Run the report of the command line."""
+    args = parse_args()
+    try:
+        write_report(args)
+    except (OSError, ValueError) as error:
+        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write a config that trains a shipped model on your own data."""
 
+import json
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mmengine.config import Config
@@ -17,13 +19,17 @@ from mmfocal.own_data import (
     FORMATS,
     OwnData,
     compose,
+    has_hidden_folders,
+    list_class_folders,
     read_class_folders,
     read_coco,
     read_label_maps,
+    share_categories,
     to_coco,
 )
 from mmfocal.zoo import find_config
 
+SPLITS = ('train', 'val')
 EXAMPLES = """examples:
   boxes and masks of a COCO file
     new_config.py --base detection/focal_t_maskrcnn_1x --train a.json --val b.json
@@ -57,7 +63,10 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument('--names', help="YOLO's data.yaml, which names the classes")
     parser.add_argument(
-        '--classes', nargs='+', help='classes of label maps, beginning with value 0'
+        '--classes',
+        nargs='+',
+        help='classes of label maps, beginning with value 0; for other annotations, names and '
+        'order of the classes (default: as in the annotations)',
     )
     parser.add_argument(
         '--ignore-zero', action='store_true', help='label maps: 0 is ignored, 1 is the first class'
@@ -67,40 +76,79 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         '--gpus', type=int, default=1, help='scales the learning rate (default: 1)'
     )
+    parser.add_argument(
+        '--weights',
+        help='checkpoint from which the backbone starts: of a Focal Transformer, or swin:FILE '
+        "(default: the base's)",
+    )
     parser.add_argument('--out', required=True, type=Path, help='config to write')
     add_overwrite_argument(parser)
     return parser
 
 
-def _converted(args: Namespace, split: str) -> Path:
-    return args.out.with_name(f'{args.out.stem}_{split}.json')
+def converted(args: Namespace, scope: str) -> dict[str, Path]:
+    """Return the files for annotations that are rewritten beside the config, by split."""
+    if scope == 'mmpretrain':
+        suffix = '.txt' if any(map(has_hidden_folders, (args.train, args.val))) else ''
+    else:
+        is_converted = scope == 'mmdet' and (args.format != 'coco' or args.classes)
+        suffix = '.json' if is_converted else ''
+    if not suffix:
+        return {}
+    return {split: args.out.with_name(f'{args.out.stem}_{split}{suffix}') for split in SPLITS}
 
 
-def read_data(args: Namespace, scope: str) -> OwnData:
+def read_folders(args: Namespace, files: dict[str, Path]) -> OwnData:
+    """Read class folders; if there are hidden folders too, list the images beside the config."""
+    data = read_class_folders(args.train, args.val, args.classes or ())
+    splits = {}
+    for name, file in files.items():
+        split = getattr(data, name)
+        write(file, list_class_folders(split.labels))
+        splits[name] = replace(split, listing=str(file))
+    return replace(data, **splits)
+
+
+def read_boxes(args: Namespace, files: dict[str, Path]) -> OwnData:
+    """Read COCO files; other formats, and data whose ``--classes`` are given, become such."""
+    images = dict(train=args.images, val=args.val_images or args.images)
+    labels = dict(train=args.train, val=args.val)
+    if files:
+        contents = {
+            split: to_coco(args.format, labels[split], images[split], args.names)
+            for split in SPLITS
+        }
+        share_categories(list(contents.values()), args.classes or ())
+        for split, content in contents.items():
+            write(files[split], json.dumps(content))
+            labels[split] = str(files[split])
+    return read_coco(labels['train'], labels['val'], images['train'], images['val'])
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding='utf-8')
+
+
+def read_data(args: Namespace, scope: str, files: dict[str, Path]) -> OwnData:
     """Read the annotations for the task of the base config."""
     if scope == 'mmpretrain':
-        return read_class_folders(args.train, args.val)
+        return read_folders(args, files)
     if args.images is None:
         raise ValueError('--images is missing; expected the folder of the images')
-    val_images = args.val_images or args.images
     if scope == 'mmseg':
+        val_images = args.val_images or args.images
         return read_label_maps(args.train, args.val, args.images, val_images, args.classes)
-    labels = dict(train=(args.train, args.images), val=(args.val, val_images))
-    files = {split: source for split, (source, _) in labels.items()}
-    if args.format != 'coco':
-        for split, (source, images) in labels.items():
-            files[split] = str(_converted(args, split))
-            to_coco(args.format, source, images, files[split], args.names)
-    return read_coco(files['train'], files['val'], args.images, val_images)
+    return read_boxes(args, files)
 
 
 def write_checked(text: str, out: Path) -> Config:
     """Write the config and run the checks of a training."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding='utf-8')
+    write(out, text)
     cfg = read_config(out)
     check_widths(cfg)
-    check_inputs(cfg, ('train', 'val'))
+    check_inputs(cfg, SPLITS)
     return cfg
 
 
@@ -113,14 +161,15 @@ def is_absent(weights: str) -> bool:
 
 def new_config(args: Namespace) -> None:
     """Write the config and print the next steps."""
+    if args.weights and is_absent(args.weights):
+        raise FileNotFoundError(f'--weights {args.weights}: no such file')
     base_file = find_config(args.base)
-    written = [args.out]
-    if args.format != 'coco':
-        written += [_converted(args, split) for split in ('train', 'val')]
-    check_outputs(written, args.overwrite, inputs=[base_file, args.train, args.val])
     base = read_config(base_file)
+    files = converted(args, base.default_scope)
+    written = [args.out, *files.values()]
+    check_outputs(written, args.overwrite, inputs=[base_file, args.train, args.val])
     with restored_on_failure(written):
-        data = read_data(args, base.default_scope)
+        data = read_data(args, base.default_scope, files)
         text = compose(
             str(Path(args.base).resolve()) if Path(args.base).is_file() else args.base,
             base,
@@ -129,6 +178,7 @@ def new_config(args: Namespace) -> None:
             gpus=args.gpus,
             epochs=args.epochs,
             ignore_zero=args.ignore_zero,
+            weights=args.weights,
         )
         cfg = write_checked(text, args.out)
     print(
@@ -138,7 +188,7 @@ def new_config(args: Namespace) -> None:
     weights = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
     if weights and is_absent(weights):
         print(
-            f'The base starts from {weights}, which does not exist: name a file by '
+            f'The base starts from {weights}, which does not exist: name a file by --weights or '
             '--cfg-options model.backbone.init_cfg.checkpoint=FILE, or start from random weights '
             'by --cfg-options model.backbone.init_cfg=None'
         )

@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw the attention of one query of a Focal Transformer over an image, at every level.
 
-    python tools/visualize/attention.py CONFIG CHECKPOINT IMAGE --query 80 60 --stage 0 --head 2
+    python tools/visualize/attention.py RUN IMAGE --query 80 60 --stage 0 --head 2
+    python tools/visualize/attention.py CONFIG CHECKPOINT IMAGE --query 80 60
 
-CHECKPOINT is any file that holds the backbone, or "none" for random weights.
+RUN is the folder of a training, CHECKPOINT any file that holds the backbone, or "none" for random
+weights.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from mmfocal.engine import read_config
 from mmfocal.existing_outputs import add_overwrite_argument, check_outputs
 from mmfocal.visualization.attention_figures import save_attention
 from mmfocal.visualization.attention_maps import attention_map
-from mmfocal.visualization.models import load_backbone, normalize, read_image
+from mmfocal.visualization.models import (
+    checkpoint_and_image,
+    load_backbone,
+    normalize,
+    read_image,
+    read_model_config,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,12 +29,16 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config of any task with a FocalTransformer')
-    parser.add_argument('checkpoint', help='file with the backbone, or "none"')
-    parser.add_argument('image', type=Path)
-    parser.add_argument('--stage', type=int, default=0, help='0 to 3 (default: 0)')
-    parser.add_argument('--block', type=int, default=0, help='block of the stage (default: 0)')
-    parser.add_argument('--head', type=int, help='head (default: the mean of all)')
+    parser.add_argument('config', help="run's folder; or config's file or name, of any task")
+    parser.add_argument(
+        'inputs',
+        nargs='+',
+        metavar='[CHECKPOINT] IMAGE',
+        help='checkpoint with the backbone, or "none", if a config came before; then the image',
+    )
+    parser.add_argument('--stage', type=int, default=0, help='stage, from 0 (default: 0)')
+    parser.add_argument('--block', type=int, default=0, help='block, from 0 (default: 0)')
+    parser.add_argument('--head', type=int, help='head, from 0 (default: the mean of all)')
     parser.add_argument(
         '--query',
         type=int,
@@ -50,12 +61,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Draw one image."""
     args = parse_args()
-    out = args.out or Path(f'{args.image.stem}_attention.png')
     try:
-        check_outputs([out], args.overwrite, inputs=[args.image])
-        cfg = read_config(args.config)
-        image = read_image(args.image, args.size)
-        model = load_backbone(cfg, args.checkpoint)
+        checkpoint, path = checkpoint_and_image(args.inputs)
+        out = args.out or Path(f'{path.stem}_attention.png')
+        check_outputs([out], args.overwrite, inputs=[path])
+        cfg, checkpoint = read_model_config(args.config, checkpoint)
+        image = read_image(path, args.size)
+        model = load_backbone(cfg, checkpoint)
         query = tuple(args.query or (image.shape[1] // 2, image.shape[0] // 2))
         attention = attention_map(
             model, normalize(cfg, image), query, args.stage, args.block, args.head

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw class activation maps over an image, with grad-cam.
 
-    python tools/visualize/cam.py CONFIG CHECKPOINT IMAGE --target 3 --method gradcam
+    python tools/visualize/cam.py RUN IMAGE --target 3 --method gradcam
+    python tools/visualize/cam.py CONFIG CHECKPOINT IMAGE
 
 Classifiers and segmentors have one map per class. Detectors have no scores per class of the whole
 image, so use --method eigencam, which shows the activations of the backbone without a class.
@@ -13,10 +14,16 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mmfocal.engine import read_config
 from mmfocal.existing_outputs import add_overwrite_argument, check_outputs
 from mmfocal.visualization.cam import CLASS_FREE, METHODS, activation_map
-from mmfocal.visualization.models import load_backbone, load_model, normalize, read_image
+from mmfocal.visualization.models import (
+    checkpoint_and_image,
+    load_backbone,
+    load_model,
+    normalize,
+    read_image,
+    read_model_config,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,9 +31,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config of any task with a FocalTransformer')
-    parser.add_argument('checkpoint', help='file of the whole model, or "none" for random weights')
-    parser.add_argument('image', type=Path)
+    parser.add_argument('config', help="run's folder; or config's file or name, of any task")
+    parser.add_argument(
+        'inputs',
+        nargs='+',
+        metavar='[CHECKPOINT] IMAGE',
+        help='checkpoint of the whole model, or "none" for random weights, if a config came '
+        'before; then the image',
+    )
     parser.add_argument(
         '--method', choices=METHODS, default='gradcam', help='method (default: gradcam)'
     )
@@ -34,7 +46,7 @@ def parse_args() -> argparse.Namespace:
         '--target', type=int, help='class index (default: the class with the best score)'
     )
     parser.add_argument(
-        '--stage', type=int, help='stage whose output is drawn (default: the last)'
+        '--stage', type=int, help='stage whose output is drawn, from 0 (default: the last)'
     )
     parser.add_argument(
         '--size', type=int, nargs=2, metavar=('W', 'H'), help='resize the image to this size first'
@@ -42,21 +54,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, help='image to write (default: IMAGE_cam.png in the current folder)'
     )
-    parser.add_argument('--out', type=Path, help='image to write (default: IMAGE_cam.png, here)')
     add_overwrite_argument(parser)
     return parser.parse_args()
 
 
 def explain(args: argparse.Namespace) -> str:
     """Draw the image and return its title."""
-    cfg = read_config(args.config)
-    image = read_image(args.image, args.size)
+    checkpoint, path = checkpoint_and_image(args.inputs)
+    args.out = args.out or Path(f'{path.stem}_cam.png')
+    check_outputs([args.out], args.overwrite, inputs=[path])
+    cfg, checkpoint = read_model_config(args.config, checkpoint)
+    image = read_image(path, args.size)
     if cfg.default_scope == 'mmdet' and args.method not in CLASS_FREE:
         raise ValueError('scores of a detector belong to boxes: expected --method eigencam')
     if cfg.default_scope == 'mmdet':
-        model = backbone = load_backbone(cfg, args.checkpoint)
+        model = backbone = load_backbone(cfg, checkpoint)
     else:
-        model = load_model(cfg, args.checkpoint)
+        model = load_model(cfg, checkpoint)
         backbone = model.backbone
     stage = backbone.out_indices[-1] if args.stage is None else args.stage
     if stage not in backbone.out_indices:
@@ -79,9 +93,7 @@ def explain(args: argparse.Namespace) -> str:
 def main() -> None:
     """Draw one image."""
     args = parse_args()
-    args.out = args.out or Path(f'{args.image.stem}_cam.png')
     try:
-        check_outputs([args.out], args.overwrite, inputs=[args.image])
         title = explain(args)
     except (OSError, ImportError, ValueError) as error:
         sys.exit(f'error: {error}')

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Print and plot the receptive field and the number of keys of a query at each stage.
 
-    python tools/visualize/receptive_field.py CONFIG
+    python tools/visualize/receptive_field.py CONFIG_OR_RUN
     python tools/visualize/receptive_field.py CONFIG --checkpoint FILE --effective-stage 2
 
 The first command computes both from the config (paper, Fig. 3). The second one also measures, from
@@ -15,9 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmfocal.engine import read_config
 from mmfocal.existing_outputs import replacement
-from mmfocal.visualization.models import NONE, load_backbone
+from mmfocal.visualization.models import NONE, load_backbone, read_model_config
 from mmfocal.visualization.receptive_field import (
     effective_field,
     field_of,
@@ -31,12 +30,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config of any task with a FocalTransformer')
+    parser.add_argument('config', help="run's folder; or config's file or name, of any task")
     parser.add_argument(
-        '--checkpoint', default=NONE, help='file with the backbone (default: random weights)'
+        '--checkpoint', help="file with the backbone (default: the run's, or random weights)"
     )
     parser.add_argument(
-        '--effective-stage', type=int, help='measure the output of this stage, 0 to 3'
+        '--effective-stage', type=int, help='measure the output of this stage, from 0'
     )
     parser.add_argument(
         '--size', type=int, default=224, help='side of the images for the measurement'
@@ -54,8 +53,11 @@ def main() -> None:
     """Print the table and draw one or two images."""
     args = parse_args()
     try:
-        cfg = read_config(args.config)
-        model = load_backbone(cfg, args.checkpoint)
+        is_run = Path(args.config).is_dir()
+        cfg, checkpoint = read_model_config(
+            args.config, args.checkpoint or (None if is_run else NONE)
+        )
+        model = load_backbone(cfg, checkpoint)
     except (FileNotFoundError, ImportError, ValueError) as error:
         sys.exit(f'error: {error}')
     if args.effective_stage is not None and args.effective_stage not in model.out_indices:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UperNet with an auxiliary FCN head on stage 3 (restated, see ``default_runtime_mmseg.py``)."""
+"""UperNet with an auxiliary FCN head on stage 2 (restated, see ``default_runtime_mmseg.py``)."""
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(

@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 
+from mmfocal.errors import MissingFileError
+
 from ..findings import Findings, first_few
 from ..machine import dicts_in, is_first_process, kind_of
 from ..sharding import is_sharded
@@ -66,7 +68,7 @@ def check_checkpoint(path: str) -> None:
         FileNotFoundError: If there is no such file.
     """
     if not (is_remote(path) or Path(path).expanduser().is_file() or is_sharded(path)):
-        raise FileNotFoundError(f'checkpoint {path} does not exist')
+        raise MissingFileError(f'checkpoint {path} does not exist')
 
 
 def check_run(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
