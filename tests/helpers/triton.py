@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mmfocal.ops.focal_attention import FocalGeometry
-from tests.helpers.attention import call, make_inputs, run
+from tests.helpers.attention import check_half_precision, make_inputs, run, with_large_logits
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # The interpreter knows float64, in which a wrong term cannot hide behind rounding.
@@ -48,24 +48,14 @@ def check_half(
     windows: tuple[int, int],
     shift: int,
     dtype: torch.dtype,
+    factor: float = 1.0,
     **shape: int,
 ) -> None:
-    """Maps in half precision, tables in float32, as under autocast."""
+    """Weights, gradients of logits, output and result are rounded; see ``check_half_precision``.
+
+    ``factor`` enlarges queries and keys.
+    """
     inputs = few_images(geometry, windows, **shape)
-    leaves = {
-        name: value.to(DEVICE, dtype if 'kv' in name else torch.float32).requires_grad_()
-        for name, value in inputs.items()
-    }
-    exact = {name: value.detach().double().requires_grad_() for name, value in leaves.items()}
-    out = call(leaves, geometry, 'triton', shift=shift)
-    truth = call(exact, geometry, 'reference', shift=shift)
-    seed = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
-    out.backward(seed)
-    truth.backward(seed.double())
-    assert out.dtype == dtype
-    pairs = {'out': (out, truth), **{f'd_{k}': (leaves[k].grad, exact[k].grad) for k in leaves}}
-    for name, (value, expected) in pairs.items():
-        # Rounded to half precision: weights, gradients of logits, the output, and the result.
-        bound = 4 * torch.finfo(dtype).eps * expected.abs().max()
-        error = (value - expected).abs().max()
-        assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
+    if factor > 1:
+        inputs = with_large_logits(inputs, factor)
+    check_half_precision(inputs, geometry, 'triton', dtype, DEVICE, shift)
