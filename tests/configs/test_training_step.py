@@ -15,10 +15,11 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
-from torch import nn
+from torch import Tensor, nn
 
 from mmfocal.engine import adapt_to_machine, machine
 from mmfocal.engine.machine import dicts_in
+from mmfocal.engine.randomness import seed_all
 from tests.helpers.config_suite import CONFIGS, SMALL, build, has_masks, load
 from tests.helpers.processes import run_in_processes
 
@@ -173,6 +174,35 @@ def _equal_on_all_ranks(model: nn.Module) -> None:
         assert param.grad.equal(other), f'{name}: gradients differ between the processes'
 
 
+def _gradients(model: MMDistributedDataParallel, batch: dict, rank: int) -> dict[str, Tensor]:
+    """Of a step with this rank's own random numbers, before clipping."""
+    model.zero_grad()
+    seed_all(rank)  # dropout, sampled regions
+    data = model.module.data_preprocessor(batch, training=True)
+    total, _ = model.module.parse_losses(model(**data, mode='loss'))
+    total.backward()
+    check_gradients(model)
+    return {name: param.grad.clone() for name, param in model.named_parameters()}
+
+
+def _check_mean(name: str, model: MMDistributedDataParallel, batch: dict, rank: int) -> None:
+    """Gradients are the mean of those that each process computes alone.
+
+    Losses are not in general those of one process with all images: detectors divide by the number
+    of positive samples of each process, and batch norm is local on CPUs.
+    """
+    with model.no_sync():
+        alone = _gradients(model, batch, rank)
+    together = _gradients(model, batch, rank)
+    for key, value in alone.items():
+        total = value.clone()
+        dist.all_reduce(total)
+        assert not total.norm() or not value.equal(total / 2), f'{name} {key}: the ranks agree'
+        # halving is exact, and a sum of two numbers is rounded once
+        error = (together[key] - total / 2).norm()
+        assert error <= torch.finfo(torch.float32).eps * total.norm(), f'{name} {key}'
+
+
 def _train_together(rank: int, names: list[str]) -> None:
     """Run two steps of each method; DDP fails in the second step if a parameter was unused."""
     machine.get_device = lambda: 'cpu'
@@ -182,9 +212,12 @@ def _train_together(rank: int, names: list[str]) -> None:
         model = MMDistributedDataParallel(make_model(cfg).train(), broadcast_buffers=False)
         wrapper = make_optimizer(cfg, model, _equal_on_all_ranks)
         torch.manual_seed(rank)
-        for _ in range(2):
+        for step in range(2):
             batch = make_batch(cfg)
             batch['inputs'] = [image.roll(40 * rank, 1) for image in batch['inputs']]
+            if step == 0:
+                assert not model.find_unused_parameters
+                _check_mean(name, model, batch, rank)
             with DefaultScope.overwrite_default_scope(cfg.default_scope):
                 losses = model.train_step(batch, wrapper)
             both = [torch.zeros(()) for _ in range(2)]

@@ -106,3 +106,67 @@ def check_rounds_as_well_as_reference(case: str, impl: str, device: str = 'cpu')
         bound = 2 * (plain[name] - value).abs().max() + 4 * rounding
         error = (ours[name] - value).abs().max()
         assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
+
+
+def with_large_logits(inputs: dict[str, Tensor], factor: float = 8.0) -> dict[str, Tensor]:
+    """Queries and keys times a factor: logits of some hundreds, whose exponentials exceed fp16."""
+    channels = inputs['qkv'].shape[-1] // 3
+    enlarged = {}
+    for name, value in inputs.items():
+        large = {'qkv': 2 * channels}.get(name, channels if 'kv' in name else 0)
+        enlarged[name] = torch.cat([factor * value[..., :large], value[..., large:]], dim=-1)
+    dim = channels // inputs['own'].shape[1]
+    tokens = enlarged['qkv'][0].flatten(0, 1)
+    logits = 0.4 * tokens[:, :dim] @ tokens[:, channels : channels + dim].T
+    assert logits.max() > 200 and logits.min() < -200
+    return enlarged
+
+
+def check_half_precision(
+    inputs: dict[str, Tensor],
+    geometry: FocalGeometry,
+    impl: str,
+    dtype: torch.dtype,
+    device: str = 'cpu',
+    shift: int = 0,
+    roundings: float = 4,
+) -> None:
+    """Compare output and every gradient with the reference in float64.
+
+    Maps are in half precision, tables in float32, as under autocast.
+
+    Args:
+        inputs: See ``make_inputs``.
+        geometry: The key set of a window.
+        impl: Backend.
+        dtype: Of the maps.
+        device: Of all inputs.
+        shift: By how many tokens the map is rolled.
+        roundings: How often values are rounded to half precision, in units of its ``eps``.
+    """
+    leaves = {
+        name: value.to(device, dtype if 'kv' in name else torch.float32).requires_grad_()
+        for name, value in inputs.items()
+    }
+    exact = {name: value.detach().double().requires_grad_() for name, value in leaves.items()}
+    out = call(leaves, geometry, impl, shift=shift)
+    truth = call(exact, geometry, 'reference', shift=shift)
+    seed = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    out.backward(seed)
+    truth.backward(seed.double())
+    assert out.dtype == dtype
+    # Logits are sums of d products in float32. Their error is the relative one of numerators and
+    # denominators of the weights, and once more of the gradients of logits.
+    channels = inputs['qkv'].shape[-1] // 3
+    dim = channels // inputs['own'].shape[1]
+    q, k, _ = (part.unflatten(-1, (-1, dim)) for part in inputs['qkv'].split(channels, dim=-1))
+    largest = 0.4 * (q.norm(dim=-1).max() * k.norm(dim=-1).max()).item()
+    logit_error = largest * (dim + 2) * torch.finfo(torch.float32).eps / 2
+    bound = roundings * torch.finfo(dtype).eps + 4 * logit_error
+    # Gradients of logits are differences between products of this size, one with the output.
+    product = (seed.double() * truth.detach()).unflatten(-1, (-1, dim)).sum(-1).abs().max()
+    pairs = {'out': (out, truth), **{f'd_{k}': (leaves[k].grad, exact[k].grad) for k in leaves}}
+    for name, (value, expected) in pairs.items():
+        size = expected.abs().max()
+        error = (value - expected).abs().max() / (size if name == 'out' else max(size, product))
+        assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'

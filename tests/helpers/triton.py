@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmfocal.models.fast_path import call_block
 from mmfocal.models.focal_transformer import FocalBlock
 from mmfocal.ops.focal_attention import FocalGeometry
-from tests.helpers.attention import call, make_inputs, run
+from tests.helpers.attention import check_half_precision, make_inputs, run, with_large_logits
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # The interpreter supports float64, in which rounding cannot hide a wrong term.
@@ -63,9 +63,13 @@ def check_half(
     windows: tuple[int, int],
     shift: int,
     dtype: torch.dtype,
+    factor: float = 1.0,
     **shape: int,
 ) -> None:
-    """Maps in half precision, tables in float32, as under autocast."""
+    """Weights, gradients of logits, output and result are rounded; see ``check_half_precision``.
+
+    ``factor`` enlarges queries and keys.
+    """
     inputs = few_images(geometry, windows, **shape)
     leaves = {
         name: value.to(DEVICE, dtype if 'kv' in name else torch.float32).requires_grad_()

@@ -26,11 +26,13 @@ from tests.helpers.attention import (
     CPU_IMPLS,
     FAST_IMPLS,
     call,
+    check_half_precision,
     check_rounds_as_well_as_reference,
     make_inputs,
     run,
     to_bias,
     to_tokens,
+    with_large_logits,
 )
 
 
@@ -166,6 +168,20 @@ def test_bias_and_softmax_stay_fp32_in_half_precision(impl: str, dtype: torch.dt
     # fp32 logits of 3000 have an absolute error of 2^-13; the output is rounded once more.
     bound = (2**-11 + torch.finfo(dtype).eps) * truth.abs().max()
     assert (out.double() - truth).abs().max() <= bound
+
+
+# Rounded to half precision, in units of eps: the output or a gradient of a map, half a unit each.
+# PyTorch's attention also rounds the bias, the weights and the gradients of logits.
+ROUNDINGS = {'reference': 0.5, 'chunked': 0.5, 'sdpa': 4}
+
+
+@pytest.mark.parametrize('impl', CPU_IMPLS)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('case', ['detection', 'shift'])
+def test_large_logits_in_half_precision(case: str, dtype: torch.dtype, impl: str) -> None:
+    geometry, windows, shift = CASES[case]
+    inputs = with_large_logits(make_inputs(geometry, windows))
+    check_half_precision(inputs, geometry, impl, dtype, 'cpu', shift, ROUNDINGS[impl])
 
 
 @pytest.mark.parametrize('impl', CPU_IMPLS)

@@ -74,8 +74,9 @@ def test_rounds_as_well_as_reference() -> None:
     check(FocalGeometry(3, 1, 1, 3), (1, 2), 1, dtype=torch.float32)
 
 
-def test_half_precision() -> None:
-    check_half(FocalGeometry(3, 1, 1, 3), (1, 2), 1, torch.float16)
+@pytest.mark.parametrize('factor', [1.0, 10.0], ids=['usual', 'large logits'])
+def test_half_precision(factor: float) -> None:
+    check_half(FocalGeometry(3, 1, 1, 3), (1, 2), 1, torch.float16, factor)
 
 
 def test_strips_of_several_windows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,8 @@ class Record(Hook):
         self.losses.append(loss.item())
 
     def after_train(self, runner):
-        found = dict(losses=self.losses, unused=self.unused)
+        find_unused = getattr(runner.model, 'find_unused_parameters', None)
+        found = dict(losses=self.losses, unused=self.unused, find_unused=find_unused)
         torch.save(found, f'{runner.work_dir}/recorded{get_rank()}.pt')
 
 
@@ -90,13 +91,20 @@ def project(workspace: Path, repo_root: Path) -> Path:
     return workspace
 
 
-def train(folder: Path, name: str, options: list[str], launcher: str, ranks: int) -> None:
+def train(
+    folder: Path,
+    name: str,
+    options: list[str],
+    launcher: str,
+    ranks: int,
+    config: str = 'config.py',
+) -> None:
     """Run ``tools/train.py`` in this process."""
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     main = run_path(str(Path(__file__).resolve().parents[2] / 'tools' / 'train.py'))['main']
     settings = [f'train_dataloader.batch_size={TOTAL // ranks}', *options]
-    main(['config.py', '--work-dir', name, '--launcher', launcher, '--cfg-options', *settings])
+    main([config, '--work-dir', name, '--launcher', launcher, '--cfg-options', *settings])
 
 
 def body(rank: int, folder: Path, ranks: int) -> None:
@@ -116,7 +124,7 @@ def test_ddp_and_fsdp2_train_as_one_process(project: Path, run) -> None:
         for kind in ('ddp', 'fsdp'):
             for rank in range(ranks):
                 found = torch.load(project / f'{kind}{ranks}' / f'recorded{rank}.pt')
-                assert not found['unused']
+                assert not found['unused'] and not found['find_unused']
                 # A sum of n terms in another order differs by n eps at most. Gradients sum over
                 # batch, tokens and channels; steps of learning rate 0.1 with clipped gradients
                 # propagate the differences.
@@ -134,6 +142,44 @@ def test_ddp_and_fsdp2_train_as_one_process(project: Path, run) -> None:
     assert losses == pytest.approx(one[4:], rel=1e-5)
     printed = run('test.py', 'config.py', 'fsdp2/iter_6.pth')
     assert 'accuracy/top1' in printed
+
+
+# Normalization that does not depend on how images are distributed: ATSS divides by the positive
+# samples of all processes, and UperNet averages over pixels; its batch norm would be local.
+HEADS = {
+    'atss': [],
+    'upernet': [
+        f'model.{head}_head.{setting}'
+        for head in ('decode', 'auxiliary')
+        for setting in ('norm_cfg.type=GN', 'norm_cfg.num_groups=8', 'dropout_ratio=0')
+    ],
+}
+SHORT = ['train_cfg.max_iters=2', 'val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
+
+
+def train_heads(rank: int, folder: Path, ranks: int) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+    for name, options in HEADS.items():
+        train(folder, f'{name}{ranks}', [*SHORT, *options], 'pytorch', ranks, f'{name}.py')
+
+
+@pytest.mark.slow
+def test_heads_train_as_one_process(workspace: Path, repo_root: Path) -> None:
+    """Losses of a detector and a segmentor in two processes, without unused parameters."""
+    (workspace / 'scale_out_hooks.py').write_text(HOOK)
+    for name in HEADS:
+        base = str(repo_root / 'configs' / 'quickstart' / f'focal_nano_{name}.py')
+        (workspace / f'{name}.py').write_text(CONFIG.format(base=base))
+    for ranks in (1, 2):
+        run_in_processes(train_heads, workspace, workspace, ranks, ranks=ranks)
+    for name in HEADS:
+        one = torch.load(workspace / f'{name}1' / 'recorded0.pt')
+        assert abs(one['losses'][0] - one['losses'][1]) > 0.01
+        for rank in range(2):
+            found = torch.load(workspace / f'{name}2' / f'recorded{rank}.pt')
+            assert not found['unused'] and found['find_unused'] is False
+            # as above
+            assert found['losses'] == pytest.approx(one['losses'], rel=1e-5), name
 
 
 def free_port() -> str:
