@@ -83,6 +83,16 @@ def tell(cfg: Config, line: str) -> None:
         print(line, flush=True)
 
 
+def world_size(launcher: str) -> int:
+    """Return the number of processes that the launcher starts.
+
+    Args:
+        launcher: As in MMEngine's configs.
+    """
+    variable = RANK_VARIABLES.get(launcher, ('RANK', 'WORLD_SIZE'))[1]
+    return 1 if launcher == 'none' else int(os.environ.get(variable, 1))
+
+
 def _start_gloo(launcher: str) -> None:
     if dist.is_initialized():
         return

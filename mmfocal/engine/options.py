@@ -278,7 +278,7 @@ def _warn_if_unknown(before: Config, after: Config, key: str) -> None:
         if near or not depth or arguments is not None:
             similar = '.'.join([*path[:depth], near or ''])
             hint = f'the nearest is {similar}' if near else 'nothing reads it'
-            tell(after, f'WARNING: --cfg-options {key}: there is no {name!r} here; {hint}')
+            tell(after, f'WARNING: --cfg-options {key}: {name!r} is not a known key; {hint}')
         return
 
 

@@ -428,7 +428,7 @@ def test_code_in_checkpoints_does_not_run_by_any_scheme(tmp_path, monkeypatch):
     for prefix, address in ADDRESSES.items():
         address = address.format(digest)
         words = (
-            'pavi://.* is not supported' if 'pavi' in prefix else 'holds objects beside tensors'
+            'pavi://.* is not supported' if 'pavi' in prefix else 'holds objects besides tensors'
         )
         with pytest.raises(ValueError, match=words):
             CheckpointLoader.load_checkpoint(address)

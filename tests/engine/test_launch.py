@@ -48,7 +48,7 @@ def test_loaders_without_workers_do_not_keep_them(task):
         ('train_cgf.max_iters=3', 'the nearest is train_cfg'),
         ('default_hooks.chekpoint.interval=3', 'the nearest is default_hooks.checkpoint'),
         ('train_dataloader.bacth_size=3', 'the nearest is train_dataloader.batch_size'),
-        ('colour=blue', "there is no 'colour' here; nothing reads it"),
+        ('colour=blue', "'colour' is not a known key; nothing reads it"),
         # below parts with a type
         ('model.test_cfg.rcnn.scroe_thr=0.9', 'the nearest is model.test_cfg.rcnn.score_thr'),
         ('model.roi_hed.type=X', 'the nearest is model.roi_head'),

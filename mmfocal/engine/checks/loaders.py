@@ -2,12 +2,11 @@
 """Checks of data loaders: their numbers, and a last batch of a single image."""
 
 import math
-import os
 
 from mmengine.config import Config
 
 from ..findings import Findings
-from ..machine import RANK_VARIABLES, kind_of
+from ..machine import kind_of, world_size
 from .model import check_single_image
 
 
@@ -40,9 +39,7 @@ def check_last_batch(cfg: Config, sizes: dict[str, int], findings: Findings) -> 
     if not ends or loader.get('drop_last') or not isinstance(batch, int) or batch < 2:
         return
     total = _length('train_dataloader.dataset', loader['dataset'], sizes)
-    launcher = cfg.get('launcher', 'none')
-    variable = RANK_VARIABLES.get(launcher, ('RANK', 'WORLD_SIZE'))[1]
-    processes = 1 if launcher == 'none' else int(os.environ.get(variable, 1))
+    processes = world_size(cfg.get('launcher', 'none'))
     if total is None or math.ceil(total / processes) % batch != 1:
         return
     try:
