@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmfocal.models.fast_path import call_block
 from mmfocal.models.focal_transformer import FocalBlock
 from mmfocal.ops.focal_attention import FocalGeometry
-from tests.helpers.attention import check_half_precision, make_inputs, run, with_large_logits
+from tests.helpers.attention import make_inputs, run
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # The interpreter supports float64, in which rounding cannot hide a wrong term.
