@@ -195,8 +195,8 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
         start = f' from {cfg.load_from}' if cfg.load_from else ''
         tell(
             cfg,
-            f'--resume: there is no checkpoint in {cfg.work_dir}, the training starts at iteration '
-            f'0{start}',
+            f'--resume: there is no checkpoint in {cfg.work_dir}, '
+            f'the training starts at iteration 0{start}',
         )
         return
     tell(cfg, f'--resume: resuming from {found}')

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmfocal.models.fast_path import call_block
 from mmfocal.models.focal_transformer import FocalBlock
 from mmfocal.ops.focal_attention import FocalGeometry
-from tests.helpers.attention import make_inputs, run
+from tests.helpers.attention import check_half_precision, make_inputs, run, with_large_logits
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # The interpreter supports float64, in which rounding cannot hide a wrong term.
@@ -71,23 +71,9 @@ def check_half(
     ``factor`` enlarges queries and keys.
     """
     inputs = few_images(geometry, windows, **shape)
-    leaves = {
-        name: value.to(DEVICE, dtype if 'kv' in name else torch.float32).requires_grad_()
-        for name, value in inputs.items()
-    }
-    exact = {name: value.detach().double().requires_grad_() for name, value in leaves.items()}
-    out = call(leaves, geometry, 'triton', shift=shift)
-    truth = call(exact, geometry, 'reference', shift=shift)
-    seed = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
-    out.backward(seed)
-    truth.backward(seed.double())
-    assert out.dtype == dtype
-    pairs = {'out': (out, truth), **{f'd_{k}': (leaves[k].grad, exact[k].grad) for k in leaves}}
-    for name, (value, expected) in pairs.items():
-        # Rounded to half precision: weights, gradients of logits, the output, and the result.
-        bound = 4 * torch.finfo(dtype).eps * expected.abs().max()
-        error = (value - expected).abs().max()
-        assert error <= bound, f'{name}: error {error:.1e}, bound {bound:.1e}'
+    if factor > 1:
+        inputs = with_large_logits(inputs, factor)
+    check_half_precision(inputs, geometry, 'triton', dtype, DEVICE, shift)
 
 
 def check_fast_path(dtype: torch.dtype, bound: float) -> None:
