@@ -148,7 +148,7 @@ def _expand(entry: str) -> list[tuple[str, str]]:
     path = Path(entry)
     if path.is_dir():
         known = (file for file in path.rglob('*') if _is_shown(file.relative_to(path)))
-        files = sorted(file for file in known if file.is_file())
+        files = sorted(file for file in known if not file.is_dir())
         if not files:
             raise FileNotFoundError(f'{entry} holds no image and no video')
         return [(str(file), file.relative_to(path).as_posix()) for file in files]

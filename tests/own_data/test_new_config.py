@@ -249,7 +249,7 @@ def test_classes_order_coco_too(new_config, data):
     assert [a['category_id'] for a in content['annotations']] == [2, 1, 2, 1]
     Path('val.json').rename('other_train.json')  # would be replaced
     arguments[arguments.index('val.json')] = 'other_train.json'
-    with pytest.raises(SystemExit, match=r'other_train\.json is also an input'):
+    with pytest.raises(SystemExit, match=r'other_train\.json is the input'):
         new_config.main([*arguments, 'other.py', '--classes', 'dog', 'cat', '--overwrite'])
 
 
