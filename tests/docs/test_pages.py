@@ -295,7 +295,7 @@ def test_checkpoints(shell, repo_root, run):
         'test_dataloader.dataset.data_prefix= test_dataloader.dataset.split='
     )
     printed = follow(repo_root / 'docs/checkpoints.md', shell)
-    assert 'accuracy/top1' in printed and Path('work_dirs/my_detector/iter_2.pth').exists()
+    assert 'accuracy/top1' in printed and Path('work_dirs/finetuned/iter_2.pth').exists()
     back = read_checkpoint('back.pth')['model']
     assert back.keys() == released.keys()
     assert all(torch.equal(back[name], value) for name, value in released.items())
