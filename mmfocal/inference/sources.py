@@ -13,7 +13,8 @@ import numpy as np
 import supervision as sv
 from mmengine import fileio
 
-IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
+from mmfocal.image_files import IMAGES, is_hidden
+
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.gif')
 
 
@@ -170,8 +171,7 @@ def _expand(entry: str) -> list[tuple[str, str]]:
 
 def _is_shown(path: Path) -> bool:
     """Whether a path in a folder is an image or a video, and no part of it is hidden."""
-    is_hidden = any(part.startswith('.') for part in path.parts)
-    return path.suffix.lower() in IMAGES + VIDEOS and not is_hidden
+    return path.suffix.lower() in IMAGES + VIDEOS and not is_hidden(path)
 
 
 def _kind(path: str) -> str:

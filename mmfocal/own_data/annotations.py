@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
+from mmfocal.image_files import IMAGES, is_hidden
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Split:
     Attributes:
         labels: COCO file, folder of label maps, or folder of class folders.
         images: Folder of the images; not used for class folders.
-        count: Number of training images.
+        count: Number of images; in a COCO file for training, of annotated images.
         listing: File with a line ``PATH INDEX`` per image; for class folders only, see
             ``list_class_folders``.
     """
@@ -189,7 +189,7 @@ def list_class_folders(folder: str) -> str:
 def _class_folders(folder: str) -> tuple[str, ...]:
     entries = Path(folder).iterdir()
     return tuple(
-        sorted(path.name for path in entries if path.is_dir() and not path.name.startswith('.'))
+        sorted(path.name for path in entries if path.is_dir() and not is_hidden(Path(path.name)))
     )
 
 
@@ -198,8 +198,7 @@ def _images(folder: str) -> list[Path]:
     return [
         path
         for path in Path(folder).rglob('*')
-        if path.suffix.lower() in IMAGES
-        and not any(part.startswith('.') for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in IMAGES and not is_hidden(path.relative_to(folder))
     ]
 
 

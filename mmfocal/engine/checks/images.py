@@ -13,11 +13,12 @@ from mmengine.dataset import BaseDataset
 from mmengine.fileio import list_from_file
 from PIL import Image
 
+from mmfocal.image_files import IMAGES
+
 from ..findings import Findings, first_few
 from ..machine import dicts_in, kind_of
 
 SAMPLE = 50  # number of files that are opened, evenly spread, so that startup stays fast
-PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')
 _DECODED_PIXELS = 2_000_000  # of larger images only the header is checked
 _EXIF_ORIENTATION = 0x0112
 IGNORED = 255  # ignored by the hosts' losses and metrics
@@ -373,7 +374,7 @@ def _check_suffixes(key: str, dataset: BaseDataset, findings: Findings) -> None:
         below = os.path.relpath(place, folder)
         for name in names:
             stem, suffix = os.path.splitext(name)
-            if suffix.lower() in PICTURES and not name.endswith(used):
+            if suffix.lower() in IMAGES and not name.endswith(used):
                 others.append(os.path.join(maps, below, stem + dataset.seg_map_suffix))
     # labels in the image folder are not images
     others = [path for path in others if os.path.realpath(maps) != os.path.realpath(folder)]
