@@ -2,12 +2,12 @@
 """Shared code of ``tools/train.py`` and ``tools/test.py``; needs torch and MMEngine only."""
 
 from mmfocal.environment import require
+from mmfocal.errors import InputError
 
 require('mmengine.hooks')  # the first module that needs opencv
 
 from .batch_size import describe_batch_size
 from .checks import check_checkpoint, check_inputs, check_run, check_widths
-from .findings import InputError
 from .launch import add_common_arguments, build_runner, load_config, read_config
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .machine import adapt_to_machine, leave_process_group

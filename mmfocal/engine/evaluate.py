@@ -9,10 +9,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.fileio import load
 
+from mmfocal.errors import InputError
 from mmfocal.existing_outputs import check_outputs
 
 from .checks import leaf_datasets
-from .findings import InputError
 from .machine import kind_of, tell
 from .outputs import DrawPredictions, tell_replacement
 

@@ -11,11 +11,11 @@ from mmengine.fileio import LocalBackend, get_local_path, register_backend
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader
 
+from mmfocal.errors import InputError
 from mmfocal.models.checkpoint_files import download
 from mmfocal.models.pretrained import read_checkpoint
 
 from .checkpoints import SafeCheckpointHook
-from .findings import InputError
 from .sharding import read_sharded
 
 

@@ -8,6 +8,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmfocal.errors import InputError
 from mmfocal.models.pretrained import (
     convert_upstream,
     is_derived,
@@ -16,7 +17,7 @@ from mmfocal.models.pretrained import (
 )
 
 from .files import local_copy, read_run_checkpoint
-from .findings import InputError, first_few
+from .findings import first_few
 
 
 class LoadWholeModel(Hook):

@@ -14,7 +14,8 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
-from .findings import InputError
+from mmfocal.errors import InputError
+
 from .machine import tell
 
 # keys that MMEngine's runner and the tools read

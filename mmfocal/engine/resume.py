@@ -15,8 +15,9 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner, find_latest_checkpoint
 
+from mmfocal.errors import InputError
+
 from .files import read_run_checkpoint
-from .findings import InputError
 from .machine import is_first_process, tell
 from .sharding import is_sharded
 

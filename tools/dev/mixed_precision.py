@@ -63,12 +63,12 @@ def lower_precision(backbone: nn.Module, dtype: torch.dtype) -> None:
     """
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
-            _cast(module, torch.float32, enabled=False)
-    _cast(backbone, dtype, enabled=True)
+            _cast(module, torch.float32)
+    _cast(backbone, dtype)
 
 
-def _cast(module: nn.Module, dtype: torch.dtype, enabled: bool) -> None:
-    forward = module.forward
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    forward, enabled = module.forward, dtype != torch.float32
 
     def cast_forward(x: Tensor) -> Any:
         with torch.autocast('cpu', dtype if enabled else None, enabled=enabled):
