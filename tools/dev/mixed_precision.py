@@ -3,7 +3,7 @@
 
 The backbone runs under autocast. Its convolutions and the rest of the model stay in float32, as
 their operators are slow or missing in lower precision on CPUs. All trainings see the same images
-in the same order. ``--resume`` continues an interrupted comparison.
+in the same order.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmfocal.engine import check_inputs
+from mmfocal.engine.resume import check_work_dir
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -92,7 +93,7 @@ def train(args: argparse.Namespace, dtype: str) -> Path:
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.optim_wrapper.update(type='ScaledOptimWrapper', scaled=dtype == 'float16')
     cfg.work_dir = str(args.work_dir / dtype)
-    cfg.resume = args.resume
+    check_work_dir(cfg)
     check_inputs(cfg)
     runner = Runner.from_cfg(cfg)
     if dtype != 'float32':
@@ -123,7 +124,6 @@ def main() -> None:
     parser.add_argument('--config', default='configs/quickstart/focal_nano_maskrcnn.py')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/mixed_precision'))
     parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=DTYPES)
-    parser.add_argument('--resume', action='store_true')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='see tools/train.py')
     args = parser.parse_args()
     for dtype in args.dtypes:
