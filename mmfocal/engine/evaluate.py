@@ -187,7 +187,7 @@ def use_tta(cfg: Config) -> None:
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
             hint = _TTA_MODELS if cfg.default_scope == 'mmdet' else ''
-            raise InputError(f'--tta needs {key!r} in the config, which has none{hint}')
+            raise InputError(f'--tta needs {key!r}, which the config does not have{hint}')
     _single_test_set(cfg, '--tta').pipeline = cfg.tta_pipeline
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
 

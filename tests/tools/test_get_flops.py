@@ -96,5 +96,5 @@ def test_errors(get_flops, repo_root, capsys):
     assert "invalid choice: 'fvcore'" in message and 'matmul-120' in message
     with pytest.raises(ValueError, match='at least 32, got'):
         get_flops(repo_root / CONFIG, '--shape', 8, 8)
-    with pytest.raises(FileNotFoundError, match='no_such_config'):
+    with pytest.raises(SystemExit, match=r'^error: config no_such_config\.py does not exist'):
         get_flops('no_such_config.py')
