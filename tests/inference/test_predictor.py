@@ -280,6 +280,15 @@ def test_runs(tmp_path, runs):
         Predictor('focal_nano_upernet', run / 'iter_1.pth', device='cpu')
 
 
+def test_addresses_need_a_checksum(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    address = (runs['cls'] / 'iter_1.pth').as_uri()
+    with pytest.raises(ValueError, match=r'iter_1\.pth: downloads need a checksum; .*#sha256='):
+        Predictor('focal_nano_cls', address, device='cpu')
+    assert not list(tmp_path.rglob('*.pth'))
+    Predictor('focal_nano_cls', f'{address}#unverified', device='cpu')
+
+
 def test_errors_of_the_command_line(runs, picture):
     predict = _load('predict')
     run = str(runs['cls'])
