@@ -60,7 +60,7 @@ class BuildWithMim(build_py):
             shutil.copy2(source, target)
 
 
-# The maintained continuation of OpenMMLab's libraries. The core requires none of them: they share
+# Maintained forks of OpenMMLab's libraries. The core requires none of them: they share
 # their import names with the original mm* packages, and a second mmengine or mmcv would overwrite
 # the one that a user has installed. mmcv's ops are compiled only if torch is installed first and
 # with `--no-build-isolation`; tools/setup_env.sh does that.

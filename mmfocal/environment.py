@@ -96,7 +96,7 @@ def _mixed_families() -> Iterator[str]:
     if 'mmcv' in wrong:
         commands.append(f'{BUILD_MMCV} {_mmcv_requirement(keeps_onedl)}')
     yield (
-        f'packages of OpenMMLab ({_listed(original)}) and of its continuation ({_listed(onedl)}) '
+        f'packages of OpenMMLab ({_listed(original)}) and their forks ({_listed(onedl)}) '
         f'are mixed: {" && ".join(commands)}'
     )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classifier of single digits. Its backbone initializes the models of the other tasks:
+"""Classifier of single digits. A detector or segmentor can start from its backbone:
 
 ``--cfg-options model.backbone.init_cfg.type=FocalPretrained
 model.backbone.init_cfg.checkpoint=FILE``.

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from yapf.yapflib.yapf_api import FormatCode
 
-from mmfocal.engine.checks.model import num_classes_of
+from mmfocal.engine.checks.settings import num_classes_of
 
 from .annotations import OwnData, Split
 from .schedule import plan

@@ -16,13 +16,29 @@ from mmfocal.errors import MissingFileError
 from ..findings import Findings, first_few
 from ..machine import dicts_in, is_first_process, kind_of
 from ..sharding import is_sharded
-from .classification import check_class_count, check_class_folders, check_image_list
-from .coco import CocoFile, check_coco, without_garbage_collection
-from .evaluator import check_evaluator, coco_metrics
-from .images import check_label_maps, has_file, has_files, is_remote
-from .loaders import check_last_batch, check_loader
-from .model import check_num_classes, check_widths
-from .schedule import check_schedule
+from .coco import (
+    CocoFile,
+    check_coco,
+    check_evaluator,
+    coco_metrics,
+    without_garbage_collection,
+)
+from .images import (
+    check_class_folders,
+    check_image_list,
+    check_label_maps,
+    has_file,
+    has_files,
+    is_remote,
+)
+from .settings import (
+    check_class_count,
+    check_last_batch,
+    check_loader,
+    check_num_classes,
+    check_schedule,
+    check_widths,
+)
 
 __all__ = ['check_checkpoint', 'check_inputs', 'check_run', 'check_widths']
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of models: channels of connected modules, numbers of classes, batches of one image.
+"""Checks of settings: channels, numbers of classes, data loaders and schedule.
 
-Modules run on PyTorch's meta device, where tensors have shapes but no values, so that any
+For the channels, modules run on PyTorch's meta device, where tensors have shapes, no values. Any
 registered module is checked in a fraction of a second and without memory. Modules that do not run
 there, such as deformable convolutions, are not checked, and neither are the modules after them.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,10 +15,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import LOOPS, MODELS, DefaultScope
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 
 from ..findings import Findings, first_few
+from ..machine import kind_of, world_size
 from ..meta_model import build_meta_model
 from ..options import nearest, parameters_of, registered
 
@@ -29,6 +32,8 @@ _HEADS = (
 )
 _COUNTS = ('in_index', 'num_ins')  # indices or number of the maps that a head uses
 _BAD_ARGUMENTS = (AssertionError, IndexError, KeyError, TypeError, ValueError)
+_ENDLESS = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')  # MMEngine, mmdet
+_FEW = 10  # a smaller interval counts epochs rather than iterations
 # Modules whose num_classes has another meaning: pre-training, foreground, stuff, boundaries
 _OTHER_PARTS = ('backbone', 'rpn_head', 'semantic_head')
 _OTHER_TYPES = ('STDCHead',)
@@ -70,6 +75,45 @@ def num_classes_of(key: str, node: Any) -> Iterator[tuple[str, int]]:
             yield f'{key}.{name}', child
         elif name not in _OTHER_PARTS:
             yield from num_classes_of(f'{key}.{name}', child)
+
+
+def check_class_count(
+    cfg: Config, split: str, classes: tuple[int, str], findings: Findings
+) -> None:
+    """Check ``num_classes`` of the preprocessor, which makes one-hot labels, and ``topk``.
+
+    Args:
+        cfg: Complete config.
+        split: ``train``, ``val`` or ``test``.
+        classes: Number of classes and the key and words that tell it.
+        findings: Collects the errors.
+    """
+    number, source = classes
+    model = cfg.get('model') or {}
+    for key, settings in (
+        ('data_preprocessor', cfg.get('data_preprocessor')),
+        ('model.data_preprocessor', model.get('data_preprocessor')),
+    ):
+        count = (settings or {}).get('num_classes')
+        if count is not None and count != number:
+            findings.error(
+                f'{key}.num_classes={count}, but {source}', {f'{key}.num_classes': number}
+            )
+    _check_scores(f'{split}_evaluator', cfg.get(f'{split}_evaluator'), number, findings)
+
+
+def _check_scores(key: str, evaluator: Any, count: int, findings: Findings) -> None:
+    """Check that ``topk`` of a classifier's accuracy does not exceed the number of classes."""
+    listed = isinstance(evaluator, (list, tuple))
+    for index, metric in enumerate(evaluator if listed else [evaluator or {}]):
+        topk = metric.get('topk', 1 if kind_of(metric) == 'Accuracy' else ())
+        topk = (topk,) if isinstance(topk, int) else tuple(topk)
+        metric_key = f'{key}.{index}' if listed else key
+        if any(k > count for k in topk):
+            findings.error(
+                f'{metric_key}.topk={topk}, but there are {count} classes',
+                {f'{metric_key}.topk': tuple(k for k in topk if k <= count) or (1,)},
+            )
 
 
 # ---- channels ----------------------------------------------------------------------------------
@@ -258,3 +302,162 @@ def _as_maps(outputs: Any) -> Maps | None:
         return None
     shapes_known = all(isinstance(each, Tensor) and each.ndim in (2, 4) for each in outputs)
     return outputs if shapes_known else None
+
+
+# ---- data loaders ------------------------------------------------------------------------------
+
+
+def check_loader(key: str, loader: dict, findings: Findings) -> None:
+    """Check the numbers of a data loader.
+
+    Args:
+        key: Key of the loader in the config.
+        loader: Its config.
+        findings: Collects the errors.
+    """
+    for name, least in (('batch_size', 1), ('num_workers', 0)):
+        value = loader.get(name, least)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            findings.error(f'{key}.{name}={value!r}; expected an integer of at least {least}')
+
+
+def check_last_batch(cfg: Config, sizes: dict[str, int], findings: Findings) -> None:
+    """Check that a last batch of one image does not stop the training at the end of an epoch.
+
+    Args:
+        cfg: Complete config.
+        sizes: Number of images by key of each data set, as far as known.
+        findings: Collects the error.
+    """
+    loader = cfg.get('train_dataloader') or {}
+    batch = loader.get('batch_size')
+    sampler = loader.get('sampler') or {}
+    ends = isinstance(sampler, dict) and kind_of(sampler) == 'DefaultSampler'
+    if not ends or loader.get('drop_last') or not isinstance(batch, int) or batch < 2:
+        return
+    total = _length('train_dataloader.dataset', loader['dataset'], sizes)
+    processes = world_size(cfg.get('launcher', 'none'))
+    if total is None or math.ceil(total / processes) % batch != 1:
+        return
+    try:
+        check_single_image(
+            cfg,
+            f'train_dataloader.drop_last=False leaves a last batch of 1 of {total} images '
+            f'(batch_size={batch}, {processes} process{"es" if processes > 1 else ""})',
+        )
+    except ValueError as error:
+        findings.error(str(error), {'train_dataloader.drop_last': True})
+
+
+def _length(key: str, dataset: dict, sizes: dict[str, int]) -> int | None:
+    """Return the length of a data set, None if it is unknown."""
+    if 'indices' in dataset:
+        return None
+    kind = kind_of(dataset)
+    if kind == 'ConcatDataset':
+        lengths = [
+            _length(f'{key}.datasets.{index}', part, sizes)
+            for index, part in enumerate(dataset['datasets'])
+        ]
+        return None if None in lengths else sum(filter(None, lengths))
+    if kind == 'RepeatDataset':
+        length = _length(f'{key}.dataset', dataset['dataset'], sizes)
+        return length and length * dataset['times']
+    return sizes.get(key)
+
+
+# ---- schedule ----------------------------------------------------------------------------------
+
+
+def check_schedule(cfg: Config, findings: Findings) -> None:
+    """Check that nothing waits for the end of an epoch that never comes.
+
+    A loop by iterations ends one epoch, its last iteration. A loop by epochs with an endless
+    sampler ends none. Loops of other classes are not checked.
+
+    Args:
+        cfg: Complete config; not checked without ``train_cfg``.
+        findings: Collects the errors.
+    """
+    settings = cfg.get('train_cfg')
+    if not settings:
+        return
+    loop = _loop_class(settings, cfg.get('default_scope'))
+    if issubclass(loop, EpochBasedTrainLoop):
+        _check_sampler(cfg, findings)
+    elif issubclass(loop, IterBasedTrainLoop):
+        _check_checkpoints(cfg, findings)
+    _check_schedulers(cfg, issubclass(loop, IterBasedTrainLoop), findings)
+
+
+def _loop_class(settings: dict, scope: str | None) -> type:
+    if 'type' not in settings:
+        loops = {True: EpochBasedTrainLoop, False: IterBasedTrainLoop}
+        return loops.get(settings.get('by_epoch'), object)
+    kind = settings['type']
+    return (registered(LOOPS, kind, scope) if isinstance(kind, str) else kind) or object
+
+
+def _check_sampler(cfg: Config, findings: Findings) -> None:
+    loader = cfg.get('train_dataloader') or {}
+    kind = kind_of(loader.get('sampler') or {})
+    if kind in _ENDLESS:
+        instead = {'train_dataloader.sampler.type': 'DefaultSampler'}
+        findings.error(
+            f'train_dataloader.sampler.type={kind!r} never ends, so the first epoch of '
+            f'train_cfg={_short(cfg.train_cfg)} does not either; expected a sampler that ends, '
+            "such as DefaultSampler, or a loop by iterations: train_cfg=dict(type='Iter"
+            "BasedTrainLoop', max_iters=...)",
+            instead if kind == 'InfiniteSampler' else None,
+        )
+
+
+def _check_checkpoints(cfg: Config, findings: Findings) -> None:
+    """Check the hooks that save; the default hook of MMEngine saves by epoch."""
+    default = (cfg.get('default_hooks') or {}).get('checkpoint', dict(type='CheckpointHook'))
+    hooks = {'default_hooks.checkpoint': default}
+    for index, hook in enumerate(cfg.get('custom_hooks') or ()):
+        hooks[f'custom_hooks.{index}'] = hook
+    for key, hook in hooks.items():
+        if not isinstance(hook, dict) or kind_of(hook) != 'CheckpointHook':
+            continue
+        interval = hook.get('interval', 1 if key.startswith('default') else -1)
+        if hook.get('by_epoch', True) and interval > 0:
+            every = interval if interval >= _FEW else cfg.train_cfg.get('val_interval', 1000)
+            findings.error(
+                f'{key}.by_epoch={hook.get("by_epoch", "True (the default)")} with a loop by '
+                'iterations writes no checkpoint before the end of the training; expected '
+                f'by_epoch=False and an interval in iterations instead of {interval}',
+                {f'{key}.type': 'CheckpointHook', f'{key}.by_epoch': False}
+                | {f'{key}.interval': every},
+            )
+
+
+def _check_schedulers(cfg: Config, by_iteration: bool, findings: Findings) -> None:
+    for key, scheduler in _schedulers('param_scheduler', cfg.get('param_scheduler')):
+        by_epoch, converts = scheduler.get('by_epoch', True), 'convert_to_iter_based'
+        if not by_epoch and scheduler.get(converts):
+            findings.error(
+                f'{key}.{converts}=True converts epochs, but by_epoch=False; expected one of them'
+            )
+        adapts = scheduler.get(converts) or 'Plateau' in kind_of(scheduler)  # steps at validations
+        if by_iteration and by_epoch and not adapts:
+            findings.error(
+                f'{key}.by_epoch={scheduler.get("by_epoch", "True (the default)")} '
+                f'({kind_of(scheduler)}) with a loop by iterations never takes a step, so '
+                'its values stay those of the start; expected by_epoch=False, and begin, end, '
+                'T_max and milestones in iterations',
+                {f'{key}.by_epoch': False},
+            )
+
+
+def _schedulers(key: str, node: Any) -> list[tuple[str, dict]]:
+    """List the schedulers of one, several, or named optimizers."""
+    if isinstance(node, dict) and 'type' in node:
+        return [(key, node)]
+    parts = node.items() if isinstance(node, dict) else enumerate(node or ())
+    return [found for name, part in parts for found in _schedulers(f'{key}.{name}', part)]
+
+
+def _short(settings: dict) -> str:
+    return f'dict({", ".join(f"{name}={value!r}" for name, value in settings.items())})'
