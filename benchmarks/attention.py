@@ -66,7 +66,7 @@ class Case:
             return fine
         fine += geometry.num_neighbors
         fine = sum(key < fine for key in geometry.square_sources[0])
-        return fine + sum(region.size**2 for region in geometry.regions[1:])
+        return fine + sum(region.side**2 for region in geometry.regions[1:])
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -10,8 +10,8 @@ Differences from the released classification code (https://github.com/microsoft/
 * window, expand and shift sizes are configured, not reduced to the map's size. For 224-pixel
   checkpoints set ``expand_sizes=(3, 3, 3, 0)``;
 * one output norm per stage (``norm0`` ... ``norm3``) instead of a final ``norm``, and no head;
-* attention is a function with several backends (``mmfocal.ops.focal_attention``), and stages
-  may run stock blocks through a fast path (``fast_path``);
+* attention has several backends (``mmfocal.ops.focal_attention``), and stages may run stock blocks
+  through a fast path (``fast_path``);
 * there are no index buffers, so checkpoints contain parameters only.
 
 Shapes: ``B`` batch, ``H, W`` token map of a stage, ``C`` channels, ``h`` heads, ``T`` all tokens.
@@ -36,6 +36,7 @@ from .fast_path import call_block, register_stock
 from .layers import (
     DropPath,
     Mlp,
+    convolve,
     init_linear,
     make_pool_layer,
     pad_or_crop,
@@ -74,17 +75,7 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, H, W)`` -> ``(B, ceil(H / stride), ceil(W / stride), C_out)``."""
         x = pad_to_multiple(self.pre_norm(x).permute(0, 2, 3, 1), self.stride)
-        return self.norm(self.convolve(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """``(B, C_in, H, W)``, multiples of the stride -> ``(B, C_out, H / stride, W / stride)``.
-
-        oneDNN's bfloat16 convolutions on CPUs with AMX leave most of the output unwritten if it is
-        one token wide. It is made two tokens wide there; the added zeros equal the padding's.
-        """
-        if x.device.type == 'cpu' and not torch.jit.is_tracing() and x.shape[3] == self.stride:
-            return self.proj(F.pad(x, (0, self.stride)))[..., :1]
-        return self.proj(x)
+        return self.norm(convolve(x, self.proj, self.stride))
 
 
 class FocalAttention(nn.Module):
@@ -128,7 +119,7 @@ class FocalAttention(nn.Module):
                 torch.empty(1, num_heads, w * w, geometry.num_neighbors)
             )
         self.relative_position_bias_table_to_windows = nn.ParameterList(
-            nn.Parameter(torch.empty(num_heads, (w + region.size - 1) ** 2))
+            nn.Parameter(torch.empty(num_heads, (w + region.side - 1) ** 2))
             for region in geometry.regions[1:]
         )
         self.reset_tables()
@@ -267,8 +258,8 @@ class FocalStage(nn.Module):
         num_heads: Heads h.
         geometry: The key set of a window.
         drop_paths: Stochastic depth rate of each block.
-        expand_layer: Blocks that attend to neighbor keys: ``'all'``; ``'even'`` excludes the
-            blocks of even index, ``'odd'`` those of odd index.
+        expand_layer: Blocks that attend to neighbor keys: ``'all'``, or all except those of
+            ``'even'`` or ``'odd'`` index.
         use_shift: Shift the windows of odd blocks by half a window.
         with_cp: Recompute blocks in the backward pass to save memory.
         **block_cfg: Further arguments of :class:`FocalBlock`.
@@ -292,10 +283,8 @@ class FocalStage(nn.Module):
             expand_size = 0 if expand_layer == parity else geometry.expand_size
             shift_size = geometry.window_size // 2 if use_shift and parity == 'odd' else 0
             block_geometry = replace(geometry, expand_size=expand_size)
-            block = FocalBlock(
-                dim, num_heads, block_geometry, shift_size, drop_path=rate, **block_cfg
-            )
-            self.blocks.append(block)
+            args = (dim, num_heads, block_geometry, shift_size)
+            self.blocks.append(FocalBlock(*args, drop_path=rate, **block_cfg))
         self.downsample: PatchEmbed | None = None  # set by the backbone, except in the last stage
         self.with_cp = with_cp
 
@@ -323,8 +312,8 @@ class FocalTransformer(BaseModule):
             (7, 5, 3, 1) for 224-pixel classification and (15, 13, 9, 7) for detection.
         expand_sizes: Number of tokens beyond the window that a query attends to, per stage, 0 to
             ``window_size``.
-        expand_layer: Blocks that attend to neighbor keys: ``'all'``; ``'even'`` excludes the
-            blocks of even index, ``'odd'`` those of odd index.
+        expand_layer: Blocks that attend to neighbor keys: ``'all'``, or all except those of
+            ``'even'`` or ``'odd'`` index.
         pool_method: ``'fc'`` (the paper's), ``'conv'``, ``'mean'``, ``'max'``, or ``'none'`` for
             no coarse level.
         use_conv_embed: Overlapping convolutions as patch embedding.
@@ -405,8 +394,8 @@ class FocalTransformer(BaseModule):
         drop_paths = torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu')
         cfg: dict[str, Any] = dict(expand_layer=expand_layer, use_shift=use_shift, with_cp=with_cp)
         cfg |= dict(pool_method=pool_method, mlp_ratio=mlp_ratio, drop=drop_rate, impl=attn_impl)
-        cfg |= dict(qkv_bias=qkv_bias, qk_scale=qk_scale, attn_drop=attn_drop_rate)
-        cfg |= dict(layer_scale_init=layer_scale_init)
+        cfg |= dict(qkv_bias=qkv_bias, qk_scale=qk_scale, layer_scale_init=layer_scale_init)
+        cfg |= dict(attn_drop=attn_drop_rate)
         self.layers = nn.ModuleList()
         stages = zip(self.num_features, num_heads, geometries, drop_paths.split(self.depths))
         for stage, (dim, heads, geometry, rates) in enumerate(stages):
@@ -470,11 +459,10 @@ class FocalTransformer(BaseModule):
         """
         num_depths = sum(self.depths) + 2
         name = param_name.removeprefix(prefix).split('.')
-        if not param_name.startswith(prefix):
-            return num_depths - 1, num_depths
-        if name[0] in ('patch_embed', 'absolute_pos_embed'):
+        is_own = param_name.startswith(prefix)
+        if is_own and name[0] in ('patch_embed', 'absolute_pos_embed'):
             return 0, num_depths
-        if name[0] != 'layers':
+        if not is_own or name[0] != 'layers':
             return num_depths - 1, num_depths
         stage = int(name[1])
         block = int(name[3]) if name[2] == 'blocks' else self.depths[stage] - 1

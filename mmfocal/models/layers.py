@@ -25,6 +25,18 @@ def pad_to_multiple(x: Tensor, divisor: int) -> Tensor:
     return pad_or_crop(x, *((n + divisor - 1) // divisor * divisor for n in x.shape[1:3]))
 
 
+def convolve(x: Tensor, conv: nn.Module, stride: int) -> Tensor:
+    """Apply a strided convolution to a map: ``(B, H, W, C_in)`` -> ``(B, H', W', C_out)``.
+
+    oneDNN's bfloat16 convolutions on CPUs with AMX leave most of the output unwritten if it is one
+    token wide. It is made two tokens wide there; the added zeros equal the padding's.
+    """
+    x = x.permute(0, 3, 1, 2)
+    if x.device.type == 'cpu' and not torch.jit.is_tracing() and x.shape[3] == stride:
+        return conv(F.pad(x, (0, stride)))[..., :1].permute(0, 2, 3, 1)
+    return conv(x).permute(0, 2, 3, 1)
+
+
 class DropPath(nn.Module):
     """Stochastic depth: drop a residual branch per sample while training."""
 

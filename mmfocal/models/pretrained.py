@@ -108,7 +108,7 @@ def _fit(key: str, source: StateDict, model: FocalTransformer) -> Tensor | None:
         return resize_neighbors(value, _file_geometry(block[0], source), geometry)
     if name.startswith('attn.relative_position_bias_table_to_windows.'):
         region = geometry.regions[1 + int(name.split('.')[-1])]
-        return resize_coarse(value, geometry.window_size + region.size - 1)
+        return resize_coarse(value, geometry.window_size + region.side - 1)
     if name.startswith('pool_layers.') and name.endswith('.weight'):
         return resize_pool(value, geometry.cell_size(int(name.split('.')[1])))
     return value

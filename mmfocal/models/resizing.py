@@ -98,7 +98,7 @@ def _places(geometry: FocalGeometry) -> list[int]:
     """Return the place of each neighbor key in the square of side ``w + 2e``, in table order."""
     w, e = geometry.window_size, geometry.expand_size
     return [
-        (position // w + move.rows + e) * geometry.regions[0].size + position % w + move.cols + e
+        (position // w + move.rows + e) * geometry.regions[0].side + position % w + move.cols + e
         for move in geometry.moves
         for position in move.kept
     ]

@@ -53,7 +53,7 @@ def make_inputs(
         inputs['neighbors'] = randn(1, heads, w * w, geometry.num_neighbors)
     for level in geometry.coarse_levels:
         inputs[f'coarse_kv.{level}'] = randn(2, nh * 2**level, nw * 2**level, 2 * heads * dim)
-        side = w + geometry.regions[1 + level].size - 1
+        side = w + geometry.regions[1 + level].side - 1
         inputs[f'coarse.{level}'] = randn(heads, side**2)
     return inputs
 

@@ -36,7 +36,7 @@ def make_bias(geometry: FocalGeometry, dtype: torch.dtype, heads: int = 3) -> Fo
         return value.to(DEVICE, dtype).requires_grad_()
 
     neighbors = table(1, heads, w * w, geometry.num_neighbors) if geometry.expand_size else None
-    coarse = (table(heads, (w + region.size - 1) ** 2) for region in geometry.regions[1:])
+    coarse = (table(heads, (w + region.side - 1) ** 2) for region in geometry.regions[1:])
     return FocalBias(table((2 * w - 1) ** 2, heads), neighbors, tuple(coarse))
 
 

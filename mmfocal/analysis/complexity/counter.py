@@ -41,7 +41,7 @@ def _focal_attention(
     own = geometry.window_size**2
     gathered = own + geometry.num_neighbors
     distinct = sum(key < gathered for key in geometry.square_sources[0])
-    region = sum(region.size**2 for region in geometry.regions[1:])
+    region = sum(region.side**2 for region in geometry.regions[1:])
     return x.new_empty(batch, *map_size, dim), dict(
         linear=tokens * 4 * dim**2,
         coarse_kv=cells * 2 * dim**2,

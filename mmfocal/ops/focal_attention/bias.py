@@ -57,7 +57,7 @@ def _expected_shapes(
         neighbors = (1, num_heads, w * w, geometry.num_neighbors)
         expected['bias.neighbors'] = (bias.neighbors, neighbors)
     for level, (table, region) in enumerate(zip(bias.coarse, geometry.regions[1:])):
-        shape = (num_heads, (w + region.size - 1) ** 2)
+        shape = (num_heads, (w + region.side - 1) ** 2)
         expected[f'bias.coarse[{level}]'] = (table, shape)
     return expected
 
@@ -83,7 +83,7 @@ def check_tables(bias: FocalBias, geometry: FocalGeometry) -> None:
             raise ValueError(f'{name} must have shape {shape}, got {tuple(table.shape)}')
 
 
-def relative_index(window_size: int, size: int, device: torch.device) -> Tensor:
+def relative_index(window_size: int, side: int, device: torch.device) -> Tensor:
     """Return the index into a relative position table for each query and key of a square.
 
     The table has side ``S = w + R - 1``; the row is ``qr - kr + R - 1``, the column analogous.
@@ -91,10 +91,10 @@ def relative_index(window_size: int, size: int, device: torch.device) -> Tensor:
     Returns:
         Long ``(w*w, R*R)``, indices into the ``S * S`` entries.
     """
-    query, key = (torch.arange(n, device=device) for n in (window_size, size))
-    offset = query[:, None] - key + size - 1  # (w, R)
-    index = offset[:, None, :, None] * (window_size + size - 1) + offset[None, :, None, :]
-    return index.reshape(window_size**2, size**2)
+    query, key = (torch.arange(n, device=device) for n in (window_size, side))
+    offset = query[:, None] - key + side - 1  # (w, R)
+    index = offset[:, None, :, None] * (window_size + side - 1) + offset[None, :, None, :]
+    return index.reshape(window_size**2, side**2)
 
 
 class DoubledKeys(NamedTuple):
@@ -157,12 +157,12 @@ def _doubled_keys(geometry: FocalGeometry, second: Tensor, num_keys: int) -> Dou
 def _compute_index(geometry: FocalGeometry, device: torch.device) -> BiasIndex:
     w = geometry.window_size
     counts = [(2 * w - 1) ** 2, w * w * geometry.num_neighbors]
-    counts += [(w + region.size - 1) ** 2 for region in geometry.regions[1:]]
+    counts += [(w + region.side - 1) ** 2 for region in geometry.regions[1:]]
     none = sum(counts)
     first, second = _fine_entries(geometry, none, device)
     parts, start = [first], sum(counts[:2])
     for region, count in zip(geometry.regions[1:], counts[2:]):
-        parts.append(start + relative_index(w, region.size, device))
+        parts.append(start + relative_index(w, region.side, device))
         start += count
     entry = torch.cat(parts, dim=1)
     return BiasIndex(entry, _doubled_keys(geometry, second, entry.shape[1]))

@@ -37,14 +37,14 @@ class Region(NamedTuple):
     """Keys of every window on one map: a square of ``R * R`` keys in row-major order.
 
     Attributes:
-        size: Side R, in keys.
+        side: Side R, in keys.
         step: Distance between the regions of adjacent windows: w, or ``2^k`` at coarse level k.
         margin: Number of keys between the region's edge and the window: e, or ``f // 2``.
         first: Index of the first key among all K keys of a window.
         is_wrapped: Whether keys beyond the map's edge wrap around (fine) or are masked (coarse).
     """
 
-    size: int
+    side: int
     step: int
     margin: int
     first: int
@@ -75,12 +75,12 @@ def _neighbor_moves(w: int, e: int) -> tuple[Move, ...]:
 
 def _square_sources(w: int, e: int, moves: tuple[Move, ...]) -> tuple[tuple[int, ...], ...]:
     """Return first and second key of each place of the fine region; a place has at most two."""
-    size = w + 2 * e
-    places = [(r + e) * size + c + e for r in range(w) for c in range(w)]
+    side = w + 2 * e
+    places = [(r + e) * side + c + e for r in range(w) for c in range(w)]
     for dy, dx, kept in moves:
-        places += [(p // w + dy + e) * size + p % w + dx + e for p in kept]
+        places += [(p // w + dy + e) * side + p % w + dx + e for p in kept]
     none = len(places)
-    first, second = [none] * size**2, [none] * size**2
+    first, second = [none] * side**2, [none] * side**2
     for key, place in enumerate(places):
         (first if first[place] == none else second)[place] = key
     return tuple(first), tuple(second)
@@ -90,7 +90,7 @@ def regions_of(w: int, e: int, f: int, levels: int) -> tuple[Region, ...]:
     """Return the fine region, then one per coarse level."""
     regions = [Region(w + 2 * e, w, e, 0, True)]
     for level in range(levels - 1):
-        first = regions[-1].first + regions[-1].size ** 2
+        first = regions[-1].first + regions[-1].side ** 2
         regions.append(Region(f + 2**level - 1, 2**level, f // 2, first, False))
     return tuple(regions)
 
@@ -161,7 +161,7 @@ class FocalGeometry:
     @property
     def num_keys(self) -> int:
         """Number of keys K of all regions, including empty places of the fine region."""
-        return self.regions[-1].first + self.regions[-1].size ** 2
+        return self.regions[-1].first + self.regions[-1].side ** 2
 
     def cell_size(self, level: int) -> int:
         """Return the side, in tokens, of a cell that is pooled to one token of a coarse level."""
@@ -199,7 +199,7 @@ def trim(x: Tensor, cell: int, grid: Sequence[int]) -> Tensor:
 def _spans(count: int, region: Region, device: torch.device) -> Tensor:
     """Return the positions of the regions of ``count`` windows along an axis: ``(count, R)``."""
     start = torch.arange(count, device=device) * region.step - region.margin
-    return start[:, None] + torch.arange(region.size, device=device)
+    return start[:, None] + torch.arange(region.side, device=device)
 
 
 def _grid(rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,7 +214,7 @@ def coarse_validity(
     region, cells = geometry.regions[1 + level], 2**level
     rows, cols = (_spans(n, region, device) for n in (nh, nw))
     rows, cols = _grid((rows >= 0) & (rows < nh * cells), (cols >= 0) & (cols < nw * cells))
-    return (rows & cols).reshape(nh * nw, region.size**2)
+    return (rows & cols).reshape(nh * nw, region.side**2)
 
 
 def seam_mask(
@@ -240,7 +240,7 @@ def key_mask(
     geometry: FocalGeometry, height: int, width: int, shift: int, device: torch.device
 ) -> Tensor | None:
     """Return the mask to add to the logits, ``(N, 1 or w*w, K)``, or None if none is needed."""
-    w, e, size = geometry.window_size, geometry.expand_size, geometry.regions[0].size
+    w, e, side = geometry.window_size, geometry.expand_size, geometry.regions[0].side
     nh, nw = height // w, width // w
     if geometry.focal_level == 1 and shift == 0:
         return None
@@ -248,7 +248,7 @@ def key_mask(
         own = seam_mask(geometry, height, width, shift, device).view(nh * nw, w * w, w, w)
         fine = torch.nn.functional.pad(own, (e, e, e, e)).flatten(2)
     else:
-        fine = torch.zeros(nh * nw, 1, size * size, device=device)
+        fine = torch.zeros(nh * nw, 1, side * side, device=device)
     coarse = [
         MASKED * ~coarse_validity(geometry, level, nh, nw, device)[:, None]
         for level in geometry.coarse_levels

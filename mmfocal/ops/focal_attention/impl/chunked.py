@@ -47,7 +47,7 @@ def _add_apart(target: Tensor, values: Tensor, apart: int) -> None:
 
 def _slide(x: Tensor, dim: int, region: Region) -> Tensor:
     """View a dimension as ``(windows, R)``; R becomes the second last dimension."""
-    return x.unfold(dim, region.size, region.step).transpose(-1, -2)
+    return x.unfold(dim, region.side, region.step).transpose(-1, -2)
 
 
 def region_windows(padded: Tensor, region: Region) -> Tensor:
@@ -60,10 +60,10 @@ def add_regions(padded: Tensor, values: Tensor, region: Region, rows: slice, col
 
     Columns are summed first, then rows; disjoint windows are added in one operation.
     """
-    apart = math.ceil(region.size / region.step)
+    apart = math.ceil(region.side / region.step)
     *planes, num_rows, num_cols, _, _, d = values.shape
-    width = (num_cols - 1) * region.step + region.size
-    shape = (*planes, num_rows, region.size, width, d)
+    width = (num_cols - 1) * region.step + region.side
+    shape = (*planes, num_rows, region.side, width, d)
     sums = memory.scratch('sums of columns', shape, padded)
     sums = sums.zero_().transpose(4, 5)
     target = _slide(sums, 4, region)
@@ -80,8 +80,8 @@ def interior(padded: Tensor, region: Region) -> Tensor:
 
 def select_region(keys: Tensor, region: Region) -> Tensor:
     """View the keys of one region of ``(..., K, d)`` as ``(..., R, R, d)``."""
-    keys = keys[..., region.first : region.first + region.size**2, :]
-    return keys.unflatten(-2, (region.size, region.size))
+    keys = keys[..., region.first : region.first + region.side**2, :]
+    return keys.unflatten(-2, (region.side, region.side))
 
 
 def wrap(padded: Tensor, margin: int) -> None:

@@ -37,7 +37,7 @@ def coarse_keys(kv: Tensor, geometry: FocalGeometry, level: int) -> Tensor:
     """``(B, 2^k nH, 2^k nW, 2C)`` -> the coarse region of each window, ``(B, N, R*R, 2C)``."""
     region = geometry.regions[1 + level]
     padded = F.pad(kv, (0, 0, *(region.margin,) * 4))
-    keys = padded.unfold(1, region.size, region.step).unfold(2, region.size, region.step)
+    keys = padded.unfold(1, region.side, region.step).unfold(2, region.side, region.step)
     return keys.flatten(4).transpose(3, 4).flatten(1, 2)
 
 
@@ -47,9 +47,9 @@ def coarse_mask(kv: Tensor, geometry: FocalGeometry, level: int) -> Tensor:
     return MASKED * (1 - on_map[0].transpose(1, 2))
 
 
-def relative_bias(table: Tensor, window_size: int, size: int) -> Tensor:
+def relative_bias(table: Tensor, window_size: int, side: int) -> Tensor:
     """Return the entry of ``(h, (w+R-1)^2)`` for each query and key: ``(h, w*w, R*R)``."""
-    return table[:, relative_index(window_size, size, table.device)]
+    return table[:, relative_index(window_size, side, table.device)]
 
 
 def focal_attention(inputs: FocalInputs, _: None = None) -> Tensor:
@@ -72,7 +72,7 @@ def focal_attention(inputs: FocalInputs, _: None = None) -> Tensor:
     for level, (level_qkv, table) in enumerate(zip(coarse, bias.coarse, strict=True)):
         level_kv = level_qkv[..., channels:]
         keys.append(coarse_keys(level_kv, geometry, level))
-        level_bias = relative_bias(table, w, geometry.regions[1 + level].size)
+        level_bias = relative_bias(table, w, geometry.regions[1 + level].side)
         biases.append(level_bias + coarse_mask(level_kv, geometry, level)[:, None])
 
     def split_heads(x: Tensor) -> Tensor:  # (B, N, keys, C) -> (B, N, h, keys, d)

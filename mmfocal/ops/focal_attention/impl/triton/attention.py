@@ -68,8 +68,8 @@ class Plan(NamedTuple):
     @property
     def query_blocks(self) -> int:
         """Number of query blocks of a window, all heads."""
-        area = self.constants['WINDOW'] ** 2
-        return self.num_heads * ceil_div(area, self.constants['BLOCK_Q'])
+        queries = self.constants['WINDOW'] ** 2
+        return self.num_heads * ceil_div(queries, self.constants['BLOCK_Q'])
 
     def key_blocks(self, block: int) -> int:
         """Number of key blocks of a window."""
@@ -123,7 +123,7 @@ def _make_plan(
         expand_size,
         focal_window,
         scale,
-        tuple(region.size for region in regions),
+        tuple(region.side for region in regions),
         constants,
         dtype,
         _capability(device),
@@ -206,10 +206,10 @@ def _prepare(plan: Plan, out: Tensor, d_out: Tensor, delta: Tensor, sums: Tensor
     image_tokens = delta.shape[2] * delta.shape[3]
     tokens = plan.batch * image_tokens
     programs = ceil_div(tokens, BLOCK_TOKENS) * plan.num_heads
-    size = sums.numel()
+    num_sums = sums.numel()
     start(
-        prepare_kernel, (programs + ceil_div(size, BLOCK_SIZE),), out,
-        out, d_out, delta, sums, plan.num_heads, image_tokens, tokens, programs, size,
+        prepare_kernel, (programs + ceil_div(num_sums, BLOCK_SIZE),), out,
+        out, d_out, delta, sums, plan.num_heads, image_tokens, tokens, programs, num_sums,
         HEAD_DIM=plan.constants['HEAD_DIM'], BLOCK_D=plan.constants['BLOCK_D'],
         BLOCK=BLOCK_TOKENS, BLOCK_SIZE=BLOCK_SIZE, num_warps=4,
     )  # fmt: skip
@@ -260,11 +260,11 @@ def _finish(sums: Tensor, d_qkv: Tensor, strips: Tensor, d_bias: Tensor) -> None
     """Round the sums of gradients to the dtype of ``qkv`` if it differs; sum over strips."""
     from .kernels.gradients import finish_kernel
 
-    size, area = sums.numel(), d_bias.numel()
-    programs = 0 if sums is d_qkv else ceil_div(size, BLOCK_SIZE)
+    num_sums, num_bias = sums.numel(), d_bias.numel()
+    programs = 0 if sums is d_qkv else ceil_div(num_sums, BLOCK_SIZE)
     start(
-        finish_kernel, (programs + ceil_div(area, BLOCK_BIAS),), sums,
-        sums, d_qkv, strips, d_bias, size, programs, strips.shape[0], area,
+        finish_kernel, (programs + ceil_div(num_bias, BLOCK_BIAS),), sums,
+        sums, d_qkv, strips, d_bias, num_sums, programs, strips.shape[0], num_bias,
         BLOCK_SIZE=BLOCK_SIZE, BLOCK=BLOCK_BIAS, BLOCK_STRIPS=BLOCK_STRIPS, num_warps=8,
     )  # fmt: skip
 

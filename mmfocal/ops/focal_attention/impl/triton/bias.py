@@ -47,7 +47,7 @@ def _make_indices(geometry: FocalGeometry, device: torch.device) -> Indices:
     index = plain.bias_index(geometry, torch.device('cpu'))
     side, tables = geometry.window_size, [(2 * geometry.window_size - 1) ** 2]
     tables += [side**2 * geometry.num_neighbors]
-    tables += [(side + region.size - 1) ** 2 for region in geometry.regions[1:]]
+    tables += [(side + region.side - 1) ** 2 for region in geometry.regions[1:]]
     none = sum(tables)
     second = torch.full_like(index.entry, none)
     if index.doubled is not None:

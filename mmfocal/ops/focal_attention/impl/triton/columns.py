@@ -15,7 +15,7 @@ ALIGNMENT = 64
 
 
 def num_columns(geometry: FocalGeometry) -> int:
-    return sum(-(-(region.size**2) // ALIGNMENT) * ALIGNMENT for region in geometry.regions)
+    return sum(-(-(region.side**2) // ALIGNMENT) * ALIGNMENT for region in geometry.regions)
 
 
 def to_columns(x: Tensor, geometry: FocalGeometry, value: float) -> Tensor:
@@ -25,7 +25,7 @@ def to_columns(x: Tensor, geometry: FocalGeometry, value: float) -> Tensor:
     """
     parts = []
     for region in geometry.regions:
-        count = region.size**2
+        count = region.side**2
         part = x[..., region.first : region.first + count]
         parts.append(F.pad(part, (0, -count % ALIGNMENT), value=value))
     return torch.cat(parts, dim=-1)

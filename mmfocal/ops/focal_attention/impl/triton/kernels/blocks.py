@@ -15,7 +15,8 @@ MASKED = tl.constexpr(geometry.MASKED)
 ALIGNMENT = tl.constexpr(ALIGNMENT)
 LOG2_E = tl.constexpr(1.4426950408889634)
 WHOLE_REGION = tl.constexpr(1 << 30)  # block of keys that holds any region
-# Avoids recompilation for sizes that are 1 or multiples of 16. `size` and `area` are left out:
+# Avoids recompilation for sizes that are 1 or multiples of 16. `num_sums` and `num_bias` are left
+# out:
 # they are multiples of 16 in practice, and masks need this to load and store vectors.
 SIZES = [
     'nh', 'nw', 'num_heads', 'expand_size', 'focal_window', 'num_windows', 'windows_per_strip',
@@ -81,7 +82,7 @@ class Region(NamedTuple):
         rows, cols: Size of the map.
     """
 
-    size: tl.tensor
+    side: tl.tensor
     step: tl.tensor
     margin: tl.tensor
     first: tl.tensor
@@ -153,14 +154,14 @@ class Keys(NamedTuple):
 @triton.jit
 def count_columns(region):
     """Return the number of columns of the combined bias up to the end of a region."""
-    return region.first + tl.cdiv(region.size * region.size, ALIGNMENT) * ALIGNMENT
+    return region.first + tl.cdiv(region.side * region.side, ALIGNMENT) * ALIGNMENT
 
 
 @triton.jit
 def fine_region(grid):
     zero = grid.nh * 0
     return Region(
-        size=grid.WINDOW + 2 * grid.expand_size,
+        side=grid.WINDOW + 2 * grid.expand_size,
         step=zero + grid.WINDOW,
         margin=grid.expand_size + zero,
         first=zero,
@@ -176,7 +177,7 @@ def coarse_region(previous, condition, grid, LEVEL: tl.constexpr):
     """Return the region of the next coarse level if ``condition``, else the given region."""
     following, tokens = count_columns(previous), previous.rows * previous.cols
     return Region(
-        size=tl.where(condition, grid.focal_window + (1 << LEVEL) - 1, previous.size),
+        side=tl.where(condition, grid.focal_window + (1 << LEVEL) - 1, previous.side),
         step=tl.where(condition, 1 << LEVEL, previous.step),
         margin=tl.where(condition, grid.focal_window // 2, previous.margin),
         first=tl.where(condition, following, previous.first),
@@ -196,7 +197,7 @@ def find_region(block, grid, BLOCK_K: tl.constexpr):
     """
     region, first = fine_region(grid), block * 0
     for level in tl.static_range(grid.COARSE_LEVELS):
-        following = first + tl.cdiv(region.size * region.size, BLOCK_K)
+        following = first + tl.cdiv(region.side * region.side, BLOCK_K)
         is_further = block >= following
         first = tl.where(is_further, following, first)
         region = coarse_region(region, is_further, grid, level)
@@ -207,7 +208,7 @@ def find_region(block, grid, BLOCK_K: tl.constexpr):
 def count_blocks(grid, BLOCK_K: tl.constexpr):
     """Return the number of key blocks of all regions."""
     last, first = find_region(grid.nh * 0 + WHOLE_REGION, grid, BLOCK_K)
-    return first + tl.cdiv(last.size * last.size, BLOCK_K)
+    return first + tl.cdiv(last.side * last.side, BLOCK_K)
 
 
 @triton.jit
@@ -218,9 +219,9 @@ def find_key_block(number, grid, BLOCK_K: tl.constexpr):
     return KeyBlock(
         region=region,
         column=region.first + place,
-        row=place // region.size - region.margin,
-        col=place % region.size - region.margin,
-        exists=place < region.size * region.size,
+        row=place // region.side - region.margin,
+        col=place % region.side - region.margin,
+        exists=place < region.side * region.side,
     )
 
 

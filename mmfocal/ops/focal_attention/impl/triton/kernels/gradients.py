@@ -183,7 +183,7 @@ def fill_zeros(ptr, program, size, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def prepare_kernel(
-    # (B, H, W, C), twice; written: (B, h, H, W); sums of `size` elements
+    # (B, H, W, C), twice; written: (B, h, H, W); sums of `num_sums` elements
     out_ptr,
     d_out_ptr,
     delta_ptr,
@@ -193,7 +193,7 @@ def prepare_kernel(
     image_tokens,
     tokens,
     programs,
-    size,
+    num_sums,
     # constants
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -210,7 +210,7 @@ def prepare_kernel(
         outputs = Outputs(out_ptr, d_out_ptr, delta_ptr, image_tokens, tokens)
         compute_delta(outputs, program, Heads(num_heads, 1.0, HEAD_DIM, BLOCK_D), BLOCK)
     else:
-        fill_zeros(sums_ptr, program - programs, size, BLOCK_SIZE)
+        fill_zeros(sums_ptr, program - programs, num_sums, BLOCK_SIZE)
 
 
 @triton.jit
@@ -223,30 +223,31 @@ def convert(source_ptr, target_ptr, program, size, BLOCK: tl.constexpr):
 
 @triton.jit
 def add_strips(
-    strips_ptr, sum_ptr, program, strips, area, BLOCK: tl.constexpr, BLOCK_STRIPS: tl.constexpr
+    strips_ptr, sum_ptr, program, strips, num_bias, BLOCK: tl.constexpr, BLOCK_STRIPS: tl.constexpr
 ):
-    """Sum ``(strips, area)`` over the first dimension for a block, in a fixed order."""
+    """Sum ``(strips, num_bias)`` over the first dimension for a block, in a fixed order."""
     place = program * BLOCK + tl.arange(0, BLOCK)
     acc = tl.zeros((BLOCK_STRIPS, BLOCK), sum_ptr.dtype.element_ty)
     for first in range(0, strips, BLOCK_STRIPS):
         strip = first + tl.arange(0, BLOCK_STRIPS).to(tl.int64)
-        mask = (strip < strips)[:, None] & (place < area)[None, :]
-        acc += tl.load(strips_ptr + strip[:, None] * area + place[None, :], mask=mask, other=0.0)
-    tl.store(sum_ptr + place, tl.sum(acc, 0), mask=place < area)
+        mask = (strip < strips)[:, None] & (place < num_bias)[None, :]
+        pointers = strips_ptr + strip[:, None] * num_bias + place[None, :]
+        acc += tl.load(pointers, mask=mask, other=0.0)
+    tl.store(sum_ptr + place, tl.sum(acc, 0), mask=place < num_bias)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def finish_kernel(
-    # `size` elements, to be rounded; (strips, area), to be added up
+    # `num_sums` elements, to be rounded; (strips, num_bias), to be added up
     sums_ptr,
     d_qkv_ptr,
     strips_ptr,
     d_bias_ptr,
     # sizes
-    size,
+    num_sums,
     programs,
     strips,
-    area,
+    num_bias,
     # constants
     BLOCK_SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -255,9 +256,10 @@ def finish_kernel(
     """Round the sums of gradients (first ``programs`` programs); sum over strips (others)."""
     program = tl.program_id(0)
     if program < programs:
-        convert(sums_ptr, d_qkv_ptr, program, size, BLOCK_SIZE)
+        convert(sums_ptr, d_qkv_ptr, program, num_sums, BLOCK_SIZE)
     else:
-        add_strips(strips_ptr, d_bias_ptr, program - programs, strips, area, BLOCK, BLOCK_STRIPS)
+        program -= programs
+        add_strips(strips_ptr, d_bias_ptr, program, strips, num_bias, BLOCK, BLOCK_STRIPS)
 
 
 @triton.jit
@@ -369,10 +371,10 @@ def viewers(first, last, windows, region):
     The positions are ``first`` to ``last``. On a wrapped map, windows are counted beyond both ends
     (-1 is the last one), because a window may have a position as a key several times.
     """
-    # Position p is at p + margin - n * step, 0 .. size - 1, of the region of window n. An offset
+    # Position p is at p + margin - n * step, 0 .. side - 1, of the region of window n. An offset
     # avoids divisions of negative numbers, which would round up.
-    size, step = region.size, region.step
-    begin = (first + region.margin - size + step + size * step) // step - size
+    side, step = region.side, region.step
+    begin = (first + region.margin - side + step + side * step) // step - side
     end = (last + region.margin) // step
     begin = tl.where(region.is_wrapped, begin, tl.maximum(begin, 0))
     return begin, tl.where(region.is_wrapped, end, tl.minimum(end, windows - 1))
@@ -386,13 +388,13 @@ def wrap(number, windows):
 
 
 @triton.jit
-def find_tile(number, region, SIDE: tl.constexpr):
+def find_tile(number, region, TILE: tl.constexpr):
     """Return a tile of the map of a region by its index over all images."""
-    tile_cols = tl.cdiv(region.cols, SIDE)
-    tiles = tl.cdiv(region.rows, SIDE) * tile_cols
-    top, left = number % tiles // tile_cols * SIDE, number % tiles % tile_cols * SIDE
-    row = top + tl.arange(0, SIDE * SIDE) // SIDE
-    col = left + tl.arange(0, SIDE * SIDE) % SIDE
+    tile_cols = tl.cdiv(region.cols, TILE)
+    tiles = tl.cdiv(region.rows, TILE) * tile_cols
+    top, left = number % tiles // tile_cols * TILE, number % tiles % tile_cols * TILE
+    row = top + tl.arange(0, TILE * TILE) // TILE
+    col = left + tl.arange(0, TILE * TILE) % TILE
     return Tile(
         image=(number // tiles).to(tl.int64),
         top=top,
@@ -409,10 +411,10 @@ def seen_keys(tile, region, unwrapped_row, unwrapped_col):
     """Return a tile as keys of a window; keys outside its region are marked as padding."""
     row = tile.row - unwrapped_row * region.step
     col = tile.col - unwrapped_col * region.step
-    place_row, place_col, size = row + region.margin, col + region.margin, region.size
-    exists = tile.on_map & (place_row >= 0) & (place_row < size)
-    exists = exists & (place_col >= 0) & (place_col < size)
-    column = region.first + place_row * size + place_col
+    place_row, place_col, side = row + region.margin, col + region.margin, region.side
+    exists = tile.on_map & (place_row >= 0) & (place_row < side)
+    exists = exists & (place_col >= 0) & (place_col < side)
+    column = region.first + place_row * side + place_col
     return KeyBlock(region=region, column=column, row=row, col=col, exists=exists)
 
 
