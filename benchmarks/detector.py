@@ -59,7 +59,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--ann-file', default='annotations/instances_train.json', help='in --data-root')
     add('--images', default='train/', metavar='FOLDER', help='in --data-root')
     add('--cfg-options', nargs='+', action=KeyValues, default={}, help='settings to override')
-    add('--memory', action='store_true', help='measure memory too')
+    add('--memory', action='store_true', help='also measure memory')
     add(
         '--workers',
         nargs='+',

@@ -126,7 +126,7 @@ def _print_completion(shell: str) -> None:
 
 
 def _complete_files(action: Action, completion: dict) -> None:
-    """Complete arguments that are files by file names."""
+    """Let the shell complete file names for arguments that may be files."""
     takes_a_value = action.nargs != 0 and action.choices is None
     if takes_a_value and action.type in (None, Path):
         action.complete = completion

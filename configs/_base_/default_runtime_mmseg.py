@@ -21,8 +21,8 @@ visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='vi
 # visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='TensorboardVisBackend')])
 # visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='WandbVisBackend')])
 # visualizer = dict(vis_backends=[*_base_.vis_backends, dict(type='MLflowVisBackend')])
-# choice: runs repeat; seed=None draws one. Ranks draw different numbers (drop path, Mixup), as in
-# the released training.
+# choice: a fixed seed, so that runs are reproducible; seed=None draws a seed. Ranks draw different
+# random numbers (drop path, Mixup), as in the released training.
 randomness = dict(seed=0, diff_rank_seed=True)
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'

@@ -193,16 +193,16 @@ def use_tta(cfg: Config) -> None:
 
 
 def write_submission(cfg: Config, target: str, overwrite: bool = False) -> None:
-    """Change a config in place to write files for test servers; needs no annotations.
+    """Change a config in place to write files for test servers; annotations are not needed.
 
     Args:
         cfg: Config whose ``test_evaluator`` holds metrics of COCO or label maps.
-        target: Beginning of ``.bbox.json`` and ``.segm.json`` for COCO, folder for label maps.
+        target: Prefix of ``.bbox.json`` and ``.segm.json`` for COCO, folder for label maps.
         overwrite: Whether existing ``.json`` files may be replaced.
 
     Raises:
         FileExistsError: If such a file exists.
-        ValueError: If a metric cannot do so, or if the test set wraps others.
+        ValueError: If a metric cannot write files, or if the test set wraps other data sets.
     """
     metrics = cfg.test_evaluator
     for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:

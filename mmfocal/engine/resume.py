@@ -41,8 +41,8 @@ def latest_checkpoint(
     Args:
         work_dir: Directory of the training; the file that its ``last_checkpoint`` names comes
             first, as in MMEngine.
-        out_dir: ``default_hooks.checkpoint.out_dir``, which has the checkpoints in a folder named
-            like the work directory.
+        out_dir: ``default_hooks.checkpoint.out_dir``. Its checkpoints are in a folder with the
+            name of the work directory.
         filename_tmpl: ``default_hooks.checkpoint.filename_tmpl``.
         allow_pickle: Unpickle objects of any class: trusted files only.
 

@@ -205,7 +205,7 @@ def _supports(path: str, block: 'FocalBlock', p: BlockParameters, x: Tensor) -> 
 def call_block(block: nn.Module, x: Tensor) -> Tensor:
     """Return ``block(x)``, by a fast path if one applies: ``(B, H, W, C)`` -> same shape."""
     is_plain = compat.is_recorded() or compat.are_transforms_active() or x.numel() == 0
-    path = None if is_plain else _path_of(block, x)  # asked first, as it visits no layers
+    path = None if is_plain else _path_of(block, x)  # first, because it visits no layers
     p = None if path is None else stock_parameters(block)
     if path is None or p is None:
         return block(x)

@@ -5,7 +5,7 @@ Prints each kernel's name, its shared memory in bytes, and how many instructions
 or store single values in global memory, not vectors.
 
 Run as ``python -m tests.helpers.compile_only bias``, ``tokens`` or ``attention DTYPE HEAD_DIM
-CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. What is compiled already is not compiled again.
+CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. A kernel is compiled once.
 ``written`` prints each kernel's name and the tensors that it writes to, as PyTorch's compiler sees
 them.
 """
@@ -102,7 +102,7 @@ def print_written(
 def compile_kernel(
     kernel: Any, grid: tuple[int, ...], like: Tensor, *args: Any, **constants: Any
 ) -> None:
-    """In place of ``operators.start``; nothing if it is compiled already."""
+    """Replace ``operators.start``: compile a kernel unless it is compiled already."""
     values, options = by_name(kernel, args, constants)
     names = kernel.arg_names
     types = {

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options, counts and behavior of the backbone; its arithmetic is tested in test_parity."""
 
+import inspect
 import io
 import logging
+import re
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from mmfocal import FocalTransformer
+from mmfocal.models import focal_transformer
 from mmfocal.ops.focal_attention import api
 
 NANO = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
@@ -35,6 +38,13 @@ def count(model: torch.nn.Module) -> int:
 def build(arch: str, **cfg) -> FocalTransformer:
     with torch.device('meta'):
         return FocalTransformer(arch, **cfg)
+
+
+def test_the_backbone_is_short_and_has_no_device_in_it():
+    source = inspect.getsource(focal_transformer)
+    assert len(source.splitlines()) <= 500
+    assert len(inspect.getsource(FocalTransformer.__init__).splitlines()) <= 60
+    assert not re.search(r'\.device\b|is_cuda|\.type ==', source)
 
 
 @pytest.mark.parametrize(

@@ -170,8 +170,13 @@ def _mask_of(annotation: dict) -> Any:
     """Return polygons or RLE of an annotation, None if it has none."""
     mask = annotation.get('segmentation')
     if msgspec is not None and isinstance(mask, msgspec.Raw):
-        return msgspec.json.decode(mask)
+        return _mask_decoder().decode(mask)
     return mask
+
+
+@cache
+def _mask_decoder() -> 'msgspec.json.Decoder':
+    return msgspec.json.Decoder()
 
 
 @contextmanager
@@ -271,9 +276,8 @@ def _is_flag(value: Any) -> bool:
 def _numbers(file: CocoFile, name: str, length: int, expected: str) -> np.ndarray | None:
     """Return one number, or a row of ``length`` numbers, of every annotation."""
     values = _column(file.content['annotations'], name)
-    shape = (length,) if length else ()
-    array = _as_array(values)
-    if array is not None and array.shape[1:] == shape and np.isfinite(array).all():
+    array = _as_array(values, length)
+    if array is not None and np.isfinite(array).all():
         return array
     for annotation in file.content['annotations']:
         numbers = annotation[name] if length else [annotation[name]]
@@ -286,13 +290,18 @@ def _numbers(file: CocoFile, name: str, length: int, expected: str) -> np.ndarra
     return np.array(values, float)
 
 
-def _as_array(values: list) -> np.ndarray | None:
-    """Convert all at once, which is fast; None if they are not numbers or differ in length."""
-    try:
-        array = np.array(values)
-    except ValueError:
+def _as_array(values: list, length: int) -> np.ndarray | None:
+    """Convert all at once by loops in C; None if they are not numbers or differ in length."""
+    if length:
+        if set(map(type, values)) != {list} or set(map(len, values)) != {length}:
+            return None
+        values = list(itertools.chain.from_iterable(values))
+    if not set(map(type, values)) <= {int, float}:
         return None
-    return array if array.dtype.kind in 'if' else None
+    with suppress(OverflowError):
+        array = np.array(values, float)
+        return array.reshape(-1, length) if length else array
+    return None
 
 
 def _are_finite(numbers: Any, length: int) -> bool:
@@ -417,15 +426,18 @@ def _is_outside(polygon: list[float], height: int, width: int) -> bool:
 def _sample(annotations: list[dict]) -> list[dict]:
     if len(annotations) <= POLYGON_SAMPLE:
         return annotations
-    is_rle = [_is_rle(each.get('segmentation')) for each in annotations]
+    is_rle = _are_rle(annotations)
     polygons = [each for each, rle in zip(annotations, is_rle, strict=True) if not rle]
     return [*itertools.compress(annotations, is_rle), *sample(polygons, POLYGON_SAMPLE)]
 
 
-def _is_rle(mask: Any) -> bool:
-    if msgspec is not None and isinstance(mask, msgspec.Raw):
-        return memoryview(mask)[0] == ord('{')
-    return isinstance(mask, dict)
+def _are_rle(annotations: list[dict]) -> list[bool]:
+    """Return whether each segmentation is RLE, text by its first character."""
+    masks = list(map(methodcaller('get', 'segmentation'), annotations))
+    if msgspec is not None and set(map(type, masks)) == {msgspec.Raw}:
+        starts = map(itemgetter(0), map(memoryview, masks))
+        return list(map(ord('{').__eq__, starts))
+    return [isinstance(_mask_of(each), dict) for each in annotations]
 
 
 def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:

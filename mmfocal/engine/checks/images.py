@@ -491,7 +491,7 @@ def check_class_folders(
 
     Args:
         key: Key of the data set in the config.
-        dataset: ``CustomDataset`` or a relative, not yet read.
+        dataset: ``CustomDataset`` or a subclass, before it reads files.
         pipeline: Its transforms.
         findings: Collects the errors.
 
@@ -567,7 +567,7 @@ def check_image_list(
 
     Args:
         key: Key of the data set in the config.
-        dataset: ``CustomDataset`` or a relative, not yet read.
+        dataset: ``CustomDataset`` or a subclass, before it reads files.
         pipeline: Its transforms.
         findings: Collects the errors.
 
