@@ -43,8 +43,8 @@ class Case:
     @property
     def geometry(self) -> FocalGeometry:
         dense = max(self.size[:2]) > 224
-        coarse = (DETECTION if dense else CLASSIFICATION)[self.stage - 1]
-        return FocalGeometry(7, 0 if coarse == 1 else 3, coarse, 2)
+        focal_window = (DETECTION if dense else CLASSIFICATION)[self.stage - 1]
+        return FocalGeometry(7, 0 if focal_window == 1 else 3, focal_window, 2)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -107,13 +107,13 @@ def make_step(case: Case) -> Step:
 
     def forward() -> Tensor:
         if case.impl == BASELINE:
-            return window_attention(qkv.unflatten(1, (height, width)), bias.own, scale)
+            return window_attention(qkv.unflatten(1, (height, width)), bias.window, scale)
         inputs = FocalInputs(qkv, (height, width), bias, case.geometry, scale)
         return focal_attention(inputs, case.impl)
 
     if case.direction == 'fwd':
         return torch.no_grad()(forward)
-    inputs = [qkv, *([bias.own] if case.impl == BASELINE else bias_tables(bias))]
+    inputs = [qkv, *([bias.window] if case.impl == BASELINE else bias_tables(bias))]
     out = forward()
     grad = torch.randn_like(out)
     return lambda: torch.autograd.grad(out, inputs, grad, retain_graph=True)

@@ -236,7 +236,7 @@ def make_row(case: Case, baseline: str, **measured) -> Row:
     times, memory, beside = (measured[key] for key in ('times', 'memory', 'baseline_memory'))
     row = dict(model=case.model, impl=case.impl, dtype=case.dtype, mode=case.mode)
     row |= dict(runtime=case.runtime, **case.size._asdict())
-    row['coarse'] = '-'.join(map(str, case.focal_windows))
+    row['focal_windows'] = '-'.join(map(str, case.focal_windows))
     row |= measure.time_columns(times, measured['baseline_times']) | dict(baseline=baseline)
     ms_per_image = images_per_s = utilization = None
     macs = macs_per_image(case.model, case.size._replace(batch=1), case.focal_windows)

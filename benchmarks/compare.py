@@ -16,7 +16,7 @@ import measure
 
 # Columns that identify a row, of all benchmarks.
 KEYS = ('config', 'model', 'impl', 'dtype', 'mode', 'runtime', 'direction', 'stage', 'height')
-KEYS += ('width', 'batch', 'coarse', 'workers', 'baseline')
+KEYS += ('width', 'batch', 'focal_windows', 'workers', 'baseline')
 RATIOS = ('ratio', 'memory_ratio')
 
 

@@ -136,7 +136,7 @@ GOALS = [
     Goal('peak training memory', ('eager',), 'train', 'memory_ratio', (1.04, 1.05), (1.0, 1.0)),
     Goal('attention forward, TFLOP/s', ('attention',), 'fwd', 'tflop_per_s', (43.0,), (60.0,)),
     Goal('attention backward, TFLOP/s', ('attention',), 'bwd', 'tflop_per_s', (33.0,), (50.0,)),
-    Goal('first training step, seconds', ('cold',), 'train', 'cold_s', (None,), (20.0,)),
+    Goal('first training step, seconds', ('cold',), 'train', 'cold_s', (65.0,), (20.0,)),
 ]
 AT_MOST = ('memory_ratio', 'cold_s')
 

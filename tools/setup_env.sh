@@ -20,7 +20,7 @@ cd "$root"
 say() { printf '[setup] %s\n' "$*"; }
 fail() { printf '[setup] ERROR: %s\n' "$*" >&2; exit 1; }
 
-# What the environment was made from; the folder counts because the editable install points to it.
+# Prints the inputs of the environment. The folder is one, because the editable install points to it.
 fingerprint() {
   echo "$root cpu_ops=$cpu_ops"
   "$python" --version
@@ -127,7 +127,7 @@ mmcv_with_ops() {
   # pip considers an incomplete mmcv, or one without ops, as installed, so the installation is forced.
   install_mmcv --force-reinstall
   ops_work || {
-    say 'the mmcv that pip had kept does not fit this torch and machine; compiling it anew'
+    say 'the mmcv that pip had kept does not fit this torch and machine; recompiling it'
     install_mmcv --force-reinstall --no-cache-dir
   }
   ops_work || fail "mmcv's ops do not import; see: .venv/bin/python -c 'import torch, mmcv._ext'"

@@ -49,7 +49,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         '--overwrite',
         action='store_true',
-        help='start anew in a work directory that has checkpoints, and replace them',
+        help='start a new training in a work directory that has checkpoints, and replace them',
     )
     parser.add_argument(
         '--auto-scale-lr',

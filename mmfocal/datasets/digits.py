@@ -46,9 +46,7 @@ def load_scans(split: str) -> Scans:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
-            'digit scenes are made of scans that scikit-learn carries: pip install scikit-learn'
-        ) from error
+        raise ImportError('digit scenes need scikit-learn: pip install scikit-learn') from error
     digits = load_digits()
     rng = np.random.default_rng(0)  # fixed seed: every set has the same split
     ids = []

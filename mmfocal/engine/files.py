@@ -57,7 +57,7 @@ def write_atomically(content: bytes, path: Path) -> None:
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         raise OSError(
-            error.errno, f'{error.strerror}; the previous file stays', str(path)
+            error.errno, f'{error.strerror}; the existing file is unchanged', str(path)
         ) from error
 
 
@@ -130,7 +130,7 @@ def _openmmlab_address(name: str) -> str:
     model = mmengine_checkpoint.get_deprecated_model_names().get(model, model)
     models = mmengine_checkpoint.get_external_models()
     if model not in models:
-        raise InputError(f'{name}: MMEngine knows no such model')
+        raise InputError(f"{name}: unknown model of MMEngine's model zoo")
     address = models[model]
     if address.startswith(('http://', 'https://')):
         return address

@@ -34,8 +34,8 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         action=KeyValues,
         default={},
         help='settings to override: key=value, lists as key="[a,b]" or key=a,b, tuples as '
-        'key="(a,b)"; a list takes the place of a tuple as a tuple. Text stays text where text is '
-        'expected, also with commas; elsewhere quote it: "key=\'a,b\'"',
+        'key="(a,b)"; a list that replaces a tuple becomes a tuple. Values of text settings are '
+        'not parsed; quote other text with commas: "key=\'a,b\'"',
     )
     parser.add_argument(
         '--allow-pickle',

@@ -9,7 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 
-class _EmptyOnMeta(TorchFunctionMode):
+class _MetaTensors(TorchFunctionMode):
     """Context manager that creates parameters without memory, so that initialization is free.
 
     ``torch.device('meta')`` is no alternative, because it also affects the few tensors that
@@ -36,6 +36,6 @@ def build_meta_model(part: dict) -> nn.Module:
     Raises:
         KeyError: If the type is not registered. Errors of the constructor are passed on.
     """
-    with _EmptyOnMeta():
+    with _MetaTensors():
         module = MODELS.build(copy.deepcopy(part))
     return module.to('meta').eval()

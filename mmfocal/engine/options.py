@@ -146,7 +146,7 @@ def _is_bracketed(text: str) -> bool:
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas outside of brackets and of quoted elements; the last may have one too."""
+    """Split at commas outside of brackets and of quoted elements; a trailing comma is allowed."""
     parts, depth, quote = [''], 0, ''
     for letter in text:
         if quote:
@@ -247,7 +247,7 @@ def registered(owner: Registry, kind: str, scope: str | None) -> Any:
 
 
 def _takes_text(before: Config, after: Config, key: str) -> bool:
-    """Whether an absent key is a path of the runner, or an argument that is annotated as text."""
+    """Return whether an absent key is a path of the runner or an argument annotated as text."""
     parent, _, name = key.rpartition('.')
     if not parent:
         return name in _PATHS
@@ -278,8 +278,8 @@ def _warn_if_unknown(before: Config, after: Config, key: str) -> None:
         # dicts without a type may get keys that the config leaves at their defaults
         if near or not depth or arguments is not None:
             similar = '.'.join([*path[:depth], near or ''])
-            hint = f'the nearest is {similar}' if near else 'nothing reads it'
-            tell(after, f'WARNING: --cfg-options {key}: {name!r} is not a known key; {hint}')
+            hint = f'did you mean {similar}?' if near else 'nothing reads it'
+            tell(after, f'WARNING: --cfg-options {key}: unknown key {name!r}; {hint}')
         return
 
 
@@ -292,4 +292,4 @@ def warn_of_misspelled(cfg: Config) -> None:
     for name in cfg.keys() - TOP_LEVEL:
         near = nearest(name, RUNNER_KEYS, 0.87)
         if near and near not in cfg:
-            tell(cfg, f'WARNING: {name} in {cfg.filename} is not a known key; is {near} meant?')
+            tell(cfg, f'WARNING: unknown key {name} in {cfg.filename}; did you mean {near}?')

@@ -170,7 +170,7 @@ def _expand(entry: str) -> list[tuple[str, str]]:
 
 
 def _is_shown(path: Path) -> bool:
-    """Whether a path in a folder is an image or a video, and no part of it is hidden."""
+    """Return whether a path in a folder is an image or a video, and no part of it is hidden."""
     return path.suffix.lower() in IMAGES + VIDEOS and not is_hidden(path)
 
 

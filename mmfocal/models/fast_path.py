@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choice between the standard forward pass of a block and the fast path of its device.
 
-A fast path reads the parameters of the layers and calls none of them but stochastic depth. It
-therefore accepts stock blocks only: subclassed, wrapped, hooked, masked, parametrized and
+A fast path computes a whole block: fused or in chunks, in training and inference. It reads the
+parameters of the layers; the only layer that it calls is stochastic depth. It therefore accepts
+stock blocks only: subclassed, wrapped, hooked, masked, parametrized and
 quantized layers take the standard forward pass.
 """
 
@@ -15,7 +16,7 @@ from mmfocal import compat
 from mmfocal.ops.block import Affine, BlockParameters, Projection, Steps, run_block
 from mmfocal.ops.cpu import memory
 from mmfocal.ops.cpu.bias_cache import kept_bias
-from mmfocal.ops.cpu.block import infer_block, train_block
+from mmfocal.ops.cpu.block import infer_block, whole_block
 from mmfocal.ops.focal_attention.api import IMPLS, log_choice, resolve_impl
 from mmfocal.ops.focal_attention.bias import bias_tables
 from mmfocal.ops.focal_attention.impl import triton
@@ -70,12 +71,12 @@ register_stock(DropPath, FcPool, Mlp, *_LAYERS, *_CONTAINERS)
 
 
 def _are_types_patched() -> bool:
-    """Whether a method of any stock type has been replaced, or one that calls it been added."""
+    """Return whether a method of a stock type, or of a module that calls it, has been replaced."""
     return any(now.get(name) is not method for now, name, method in _METHODS)
 
 
 def _is_stock(module: nn.Module) -> bool:
-    """Whether a module and its parts run their stock methods on dense tensors, without hooks."""
+    """Return whether a module and its parts run stock methods on dense tensors without hooks."""
     methods, state = _STOCK.get(type(module)), vars(module)
     if methods is None or not state.keys().isdisjoint(methods) or compat.has_hooks(module):
         return False
@@ -95,13 +96,24 @@ def _parts(module: nn.Module, types: dict[str, type]) -> list[Any] | None:
 
 
 def _tensor(layer: nn.Module, name: str) -> Any:
-    """Return ``layer.name``, which is slower, or None; flat parameters are plain attributes."""
+    """Return a parameter or None, faster than ``getattr``. FSDP's flat ones are attributes."""
     state = vars(layer)
     return state[name] if name in state else state['_parameters'].get(name)
 
 
 def _affine(layer: nn.Module) -> Affine:
     return Affine(_tensor(layer, 'weight'), _tensor(layer, 'bias'))
+
+
+def _agrees(block: 'FocalBlock', affine: list[Affine], pools: list[Any]) -> bool:
+    """Return whether settings of the layers, which fast paths do not read, fit the parameters."""
+    norms, dim = (block.norm1, block.norm2), tuple(affine[0].weight.shape)
+    return (
+        len(dim) == 1
+        and all(tuple(norm.normalized_shape) == dim for norm in norms)
+        and block.geometry == block.attn.geometry
+        and (block.pool_method == 'fc' or not pools)
+    )
 
 
 def _read_parameters(block: 'FocalBlock') -> BlockParameters | None:
@@ -117,8 +129,7 @@ def _read_parameters(block: 'FocalBlock') -> BlockParameters | None:
     pool = tuple(map(_affine, pools))
     affine = [*map(_affine, (norm1, proj, norm2, fc1, fc2))]
     is_complete = all(x is not None for layer in (*affine, *pool) for x in layer)
-    is_flat = len(norm1.normalized_shape) == len(norm2.normalized_shape) == 1
-    if not (is_complete and is_flat and act.approximate == 'none'):
+    if not (is_complete and act.approximate == 'none' and _agrees(block, affine, pools)):
         return None
     return BlockParameters(
         norm1=affine[0],
@@ -169,7 +180,7 @@ def _run_on_cpu(block: 'FocalBlock', p: BlockParameters, x: Tensor, shift: int) 
     is_recorded = memory.records_gradients([x, *_tensors(p)])
     drops_paths = block.drop_path.training and block.drop_path.drop_prob > 0
     if is_recorded or drops_paths or compat.is_autocast_enabled('cpu'):
-        return train_block(x, p, shift)
+        return whole_block(x, p, shift)
     if resolve_impl(p.impl) == 'auto':
         log_choice('chunked', 'cpu')
     with torch.no_grad():
@@ -188,7 +199,7 @@ def _path_of(block: nn.Module, x: Tensor) -> str | None:
     if device == 'cpu' and impl in ('auto', 'chunked'):
         return 'cpu'
     if impl == 'triton' or (impl == 'auto' and device == 'cuda'):
-        reasons = triton.unavailable_reasons(x.device, triton.tokens_dtype(x))
+        reasons = triton.device_reasons(x.device, triton.tokens_dtype(x))
         return None if reasons else 'triton'
     return None
 

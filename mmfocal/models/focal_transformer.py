@@ -135,7 +135,7 @@ class FocalAttention(nn.Module):
 
     def reset_tables(self) -> None:
         """Initialize the tables as in the released code: window keys zero, others random."""
-        nn.init.zeros_(self.bias.own)
+        nn.init.zeros_(self.bias.window)
         if self.bias.neighbors is not None:
             nn.init.trunc_normal_(self.bias.neighbors, std=0.02)
         for table in self.bias.coarse:

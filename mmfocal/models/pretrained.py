@@ -21,7 +21,7 @@ from mmfocal.ops.focal_attention import FocalGeometry
 from . import swin
 from .checkpoint_files import StateDict, read_checkpoint, sample, tensors_of
 from .focal_transformer import FocalTransformer
-from .resizing import resize_coarse, resize_neighbors, resize_own, resize_pool, resize_pos_embed
+from .resizing import resize_coarse, resize_neighbors, resize_pool, resize_pos_embed, resize_window
 
 SWIN = 'swin:'  # prefix that marks the checkpoint of a Swin Transformer
 NO_WEIGHTS = """The released weights are no longer public. Alternatives:
@@ -103,7 +103,7 @@ def _fit(key: str, source: StateDict, model: FocalTransformer) -> Tensor | None:
     geometry = stage.blocks[int(block[2])].geometry
     name = key.removeprefix(block[0])
     if name == 'attn.relative_position_bias_table':
-        return resize_own(value, geometry.window_size)
+        return resize_window(value, geometry.window_size)
     if name == _NEIGHBORS:
         return resize_neighbors(value, _file_geometry(block[0], source), geometry)
     if name.startswith('attn.relative_position_bias_table_to_windows.'):
@@ -398,7 +398,7 @@ def convert_to_upstream(state: StateDict, path: str) -> StateDict:
 
 
 def is_derived(key: str) -> bool:
-    """Whether an entry is a buffer that is recomputed, so that a file may lack or hold it.
+    """Return whether an entry is a recomputed buffer, which a file may lack or hold.
 
     Args:
         key: Name in a whole model.

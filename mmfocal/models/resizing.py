@@ -22,8 +22,8 @@ def resize_coarse(table: Tensor, size: int) -> Tensor:
     return _interpolate(table.unflatten(1, (side, side)), (size, size)).flatten(1)
 
 
-def resize_own(table: Tensor, window: int) -> Tensor:
-    """Resize an own-window table: ``((2w-1)^2, h)`` -> ``((2*window-1)^2, h)``."""
+def resize_window(table: Tensor, window: int) -> Tensor:
+    """Resize a table of window keys: ``((2w-1)^2, h)`` -> ``((2*window-1)^2, h)``."""
     return resize_coarse(table.t(), 2 * window - 1).t()
 
 

@@ -120,7 +120,7 @@ def read_label_maps(
         ValueError: If names are missing, or if a folder has files of several suffixes.
     """
     if not classes:
-        raise ValueError('label maps hold numbers only; pass the class names by --classes')
+        raise ValueError('label maps hold numbers only; pass the class names with --classes')
     suffixes = [_suffix(folder) for folder in (train, val, images, val_images)]
     for first, second in ((0, 1), (2, 3)):
         if suffixes[first] != suffixes[second]:
@@ -166,7 +166,7 @@ def read_class_folders(train: str, val: str, classes: Sequence[str] = ()) -> Own
 
 
 def has_hidden_folders(folder: str) -> bool:
-    """Whether mmpretrain would take a hidden folder, such as Jupyter's, for a class."""
+    """Return whether mmpretrain would take a hidden folder, such as Jupyter's, for a class."""
     return any(path.is_dir() and path.name.startswith('.') for path in Path(folder).rglob('.*'))
 
 

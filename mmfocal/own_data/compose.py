@@ -116,8 +116,8 @@ def _detection(cfg: Config, data: OwnData) -> dict[str, Any]:
     has_masks = 'segm' in ([metrics] if isinstance(metrics, str) else metrics)
     if has_masks and not data.has_masks:
         raise ValueError(
-            f'{data.train.labels} has instances without segmentation, and the base learns masks; '
-            'use fasterrcnn, retinanet or atss'
+            f'{data.train.labels} has instances without segmentation, but the base trains a mask '
+            'head; use fasterrcnn, retinanet or atss'
         )
 
     lines: dict[str, Any] = dict(model=_heads(cfg))

@@ -74,7 +74,7 @@ def _by_supervision(form: str, labels: str, images: str, names: str | None) -> d
     if form == 'voc':
         dataset = sv.DetectionDataset.from_pascal_voc(images, labels)
     elif names is None:
-        raise ValueError("YOLO's files hold numbers only; pass data.yaml by --names")
+        raise ValueError("YOLO's files hold numbers only; pass data.yaml with --names")
     else:
         dataset = sv.DetectionDataset.from_yolo(images, labels, names)
     if not len(dataset):

@@ -62,7 +62,7 @@ def coarse_cells(
     """
     region, sizes = geometry.regions[1 + level], geometry.map_sizes(*map_size)
     rows, columns = sizes[1 + level]
-    border = region.size
+    border = region.side
     kinds = np.full((rows + 2 * border, columns + 2 * border), NOTHING)
     place = divmod(window, map_size[1] // geometry.window_size)
     top, left = (count * region.step - region.margin + border for count in place)

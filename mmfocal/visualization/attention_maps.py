@@ -87,7 +87,7 @@ def attention_weights(attention: nn.Module, call: AttentionCall, window: int) ->
         ``(h, w*w, K)``, keys as in ``key_index``.
     """
     geometry, (height, width) = attention.geometry, call.map_size
-    w, heads = geometry.window_size, attention.bias.own.shape[1]
+    w, heads = geometry.window_size, attention.bias.window.shape[1]
     with torch.no_grad():
         index = key_index(geometry, height, width, call.tokens.device)[window]
         bias = combined_bias(attention.bias, geometry)
@@ -151,7 +151,7 @@ def attention_map(
         ValueError: If pixel, stage, block or head does not exist; names the valid range.
     """
     layer, stride = _layer(model, stage, block), 4 * 2**stage
-    heads = layer.bias.own.shape[1]
+    heads = layer.bias.window.shape[1]
     rows, columns = image.shape[1:]
     _check('head', -1 if head is None else head, -1, heads - 1)
     _check('query x', query[0], 0, columns - 1)
@@ -169,7 +169,7 @@ def attention_map(
         np.roll(values, (shift, shift), (0, 1))
         for values in _level_maps(weights, index, geometry, call.map_size)
     ]
-    parts = weights.split([region.size**2 for region in geometry.regions])
+    parts = weights.split([region.side**2 for region in geometry.regions])
     shares = [part.sum().item() for part in parts]
     corner = row // w * w + shift, column // w * w + shift
     return AttentionMap(levels, shares, tuple(slice(c, c + w) for c in corner), token, stride)

@@ -35,8 +35,8 @@ def field_of(geometry: FocalGeometry) -> Field:
     none = geometry.window_size**2 + geometry.num_neighbors
     fine = sum(first < none for first in geometry.square_sources[0])
     square, *coarse = geometry.regions
-    reach = [region.size * geometry.cell_size(level) for level, region in enumerate(coarse)]
-    return Field((fine, *(region.size**2 for region in coarse)), max([square.size, *reach]))
+    reach = [region.side * geometry.cell_size(level) for level, region in enumerate(coarse)]
+    return Field((fine, *(region.side**2 for region in coarse)), max([square.side, *reach]))
 
 
 def effective_field(model: FocalTransformer, size: int, stage: int) -> np.ndarray:

@@ -38,7 +38,7 @@ def test_rows(tmp_path, read_rows, capsys):
         assert row['baseline'] == 'swin_nano' and row['note'] == ''
         assert (float(row['ratio']) == 1) == (row['model'] == 'swin_nano')
         assert 0 < float(row['utilization']) < 1 and float(row['first_s']) > 0
-        assert row['coarse'] == ('7-5-3-1' if row['impl'] else '')
+        assert row['focal_windows'] == ('7-5-3-1' if row['impl'] else '')
         assert row['memory_mib'] == '' and row['torch'] and row['threads'] == '1'
     printed = capsys.readouterr().out
     assert 'focal_nano' in printed and 'ratio' in printed

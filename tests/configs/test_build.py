@@ -16,7 +16,7 @@ from tests.helpers.config_suite import (
     ROWS,
     SMALL,
     backbone_maps,
-    build_empty,
+    build_meta,
     differences,
     load,
     meta_model,
@@ -186,7 +186,7 @@ def test_configs_serve_as_bases_of_other_projects(name, tmp_path):
     mine.write_text(f"_base_ = 'mmfocal::{name}.py'\n")
     cfg = read_config(mine)
     assert cfg.to_dict() == load(name).to_dict()
-    assert type(build_empty(cfg).backbone) is mmfocal.FocalTransformer
+    assert type(build_meta(cfg).backbone) is mmfocal.FocalTransformer
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from tests.helpers.config_suite import backbone_maps, build_empty, differences, load
+from tests.helpers.config_suite import backbone_maps, build_meta, differences, load
 
 TRAINING = ('optim_wrapper', 'param_scheduler', 'train_cfg', 'auto_scale_lr')
 DATA = ('train_dataloader', 'val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator')
@@ -155,7 +155,7 @@ def test_box_heads_are_the_same_modules():
     host = read_host(PAIRS['Cascade Mask R-CNN'][1])
     ours = load('detection/focal_t_cascade_3x')
     host.model.backbone = ours.model.backbone
-    ours, host = (str(build_empty(cfg)) for cfg in (ours, host))
+    ours, host = (str(build_meta(cfg)) for cfg in (ours, host))
     assert ours.replace('Shared4Conv1FCBBoxHead', 'ConvFCBBoxHead') == host
 
 

@@ -110,11 +110,11 @@ BAD_ANNOTATIONS = [
     ('iscrowd as text', every('annotations', iscrowd='0'), "id=1 .* iscrowd='0'; expected 0 or 1"),
     ('iscrowd a list', first('annotations', iscrowd=[0]), r'iscrowd=\[0\]; expected 0 or 1'),
     ('ignore as text', first('annotations', ignore='no'), "ignore='no'; expected 0 or 1"),
-    ('all are crowds', every('annotations', iscrowd=1), 'none of .* 6 annotations have iscrowd'),
-    ('all are ignored', every('annotations', ignore=True), 'none of .* have iscrowd=1 or ignore'),
-    ('all boxes negative', every('annotations', bbox=[2, 3, -4, 5]), 'none of the 6 .* is left'),
-    ('all areas zero', every('annotations', area=0), 'none of the 6 annotations'),
-    ('all boxes outside', every('annotations', bbox=[40, 3, 4, 5]), 'none of the 6 annotations'),
+    ('all are crowds', every('annotations', iscrowd=1), 'no valid .* 6 annotations have iscrowd'),
+    ('all are ignored', every('annotations', ignore=True), 'no valid .* have iscrowd=1 or ignore'),
+    ('all boxes negative', every('annotations', bbox=[2, 3, -4, 5]), 'no valid annotation of 6'),
+    ('all areas zero', every('annotations', area=0), 'no valid annotation of 6'),
+    ('all boxes outside', every('annotations', bbox=[40, 3, 4, 5]), 'no valid annotation of 6'),
     ('relative boxes', every('annotations', bbox=[0.1, 0.1, 0.9, 0.9]), 'relative to the image'),
     ('unknown image', first('annotations', image_id=9), 'unknown image_id, .* image_id=9'),
     ('unknown category', first('annotations', category_id=9), 'unknown category_id'),
@@ -208,7 +208,7 @@ def test_only_utf8_is_read_as_by_pycocotools(tmp_path, name, coding, words):
 
 
 @pytest.mark.parametrize(
-    ('iscrowd', 'words'), [('0', "iscrowd='0'; expected"), (1, 'none of the 6 annotations')]
+    ('iscrowd', 'words'), [('0', "iscrowd='0'; expected"), (1, 'no valid annotation of 6')]
 )
 def test_crowds_of_data_that_are_only_trained_on_are_refused(tmp_path, iscrowd, words):
     """mmdet would ignore all instances without a word."""

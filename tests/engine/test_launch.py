@@ -44,17 +44,17 @@ def test_loaders_without_workers_do_not_keep_them(task):
 @pytest.mark.parametrize(
     ('option', 'words'),
     [
-        ('modle.backbone.drop_path_rate=0.3', "'modle' is not a known key; the nearest is model"),
-        ('train_cgf.max_iters=3', 'the nearest is train_cfg'),
-        ('default_hooks.chekpoint.interval=3', 'the nearest is default_hooks.checkpoint'),
-        ('train_dataloader.bacth_size=3', 'the nearest is train_dataloader.batch_size'),
-        ('colour=blue', "'colour' is not a known key; nothing reads it"),
+        ('modle.backbone.drop_path_rate=0.3', "unknown key 'modle'; did you mean model"),
+        ('train_cgf.max_iters=3', 'did you mean train_cfg?'),
+        ('default_hooks.chekpoint.interval=3', 'did you mean default_hooks.checkpoint?'),
+        ('train_dataloader.bacth_size=3', 'did you mean train_dataloader.batch_size?'),
+        ('colour=blue', "unknown key 'colour'; nothing reads it"),
         # below parts with a type
-        ('model.test_cfg.rcnn.scroe_thr=0.9', 'the nearest is model.test_cfg.rcnn.score_thr'),
-        ('model.roi_hed.type=X', 'the nearest is model.roi_head'),
+        ('model.test_cfg.rcnn.scroe_thr=0.9', 'did you mean model.test_cfg.rcnn.score_thr?'),
+        ('model.roi_hed.type=X', 'did you mean model.roi_head?'),
         (
             'optim_wrapper.paramwise_cfg.norm_decay_mul=0',
-            'the nearest is optim_wrapper.paramwise_cfg.norm_decay_mult',
+            'did you mean optim_wrapper.paramwise_cfg.norm_decay_mult?',
         ),
         ('optim_wrapper.optimizer.weight_dcay=0', 'optim_wrapper.optimizer.weight_decay'),
         ('optim_wrapper.acumulative_counts=2', 'optim_wrapper.accumulative_counts'),
@@ -62,10 +62,10 @@ def test_loaders_without_workers_do_not_keep_them(task):
         ('train_dataloader.dataset.indcies=20', 'train_dataloader.dataset.indices'),
         ('train_dataloader.sampler.shufle=0', 'train_dataloader.sampler.shuffle'),
         ('train_dataloader.dataset.pipeline.2.keep_ration=0', 'pipeline.2.keep_ratio'),
-        ('model.backbone.drop_path_rat=0.3', 'the nearest is model.backbone.drop_path_rate'),
+        ('model.backbone.drop_path_rat=0.3', 'did you mean model.backbone.drop_path_rate?'),
         ('default_hooks.checkpoint.max_keep_ckpt=1', 'default_hooks.checkpoint.max_keep_ckpts'),
         ('param_scheduler.1.eta_mim=0', 'param_scheduler.1.eta_min'),
-        ('train_cfg.max_iter=3', 'the nearest is train_cfg.max_iters'),
+        ('train_cfg.max_iter=3', 'did you mean train_cfg.max_iters?'),
         ('val_evaluator.clas_wise=True', 'val_evaluator.classwise'),
     ],
 )
@@ -173,7 +173,9 @@ def test_misspelt_keys_of_a_config_are_told(tmp_path, capsys):
     path.write_text(f"_base_ = '{CONFIGS}/focal_nano_cls.py'\ncustom_hook = []\nwidth = 3\n")
     config(str(path))
     told = capsys.readouterr().out
-    assert 'custom_hook in ' in told and 'is custom_hooks meant?' in told and 'width' not in told
+    assert (
+        'custom_hook in ' in told and 'did you mean custom_hooks?' in told and 'width' not in told
+    )
 
 
 def test_shipped_configs_have_known_keys(capsys):

@@ -47,7 +47,7 @@ def make_inputs(
 
     inputs = {
         'qkv': randn(2, nh * w, nw * w, 3 * heads * dim),
-        'own': randn((2 * w - 1) ** 2, heads),
+        'window': randn((2 * w - 1) ** 2, heads),
     }
     if geometry.expand_size:
         inputs['neighbors'] = randn(1, heads, w * w, geometry.num_neighbors)
@@ -69,7 +69,7 @@ def to_tokens(inputs: dict[str, Tensor], geometry: FocalGeometry) -> Tensor:
 
 def to_bias(inputs: dict[str, Tensor], geometry: FocalGeometry) -> FocalBias:
     coarse = tuple(inputs[f'coarse.{level}'] for level in geometry.coarse_levels)
-    return FocalBias(inputs['own'], inputs.get('neighbors'), coarse)
+    return FocalBias(inputs['window'], inputs.get('neighbors'), coarse)
 
 
 def call(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str, **kwargs) -> Tensor:
@@ -115,7 +115,7 @@ def with_large_logits(inputs: dict[str, Tensor], factor: float = 8.0) -> dict[st
     for name, value in inputs.items():
         large = {'qkv': 2 * channels}.get(name, channels if 'kv' in name else 0)
         enlarged[name] = torch.cat([factor * value[..., :large], value[..., large:]], dim=-1)
-    dim = channels // inputs['own'].shape[1]
+    dim = channels // inputs['window'].shape[1]
     tokens = enlarged['qkv'][0].flatten(0, 1)
     logits = 0.4 * tokens[:, :dim] @ tokens[:, channels : channels + dim].T
     assert logits.max() > 200 and logits.min() < -200
@@ -158,7 +158,7 @@ def check_half_precision(
     # Logits are sums of d products in float32. Their error is the relative one of numerators and
     # denominators of the weights, and once more of the gradients of logits.
     channels = inputs['qkv'].shape[-1] // 3
-    dim = channels // inputs['own'].shape[1]
+    dim = channels // inputs['window'].shape[1]
     q, k, _ = (part.unflatten(-1, (-1, dim)) for part in inputs['qkv'].split(channels, dim=-1))
     largest = 0.4 * (q.norm(dim=-1).max() * k.norm(dim=-1).max()).item()
     logit_error = largest * (dim + 2) * torch.finfo(torch.float32).eps / 2

@@ -102,7 +102,7 @@ def build(cfg: Config) -> nn.Module:
         return MODELS.build(model)
 
 
-def build_empty(cfg: Config) -> nn.Module:
+def build_meta(cfg: Config) -> nn.Module:
     """Build a model without memory for its parameters."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return build_meta_model(cfg.model)
@@ -111,7 +111,7 @@ def build_empty(cfg: Config) -> nn.Module:
 @functools.cache
 def meta_model(name: str) -> nn.Module:
     """A config's model without memory for its parameters; not to be changed."""
-    return build_empty(_read(name))
+    return build_meta(_read(name))
 
 
 _maps: dict[str, list[Tensor]] = {}

@@ -161,14 +161,17 @@ def test_what_is_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (dict(also=dict(top5=1, box=2)), "column or score 'box' is none of params, flops, top1"),
-        (dict(method='yolo'), "method 'yolo' is none of classification, retinanet"),
-        (dict(notes=['nothing']), "note 'nothing' is none of v1"),
-        (dict(differs=dict(flops=['nothing'])), "note 'nothing' is none of v1"),
-        (dict(differs=dict(top1=['v1'])), "column 'top1' is none of params, flops"),
-        (dict(scores=dict(fun=1)), "score 'fun' is none of top1"),
-        (dict(convention='mine'), "convention 'mine' is none of default"),
-        (dict(flop=3), "key 'flop' is none of name"),
+        (
+            dict(also=dict(top5=1, box=2)),
+            "column or score must be one of params, .*, got 'box'",
+        ),
+        (dict(method='yolo'), "method must be one of classification, retinanet.*, got 'yolo'"),
+        (dict(notes=['nothing']), "note must be one of v1.*, got 'nothing'"),
+        (dict(differs=dict(flops=['nothing'])), "note must be one of v1.*, got 'nothing'"),
+        (dict(differs=dict(top1=['v1'])), "column must be one of params, flops.*, got 'top1'"),
+        (dict(scores=dict(fun=1)), "score must be one of top1.*, got 'fun'"),
+        (dict(convention='mine'), "convention must be one of default.*, got 'mine'"),
+        (dict(flop=3), "key must be one of name.*, got 'flop'"),
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, change: dict, message: str) -> None:
@@ -176,7 +179,7 @@ def test_bad_rows_are_named(tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(ValueError) as error:
         read_paper(path)
     place = f"{path}: table 'Classification on ImageNet-1K', row 'Focal-S': "
-    assert str(error.value).startswith(place + message)
+    assert re.match(re.escape(place) + message, str(error.value))
 
 
 @pytest.mark.parametrize('key', ['method', 'config'])

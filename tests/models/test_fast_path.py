@@ -23,7 +23,7 @@ from tests.helpers.triton import check_fast_path
 GEOMETRY = FocalGeometry(3, 1, 3, 2)
 DIM = 8
 needs_interpreter = pytest.mark.skipif(
-    bool(triton.unavailable_reasons(torch.device('cpu'), torch.float32)),
+    bool(triton.device_reasons(torch.device('cpu'), torch.float32)),
     reason="needs Triton's interpreter",
 )
 
@@ -364,7 +364,7 @@ def test_wrapped_pooling_gets_the_same_cells() -> None:
 def test_tables_of_a_wrong_size_are_refused() -> None:
     block = make_block()
     block.attn.relative_position_bias_table = nn.Parameter(torch.zeros(24, 2))
-    with pytest.raises(ValueError, match=r'bias.own must have shape \(25, 2\), got \(24, 2\)'):
+    with pytest.raises(ValueError, match=r'bias.window must have shape \(25, 2\), got \(24, 2\)'):
         call_block(block, torch.randn(1, 6, 6, DIM))
 
 
@@ -448,6 +448,22 @@ def test_compiles_and_exports() -> None:
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), stage(x))
         torch.testing.assert_close(torch.export.export(stage, (x,)).module()(x), stage(x))
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name', 'value'),
+    [
+        ('', 'pool_method', 'mean'),
+        ('norm1', 'normalized_shape', (DIM // 2,)),
+        ('norm2', 'normalized_shape', (2, DIM)),
+        ('attn', 'geometry', FocalGeometry(3)),
+    ],
+)
+def test_settings_that_fast_paths_do_not_read(owner: str, name: str, value: object) -> None:
+    block = make_block()
+    assert stock_parameters(block) is not None
+    setattr(block.get_submodule(owner), name, value)
+    assert stock_parameters(block) is None
 
 
 def test_tensor_subclasses_are_not_stock() -> None:

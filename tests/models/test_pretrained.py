@@ -30,8 +30,8 @@ from mmfocal.models.pretrained import (
     read_checkpoint,
     resize_coarse,
     resize_neighbors,
-    resize_own,
     resize_pool,
+    resize_window,
     tensors_of,
 )
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry
@@ -416,7 +416,7 @@ def test_same_geometry_is_the_identity(save):
     assert all(torch.equal(a, b) for a, b in zip(source(x), model(x), strict=True))
     table = torch.randn(2, 169)
     assert torch.equal(resize_coarse(table, 13), table)
-    assert torch.equal(resize_own(table.t(), 7), table.t())
+    assert torch.equal(resize_window(table.t(), 7), table.t())
 
 
 def test_linear_tables_stay_linear_between_the_borders():
@@ -432,7 +432,7 @@ def test_symmetric_tables_stay_symmetric():
     grid = torch.randn(3, 13, 13)
     grid = grid + grid.flip(1) + grid.flip(2) + grid.flip(1, 2)
     coarse = resize_coarse(grid.flatten(1), 18).unflatten(1, (18, 18))
-    own = resize_own(grid.flatten(1).t(), 12).t().unflatten(1, (23, 23))
+    own = resize_window(grid.flatten(1).t(), 12).t().unflatten(1, (23, 23))
     for new in (coarse, own):
         assert torch.allclose(new, new.flip(1), atol=1e-5)
         assert torch.allclose(new, new.flip(2), atol=1e-5)

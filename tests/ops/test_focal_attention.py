@@ -60,7 +60,7 @@ def test_rounds_as_well_as_reference_fp32(case: str, impl: str) -> None:
 def attend_by_loops(inputs: dict[str, Tensor], geometry: FocalGeometry, scale: float) -> Tensor:
     """Focal attention one query and one key at a time, for one image without shift."""
     w, e, f = geometry.window_size, geometry.expand_size, geometry.focal_window
-    heads = inputs['own'].shape[1]
+    heads = inputs['window'].shape[1]
     height, width, channels = inputs['qkv'].shape[1:]
     qkv = inputs['qkv'][0].view(height, width, 3, heads, -1)
     out = torch.empty(height, width, heads, channels // 3 // heads, dtype=qkv.dtype)
@@ -71,7 +71,7 @@ def attend_by_loops(inputs: dict[str, Tensor], geometry: FocalGeometry, scale: f
         for kr, kc in product(range(w), range(w)):
             index = (qr - kr + w - 1) * (2 * w - 1) + qc - kc + w - 1
             k, v = qkv[top + kr, left + kc, 1:, head]
-            keys.append((k, v, inputs['own'][index, head]))
+            keys.append((k, v, inputs['window'][index, head]))
         place = 0
         moves = [(e, e), (e, -e), (-e, e), (-e, -e)] if e else []
         for (dy, dx), kr, kc in product(moves, range(w), range(w)):
@@ -157,7 +157,7 @@ def test_bias_and_softmax_stay_fp32_in_half_precision(impl: str, dtype: torch.dt
     geometry, windows, _shift = CASES['detection']
     inputs = {k: v.float() for k, v in make_inputs(geometry, windows).items()}
     # Differences between biases vanish in half precision once the biases are this large.
-    tables = [k for k in inputs if k == 'own' or k == 'neighbors' or k.startswith('coarse.')]
+    tables = [k for k in inputs if k == 'window' or k == 'neighbors' or k.startswith('coarse.')]
     inputs |= {k: inputs[k] + 3000 for k in tables}
     inputs |= {k: v.to(dtype) for k, v in inputs.items() if k not in tables}
     with torch.autocast('cpu', dtype=dtype):
@@ -290,8 +290,11 @@ def test_bad_geometry(settings: dict, message: str) -> None:
     [
         (dict(qkv=torch.zeros(2, 20, 35, 30)), 'multiples of the window 7, got 20x35'),
         (dict(qkv=torch.zeros(2, 0, 35, 30)), 'multiples of the window 7, got 0x35'),
-        (dict(own=torch.zeros(169, 4)), '30 channels, not a multiple of 3 x 4 heads'),
-        (dict(own=torch.zeros(168, 2)), r'bias.own must have shape \(169, 2\), got \(168, 2\)'),
+        (dict(window=torch.zeros(169, 4)), '30 channels, not a multiple of 3 x 4 heads'),
+        (
+            dict(window=torch.zeros(168, 2)),
+            r'bias.window must have shape \(169, 2\), got \(168, 2\)',
+        ),
         (dict(neighbors=torch.zeros(1, 2, 49, 120)), 'bias.neighbors must have shape'),
         (dict(neighbors=None), 'bias.neighbors must be given if and only if expand_size > 0'),
         ({'coarse.0': torch.zeros(2, 169)}, r'bias.coarse\[0\] must have shape \(2, 441\)'),
@@ -307,7 +310,7 @@ def test_bad_shapes(change: dict, message: str) -> None:
 def test_missing_coarse_table() -> None:
     geometry, windows, _ = CASES['detection']
     inputs = make_inputs(geometry, windows)
-    bias = FocalBias(inputs['own'], inputs['neighbors'])
+    bias = FocalBias(inputs['window'], inputs['neighbors'])
     call = FocalInputs(to_tokens(inputs, geometry), (21, 35), bias, geometry, scale=1.0)
     with pytest.raises(ValueError, match='focal_level 2 needs 1 coarse tables, got 0'):
         focal_attention(call)

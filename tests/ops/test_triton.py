@@ -325,7 +325,7 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bfloat16 needs compute capability 8.0; AMD GPUs, whose devices are cuda, are unsupported."""
 
     def reasons(dtype: torch.dtype) -> list[str]:
-        return backend.unavailable_reasons(torch.device('cuda', 0), dtype)
+        return backend.device_reasons(torch.device('cuda', 0), dtype)
 
     monkeypatch.setattr(backend, 'INTERPRETED', False)
     monkeypatch.setattr(backend, '_kept_capability', lambda device: (7, 5))

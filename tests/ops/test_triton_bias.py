@@ -121,7 +121,7 @@ def test_second_derivative_is_refused() -> None:
     geometry = FocalGeometry(2)
     bias = make_bias(geometry, torch.float32)
     out = operator.combined_columns(bias, geometry).square().sum()
-    (gradient,) = torch.autograd.grad(out, bias.own, create_graph=True)
+    (gradient,) = torch.autograd.grad(out, bias.window, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         gradient.sum().backward()
 

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmfocal.own_data import FORMATS, plan, to_coco
-from tests.helpers.config_suite import build_empty, load
+from tests.helpers.config_suite import build_meta, load
 
 CLASSES = ('cat', 'dog')
 
@@ -93,7 +93,7 @@ def test_writes_what_differs(new_config, data, base, options, count, length):
     head = head or cfg.model.roi_head.bbox_head
     for part in head if isinstance(head, list) else [head]:
         assert part.num_classes == count
-    build_empty(cfg)
+    build_meta(cfg)
     rate = old.optim_wrapper.optimizer.lr * 8 / old.auto_scale_lr.base_batch_size
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate, rel=0.01)
     assert cfg.auto_scale_lr.base_batch_size == 8

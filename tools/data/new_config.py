@@ -110,7 +110,7 @@ def read_folders(args: Namespace, files: dict[str, Path]) -> OwnData:
 
 
 def read_boxes(args: Namespace, files: dict[str, Path]) -> OwnData:
-    """Read COCO files; other formats, and data whose ``--classes`` are given, become such."""
+    """Read COCO files; convert other formats, and data with ``--classes``, to COCO files first."""
     images = dict(train=args.images, val=args.val_images or args.images)
     labels = dict(train=args.train, val=args.val)
     if files:
@@ -188,9 +188,9 @@ def new_config(args: Namespace) -> None:
     weights = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
     if weights and is_absent(weights):
         print(
-            f'The base starts from {weights}, which does not exist: name a file by --weights or '
-            '--cfg-options model.backbone.init_cfg.checkpoint=FILE, or start from random weights '
-            'by --cfg-options model.backbone.init_cfg=None'
+            f'The base starts from {weights}, which does not exist: set a file with --weights '
+            'or --cfg-options model.backbone.init_cfg.checkpoint=FILE, or start from random '
+            'weights with --cfg-options model.backbone.init_cfg=None'
         )
     print(f'Train it:\n  mmfocal train {shlex.quote(str(args.out))}')
 

@@ -8,7 +8,7 @@
 #   --set-up   only make the environments
 #   --record   write versions and results to docs/compatibility.md
 #   MATRIX_DIR   where the environments go (default .venv-matrix, about 5 GB for each; `lock` is .venv itself)
-# A finished environment is used as it is: remove its folder to make it anew. mmcv is kept as a wheel.
+# A finished environment is used as it is: remove its folder to recreate it. mmcv is kept as a wheel.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

@@ -4,7 +4,7 @@
 #
 #   bash tools/dev/train_all_nano.sh [METHOD ...]    # e.g. atss htcpp; all of them take over an hour
 #
-# What is finished is kept, what was interrupted goes on where it stopped. Some start from
+# Finished runs are skipped, and interrupted runs are resumed. Some start from
 # the backbone of maskrcnn, which must be trained before. Exits with 1 if a metric is below its limit in
 # tools/dev/nano_thresholds.json.
 #   WORK_DIRS   where the runs, their table and their curves go (default: work_dirs/nano)

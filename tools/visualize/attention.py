@@ -29,12 +29,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help="run's folder; or config's file or name, of any task")
+    parser.add_argument('config', help='run folder, config file or config name')
     parser.add_argument(
         'inputs',
         nargs='+',
         metavar='[CHECKPOINT] IMAGE',
-        help='checkpoint with the backbone, or "none", if a config came before; then the image',
+        help='checkpoint or "none" (only after a config), then the image',
     )
     parser.add_argument('--stage', type=int, default=0, help='stage, from 0 (default: 0)')
     parser.add_argument('--block', type=int, default=0, help='block, from 0 (default: 0)')

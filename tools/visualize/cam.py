@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help="run's folder; or config's file or name, of any task")
+    parser.add_argument('config', help='run folder, config file or config name')
     parser.add_argument(
         'inputs',
         nargs='+',
@@ -66,7 +66,7 @@ def explain(args: argparse.Namespace) -> str:
     cfg, checkpoint = read_model_config(args.config, checkpoint)
     image = read_image(path, args.size)
     if cfg.default_scope == 'mmdet' and args.method not in CLASS_FREE:
-        raise ValueError('scores of a detector belong to boxes: expected --method eigencam')
+        raise ValueError('detectors support --method eigencam only')
     if cfg.default_scope == 'mmdet':
         model = backbone = load_backbone(cfg, checkpoint)
     else:

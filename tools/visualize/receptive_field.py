@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help="run's folder; or config's file or name, of any task")
+    parser.add_argument('config', help='run folder, config file or config name')
     parser.add_argument(
         '--checkpoint', help="file with the backbone (default: the run's, or random weights)"
     )

@@ -242,8 +242,8 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
         if (crowds | ignored).any():
             hint += f'; {(crowds | ignored).sum()} annotations have iscrowd=1 or ignore=1'
         file.error(
-            f'none of the {len(annotations)} annotations in {file.path} is left: {dropped.sum()} '
-            'boxes have no area, lie outside of the image, or are narrower than 1 pixel'
+            f'no valid annotation of {len(annotations)} in {file.path}: {dropped.sum()} boxes '
+            'have no area, lie outside of the image, or are narrower than 1 pixel'
             f'{hint}'
         )
         return None
@@ -625,10 +625,7 @@ def _are_unique(file: CocoFile, part: str, name: str) -> bool:
     if len(set(values)) == len(values):
         return True
     value, count = Counter(values).most_common(1)[0]
-    file.error(
-        f'{count} {part} in {file.path} have {name}={value!r}; expected a {name} of its own for '
-        'each'
-    )
+    file.error(f'{count} {part} in {file.path} have {name}={value!r}; expected unique values')
     return False
 
 
@@ -638,8 +635,8 @@ def _are_scored(file: CocoFile) -> bool:
         number = annotation['id']
         if not isinstance(number, int) or number == 0:
             file.error(
-                f'annotation id={number!r} in {file.path}: the evaluation takes 0 for "no match" '
-                'and needs numbers; expected ids from 1 on'
+                f'annotation id={number!r} in {file.path}: COCO evaluation reserves 0 for "no '
+                'match"; expected integers from 1 on'
             )
             return False
     return True
@@ -806,7 +803,7 @@ def _check_stuff_maps(key: str, file: CocoFile, dataset: BaseDataset, model: dic
 
 @dataclass(frozen=True)
 class CocoMetric:
-    """What COCO evaluation reads.
+    """Settings of COCO evaluation that the checks use.
 
     Args:
         path: Its annotation file; None if it scores the data set's own annotations.
@@ -939,9 +936,9 @@ def _compare_images(file: CocoFile, data: CocoFile) -> None:
     if others:
         image, other = others[0]
         file.error(
-            f'{len(others)} of {len(images)} images of {data.path} are other ones in {file.path}: '
-            f'id={image["id"]!r} is {_describe(image)} in the first, {_describe(other)} in the '
-            'second; expected the annotations of the same images'
+            f'{len(others)} of {len(images)} images of {data.path} have another name or size in '
+            f'{file.path}: id={image["id"]!r} is {_describe(image)} in the first, '
+            f'{_describe(other)} in the second; expected the annotations of the same images'
         )
     elif data.content['annotations'] and not lost:
         _compare_counts(file, data)

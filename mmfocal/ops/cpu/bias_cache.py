@@ -38,7 +38,7 @@ def _combine(bias: FocalBias, geometry: FocalGeometry) -> _Combination:
     check_tables(bias, geometry)
     with torch.inference_mode(False), torch.no_grad():  # autograd may save the result
         bias = map_tables(torch.clone, bias)
-        dtype = compute_dtype(bias.own.dtype)
+        dtype = compute_dtype(bias.window.dtype)
         combined = combined_bias(map_tables(lambda table: table.to(dtype), bias), geometry)
     return _Combination(bias, combined)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Focal blocks on CPUs: whole maps for training, chunks of tokens or heads for inference.
+"""Focal blocks on CPUs: whole maps for training and autocast, else chunks of tokens or heads.
 
 In inference, queries, keys and values are computed for as many heads as fit ``QKV_BYTES``, and
 hidden layers for a chunk of tokens. Tensors of the size of the map are scratch memory or the
@@ -48,8 +48,8 @@ def _norm_mlp(x: Tensor, p: BlockParameters, layer: Callable[..., Tensor]) -> Te
 _STEPS = Steps(pool_tokens, linear, _norm_mlp)
 
 
-def train_block(x: Tensor, p: BlockParameters, shift: int) -> Tensor:
-    """``(B, H, W, C)`` -> ``(B, H, W, C)``, differentiable."""
+def whole_block(x: Tensor, p: BlockParameters, shift: int) -> Tensor:
+    """Compute whole maps, differentiably: ``(B, H, W, C)`` -> ``(B, H, W, C)``."""
     return run_block(x, p, shift, _STEPS)
 
 
@@ -136,7 +136,7 @@ def _add_branches(x: Tensor, attended: Tensor, p: BlockParameters) -> Tensor:
 
 
 def infer_block(x: Tensor, p: BlockParameters, shift: int, combined_bias: Tensor) -> Tensor:
-    """Compute the same as :func:`train_block`, without gradients and in less memory.
+    """Compute the same as :func:`whole_block`, without gradients and in less memory.
 
     Args:
         x: ``(B, H, W, C)``.

@@ -24,34 +24,34 @@ class FocalBias(NamedTuple):
     """Relative position bias tables of one attention layer, in the released checkpoints' layout.
 
     Attributes:
-        own: ``((2w-1)^2, h)``, by relative position within the window.
+        window: ``((2w-1)^2, h)``, by relative position within the window.
         neighbors: ``(1, h, w*w, 4(w^2-(w-e)^2))``, one value per query and key; None if e = 0.
         coarse: ``(h, (w+R-1)^2)`` per coarse level, by relative position in the region.
     """
 
-    own: Tensor
+    window: Tensor
     neighbors: Tensor | None = None
     coarse: tuple[Tensor, ...] = ()
 
 
 def bias_tables(bias: FocalBias) -> list[Tensor]:
     """Return all existing tables, in the order of :func:`flat_tables`."""
-    return [bias.own, *([] if bias.neighbors is None else [bias.neighbors]), *bias.coarse]
+    return [bias.window, *([] if bias.neighbors is None else [bias.neighbors]), *bias.coarse]
 
 
 def map_tables(change: Callable[[Tensor], Tensor], bias: FocalBias) -> FocalBias:
     """Apply a function to every existing table."""
     neighbors = None if bias.neighbors is None else change(bias.neighbors)
-    return FocalBias(change(bias.own), neighbors, tuple(change(table) for table in bias.coarse))
+    return FocalBias(change(bias.window), neighbors, tuple(change(table) for table in bias.coarse))
 
 
 def _expected_shapes(
     bias: FocalBias, geometry: FocalGeometry
 ) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
     """Return every table with its expected shape."""
-    w, num_heads = geometry.window_size, bias.own.shape[1]
+    w, num_heads = geometry.window_size, bias.window.shape[1]
     expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
-        'bias.own': (bias.own, ((2 * w - 1) ** 2, num_heads))
+        'bias.window': (bias.window, ((2 * w - 1) ** 2, num_heads))
     }
     if bias.neighbors is not None:
         neighbors = (1, num_heads, w * w, geometry.num_neighbors)
@@ -193,12 +193,12 @@ def _by_entry(table: Tensor, num_heads: int) -> Tensor:
 
 def flat_tables(bias: FocalBias) -> Tensor:
     """Return the entries of all tables and ``NO_KEY``, one per row: ``(entries, h)``."""
-    num_heads = bias.own.shape[1]
-    rows = [bias.own]
+    num_heads = bias.window.shape[1]
+    rows = [bias.window]
     if bias.neighbors is not None:
         rows.append(_by_entry(bias.neighbors, num_heads))
     rows += [_by_entry(table, num_heads) for table in bias.coarse]
-    return torch.cat([*rows, bias.own.new_full((1, num_heads), NO_KEY)])
+    return torch.cat([*rows, bias.window.new_full((1, num_heads), NO_KEY)])
 
 
 def combined_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
@@ -207,7 +207,7 @@ def combined_bias(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
     Returns:
         ``(h, w*w, K)``, contiguous, differentiable in every table.
     """
-    flat, index = flat_tables(bias), bias_index(geometry, bias.own.device)
+    flat, index = flat_tables(bias), bias_index(geometry, bias.window.device)
     combined = F.embedding(index.entry.t(), flat)  # (K, w*w, h); backward sums rows fast
     if index.doubled is not None:
         key, entry, row = index.doubled

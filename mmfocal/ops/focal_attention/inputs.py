@@ -40,7 +40,7 @@ def check_inputs(inputs: FocalInputs) -> None:
         ValueError: If a shape differs; names the first such tensor.
     """
     geometry, (height, width), qkv = inputs.geometry, inputs.map_size, inputs.qkv
-    w, num_heads = geometry.window_size, inputs.bias.own.shape[1]
+    w, num_heads = geometry.window_size, inputs.bias.window.shape[1]
     batch, _, channels = qkv.shape
     if height % w or width % w or not height * width:
         raise ValueError(

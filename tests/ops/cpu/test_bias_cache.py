@@ -47,8 +47,8 @@ def fresh(block: FocalBlock) -> Tensor:
 @torch.enable_grad()
 def fused_step(block: FocalBlock) -> None:
     """Run a fused optimizer step, which does not increment version counters."""
-    block.attn.bias.own.grad = torch.ones_like(block.attn.bias.own)
-    torch.optim.AdamW([block.attn.bias.own], lr=1.0, fused=True).step()
+    block.attn.bias.window.grad = torch.ones_like(block.attn.bias.window)
+    torch.optim.AdamW([block.attn.bias.window], lr=1.0, fused=True).step()
 
 
 @pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
@@ -72,19 +72,21 @@ def test_whole_backbone(impl: str, combinations: list) -> None:
 
 
 CHANGES = {
-    'written to': lambda block: block.attn.bias.own.add_(1.0),
+    'written to': lambda block: block.attn.bias.window.add_(1.0),
     'loaded': lambda block: block.load_state_dict(
         {name: value + 1.0 for name, value in block.state_dict().items()}
     ),
-    'moving average or swapping hook': lambda block: block.attn.bias.own.data.add_(1.0),
+    'moving average or swapping hook': lambda block: block.attn.bias.window.data.add_(1.0),
     'fused optimizer': fused_step,
-    'written by NumPy': lambda block: np.negative(*[block.attn.bias.own.detach().numpy()] * 2),
+    'written by NumPy': lambda block: np.negative(*[block.attn.bias.window.detach().numpy()] * 2),
     'other numbers': lambda block: block.double().float().half().float(),
     'momentum in training': lambda block: (
         call(block.train()),
-        block.attn.bias.own.data.add_(1.0),
+        block.attn.bias.window.data.add_(1.0),
     ),
-    'other storage': lambda block: setattr(block.attn.bias.own, 'data', block.attn.bias.own + 1.0),
+    'other storage': lambda block: setattr(
+        block.attn.bias.window, 'data', block.attn.bias.window + 1.0
+    ),
 }
 
 
@@ -103,7 +105,7 @@ def test_changes_are_noticed(change: Callable) -> None:
 def test_views_of_one_table() -> None:
     """The tables begin at the same address, but have different strides."""
     block = make_block()
-    name, own = 'attn.relative_position_bias_table', block.attn.bias.own.clone()
+    name, own = 'attn.relative_position_bias_table', block.attn.bias.window.clone()
     tied = own[:, :1].expand(-1, 2)
     x = torch.randn(1, 6, 9, 8)
     outs = []

@@ -159,7 +159,7 @@ class Paper:
 def _check_keys(found: Iterable[str], known: Iterable[str], what: str) -> None:
     unknown = sorted(set(found) - set(known))
     if unknown:
-        raise ValueError(f'{what} {unknown[0]!r} is none of {", ".join(known)}')
+        raise ValueError(f'{what} must be one of {", ".join(known)}, got {unknown[0]!r}')
 
 
 def _texts(keys: Iterable[str], notes: Mapping[str, str]) -> tuple[str, ...]:

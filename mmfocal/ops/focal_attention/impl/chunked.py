@@ -261,15 +261,15 @@ class ChunkedAttention:
         return self.bias.max().item() + MASKED
 
     @cached_property
-    def _own_bias(self) -> Tensor:
+    def _diagonal_bias(self) -> Tensor:
         """Bias of each query and the key at the same token: ``(h, w*w)``."""
         return self._window_keys(self.bias[..., None]).flatten(-3).diagonal(dim1=-2, dim2=-1)
 
     def _are_masked_negligible(self, q: Tensor, k: Tensor, tile: Tile) -> bool:
         """Return whether, for every query, its own token far outweighs all masked keys."""
-        own = self._window_keys(k).flatten(1, 2)
-        logits = (q * own).sum(-1).view(*tile.shape, -1) * self.scale
-        logits += self._own_bias[tile.heads, None, None]
+        same = self._window_keys(k).flatten(1, 2)
+        logits = (q * same).sum(-1).view(*tile.shape, -1) * self.scale
+        logits += self._diagonal_bias[tile.heads, None, None]
         return logits.min().item() > self._highest_masked + NEGLIGIBLE
 
     def _coarse_mask(self, q: Tensor, k: Tensor, tile: Tile) -> Tensor | None:

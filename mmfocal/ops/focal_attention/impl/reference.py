@@ -55,14 +55,14 @@ def relative_bias(table: Tensor, window_size: int, side: int) -> Tensor:
 def focal_attention(inputs: FocalInputs, _: None = None) -> Tensor:
     """See :func:`mmfocal.ops.focal_attention.focal_attention`."""
     geometry, bias, (height, width) = inputs.geometry, inputs.bias, inputs.map_size
-    num_heads, w = bias.own.shape[1], geometry.window_size
+    num_heads, w = bias.window.shape[1], geometry.window_size
     channels = inputs.qkv.shape[-1] // 3
     qkv = inputs.qkv.to(compute_dtype(inputs.qkv.dtype))
     fine, *coarse = split_maps(qkv, geometry.map_sizes(height, width))
     q, kv = fine.split([channels, 2 * channels], dim=-1)
 
     keys = [window_partition(kv, w)]
-    biases = [relative_bias(bias.own.t(), w, w)[None]]  # (N or 1, h, w*w, keys of the group)
+    biases = [relative_bias(bias.window.t(), w, w)[None]]  # (N or 1, h, w*w, keys of the group)
     if inputs.shift:
         seam = seam_mask(geometry, height, width, inputs.shift, qkv.device)
         biases[0] = biases[0] + seam[:, None]

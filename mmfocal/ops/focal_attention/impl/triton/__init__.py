@@ -28,10 +28,10 @@ from .tokens import pool_tokens, tokens_dtype
 __all__ = [
     'INSTALLED',
     'combined_columns',
+    'device_reasons',
     'focal_attention',
     'pool_tokens',
     'tokens_dtype',
-    'unavailable_reasons',
     'unsupported_reasons',
 ]
 
@@ -93,7 +93,7 @@ def _device_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
     return reasons
 
 
-def unavailable_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
+def device_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
     """Return why kernels do not support a device and a dtype of tokens."""
     if not INSTALLED:
         return ['Triton is not installed']
@@ -118,8 +118,8 @@ def _size_reasons(qkv: Tensor) -> list[str]:
 def unsupported_reasons(inputs: FocalInputs) -> list[str]:
     """Return the reasons why inputs are unsupported; only messages that apply are formatted."""
     qkv, w = inputs.qkv, inputs.geometry.window_size
-    head_dim = qkv.shape[-1] // 3 // inputs.bias.own.shape[1]
-    reasons = [*unavailable_reasons(qkv.device, qkv.dtype), *_size_reasons(qkv)]
+    head_dim = qkv.shape[-1] // 3 // inputs.bias.window.shape[1]
+    reasons = [*device_reasons(qkv.device, qkv.dtype), *_size_reasons(qkv)]
     if compat.is_traced_for_export():
         reasons.append('exporting and tracing are not supported')
     if not compat.is_compiling() and compat.are_transforms_active():

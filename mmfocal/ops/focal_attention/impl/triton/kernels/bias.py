@@ -28,7 +28,7 @@ SIZES = ['num_heads', 'window', 'num_neighbors', 'focal_window', 'num_entries', 
 class Tables(NamedTuple):
     """Pointers to the tables; see ``FocalBias`` for the layout of each."""
 
-    own: tl.tensor
+    window: tl.tensor
     neighbors: tl.tensor
     coarse: tuple
 
@@ -46,7 +46,7 @@ class Sizes(NamedTuple):
 @triton.jit
 def _entry_pointers(tables, entry, head, sizes, COARSE_LEVELS: tl.constexpr):
     """Return pointers to entries of a head."""
-    pointers = tables.own + entry * sizes.num_heads + head
+    pointers = tables.window + entry * sizes.num_heads + head
     first = (2 * sizes.window - 1) * (2 * sizes.window - 1)
     size = sizes.window * sizes.window * sizes.num_neighbors
     table = tables.neighbors + head * size
@@ -62,7 +62,7 @@ def _entry_pointers(tables, entry, head, sizes, COARSE_LEVELS: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def combine_kernel(
-    # tables; index arrays (w*w*columns); combined bias, written: (h, w*w*K)
+    # tables; index arrays (w*w*columns); combined bias, written: (h, w*w*columns)
     own_ptr,
     neighbors_ptr,
     coarse_0_ptr,
@@ -102,7 +102,7 @@ def combine_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def combine_backward_kernel(
-    # gradient and combined bias (h, w*w*K); tables; their gradients, written
+    # gradient and combined bias (h, w*w*columns); tables; their gradients, written
     d_combined_ptr,
     combined_ptr,
     own_ptr,

@@ -15,9 +15,8 @@ MASKED = tl.constexpr(geometry.MASKED)
 ALIGNMENT = tl.constexpr(ALIGNMENT)
 LOG2_E = tl.constexpr(1.4426950408889634)
 WHOLE_REGION = tl.constexpr(1 << 30)  # block of keys that holds any region
-# Avoids recompilation for sizes that are 1 or multiples of 16. `num_sums` and `num_bias` are left
-# out:
-# they are multiples of 16 in practice, and masks need this to load and store vectors.
+# Avoids recompilation for sizes that are 1 or multiples of 16. `num_sums` and `num_bias` are not
+# listed: they are multiples of 16 in practice, which lets masked loads and stores use vectors.
 SIZES = [
     'nh', 'nw', 'num_heads', 'expand_size', 'focal_window', 'num_windows', 'windows_per_strip',
     'first_block', 'region', 'strips', 'programs', 'tokens', 'image_tokens',
@@ -109,12 +108,12 @@ class QueryBlock(NamedTuple):
 
     Attributes:
         place: Position in the window.
-        own: The same, but queries beyond the window have the window's last position.
+        clamped: The same, but queries beyond the window have the window's last position.
         exists: Whether the query lies in the window.
     """
 
     place: tl.tensor
-    own: tl.tensor
+    clamped: tl.tensor
     exists: tl.tensor
 
 
@@ -230,7 +229,7 @@ def find_query_block(first, grid, BLOCK_Q: tl.constexpr):
     """Return the block of queries that begins at a position of the window."""
     AREA: tl.constexpr = grid.WINDOW * grid.WINDOW
     place = first + tl.arange(0, BLOCK_Q)
-    return QueryBlock(place=place, own=tl.minimum(place, AREA - 1), exists=place < AREA)
+    return QueryBlock(place=place, clamped=tl.minimum(place, AREA - 1), exists=place < AREA)
 
 
 @triton.jit
@@ -266,8 +265,8 @@ def locate(number, grid):
 @triton.jit
 def query_tokens(queries, window, grid):
     """Return the tokens of a block of queries in a window: ``(BLOCK_Q,)``."""
-    row = window.row * grid.WINDOW + queries.own // grid.WINDOW
-    return row * (grid.nw * grid.WINDOW) + window.col * grid.WINDOW + queries.own % grid.WINDOW
+    row = window.row * grid.WINDOW + queries.clamped // grid.WINDOW
+    return row * (grid.nw * grid.WINDOW) + window.col * grid.WINDOW + queries.clamped % grid.WINDOW
 
 
 @triton.jit
@@ -350,7 +349,7 @@ def load_bias(bias, queries, keys):
 
     No mask is needed, because blocks of keys divide ``ALIGNMENT``.
     """
-    return tl.load(bias_pointers(bias, queries.own, keys)) * LOG2_E
+    return tl.load(bias_pointers(bias, queries.clamped, keys)) * LOG2_E
 
 
 @triton.jit

@@ -420,12 +420,12 @@ def seen_keys(tile, region, unwrapped_row, unwrapped_col):
 
 @triton.jit
 def compute_key_gradients(
-    inputs, sums, place, grid, heads, BLOCK_Q: tl.constexpr, TILE: tl.constexpr
+    inputs, sums, region_index, grid, heads, BLOCK_Q: tl.constexpr, TILE: tl.constexpr
 ):
     """Compute the gradients of a tile of keys of a region; see ``key_gradient_kernel``."""
     dtype: tl.constexpr = inputs.bias_ptr.dtype.element_ty
     head = tl.program_id(0) % heads.number
-    region, _ = find_region(place, grid, WHOLE_REGION)
+    region, _ = find_region(region_index, grid, WHOLE_REGION)
     tile = find_tile(tl.program_id(0) // heads.number, region, TILE)
     keys = load_keys(inputs.qkv, tile.tokens, tile.on_map, tile.image, head, heads)
     head_bias = bias_of(inputs.bias_ptr, head, grid)
@@ -442,7 +442,7 @@ def compute_key_gradients(
             for first in range(0, grid.WINDOW * grid.WINDOW, BLOCK_Q):
                 query_block = find_query_block(first, grid, BLOCK_Q)
                 queries = load_queries(inputs, query_block, window, head, grid, heads)
-                pointers = bias_pointers(head_bias, query_block.own, block)
+                pointers = bias_pointers(head_bias, query_block.clamped, block)
                 seen = block.exists[None, :]
                 bias = tl.load(pointers, mask=seen, other=float('-inf')) * LOG2_E
                 weights, d_logits = compute_logit_gradients(
