@@ -2,7 +2,6 @@
 """Verdicts on hand-made files."""
 
 import csv
-import csv
 import re
 from itertools import product
 from pathlib import Path
