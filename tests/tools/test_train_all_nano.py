@@ -22,7 +22,7 @@ COLUMNS = {  # metric and margin
     'box AP': ('coco/bbox_mAP', 0.05),
     'mask AP': ('coco/segm_mAP', 0.05),
     'mIoU (%)': ('mIoU', 5),
-    'top-1 (%)': ('accuracy/top1', 5),
+    'top-1 (%)': ('accuracy/top1', 0.5),
 }
 SHORT = ' '.join(
     [
