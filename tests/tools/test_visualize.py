@@ -110,7 +110,7 @@ def test_names_and_runs(show, tmp_path):
     torch.manual_seed(1)  # weights that none of the other models has
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), run / 'iter_1.pth')
     logged = []
-    handler = logging.Handler()
+    handler = logging.Handler(logging.INFO)
     handler.emit = lambda record: logged.append(record.getMessage())
     MMLogger.get_current_instance().addHandler(handler)
     drawn = {}
