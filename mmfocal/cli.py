@@ -146,10 +146,8 @@ def _complete_files(action: Action, completion: dict) -> None:
         action.complete = completion
 
 
-def _run_host_tool(arguments: Sequence[str]) -> None:
-    """Run a script from the tools of an installed host library."""
-    args = _make_tool_parser().parse_args(arguments)
-    host, name = args.host, args.name
+def find_host_tool(host: str, name: str) -> Path:
+    """Find a script in the tools of an installed host library; exit if it has none."""
     spec = importlib.util.find_spec(host)
     if spec is None:
         sys.exit(f'mmfocal tool: {host} is not installed')
@@ -159,8 +157,14 @@ def _run_host_tool(arguments: Sequence[str]) -> None:
         tools.setdefault(path.stem, path)  # if two share a name, the one in analysis_tools wins
     if name not in tools:
         sys.exit(f'mmfocal tool: {host} has no {name!r}; it has {", ".join(sorted(tools))}')
-    sys.argv = [str(tools[name]), *args.options]
-    runpy.run_path(str(tools[name]), run_name='__main__')
+    return tools[name]
+
+
+def _run_host_tool(arguments: Sequence[str]) -> None:
+    args = _make_tool_parser().parse_args(arguments)
+    tool = str(find_host_tool(args.host, args.name))
+    sys.argv = [tool, *args.options]
+    runpy.run_path(tool, run_name='__main__')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
