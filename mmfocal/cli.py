@@ -4,7 +4,7 @@
 import importlib.util
 import runpy
 import sys
-from argparse import Action, ArgumentParser, RawDescriptionHelpFormatter
+from argparse import REMAINDER, Action, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -58,11 +58,11 @@ COMMANDS = {
         ('mmfocal flops detection/focal_t_maskrcnn_3x --depth 3',),
     ),
 }
-_OTHERS = {
-    'tool': 'run a tool of a host library: mmfocal tool mmdet browse_dataset my_config.py',
-    'env': 'print the versions of all relevant packages',
-}
 HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
+TOOL_EXAMPLES = (
+    'mmfocal tool mmdet browse_dataset my_config.py --output-dir images --not-show',
+    'mmfocal tool mmdet browse_dataset --help',
+)
 
 
 def _load(name: str) -> ModuleType:
@@ -78,9 +78,30 @@ def _make_parser(name: str, script: ModuleType) -> ArgumentParser:
     """Adapt a script's parser to this command and add examples."""
     parser = script.make_parser()
     parser.prog = f'mmfocal {name}'
+    return _with_examples(parser, COMMANDS[name].examples)
+
+
+def _with_examples(parser: ArgumentParser, examples: Sequence[str]) -> ArgumentParser:
     parser.formatter_class = RawDescriptionHelpFormatter
-    parser.epilog = '\n  '.join(['examples:', *COMMANDS[name].examples])
+    parser.epilog = '\n  '.join(['examples:', *examples])
     return parser
+
+
+def _make_tool_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog='mmfocal tool', description='run a tool of a host library')
+    parser.add_argument('host', choices=HOSTS, help='the library')
+    parser.add_argument('name', help='name of a script in its tools, without .py')
+    parser.add_argument('options', nargs=REMAINDER, help='arguments of the tool')
+    return _with_examples(parser, TOOL_EXAMPLES)
+
+
+def _make_env_parser() -> ArgumentParser:
+    description = 'print the versions of all relevant packages, and what does not fit together'
+    parser = ArgumentParser(prog='mmfocal env', description=description)
+    return _with_examples(parser, ('mmfocal env',))
+
+
+OTHERS = {'tool': _make_tool_parser, 'env': _make_env_parser}  # commands without a script
 
 
 def _make_main_parser() -> ArgumentParser:
@@ -88,16 +109,8 @@ def _make_main_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog='mmfocal',
         description='Focal Transformer for detection, segmentation and classification.',
-        epilog='\n  '.join(
-            [
-                'examples:',
-                *examples,
-                'mmfocal tool mmdet browse_dataset my_config.py --output-dir images --not-show',
-                'mmfocal env',
-            ]
-        ),
-        formatter_class=RawDescriptionHelpFormatter,
     )
+    _with_examples(parser, [*examples, TOOL_EXAMPLES[0], 'mmfocal env'])
     parser.add_argument('--version', action='store_true', help='print the version')
     parser.add_argument(
         '--print-completion',
@@ -120,8 +133,9 @@ def _print_completion(shell: str) -> None:
         for action in script._actions:
             _complete_files(action, shtab.FILE)
         commands.add_parser(name, help=command.meaning, parents=[script], add_help=False)
-    for name, meaning in _OTHERS.items():
-        commands.add_parser(name, help=meaning)
+    for name, make in OTHERS.items():
+        other = make()
+        commands.add_parser(name, help=other.description, parents=[other], add_help=False)
     print(shtab.complete(parser, shell))
 
 
@@ -132,11 +146,8 @@ def _complete_files(action: Action, completion: dict) -> None:
         action.complete = completion
 
 
-def _run_host_tool(arguments: Sequence[str]) -> None:
-    """Run a script from the tools of an installed host library."""
-    if len(arguments) < 2 or arguments[0] not in HOSTS:
-        sys.exit(f'usage: mmfocal tool {{{",".join(HOSTS)}}} NAME [OPTION ...]')
-    host, name, *options = arguments
+def find_host_tool(host: str, name: str) -> Path:
+    """Find a script in the tools of an installed host library; exit if it has none."""
     spec = importlib.util.find_spec(host)
     if spec is None:
         sys.exit(f'mmfocal tool: {host} is not installed')
@@ -146,8 +157,14 @@ def _run_host_tool(arguments: Sequence[str]) -> None:
         tools.setdefault(path.stem, path)  # if two share a name, the one in analysis_tools wins
     if name not in tools:
         sys.exit(f'mmfocal tool: {host} has no {name!r}; it has {", ".join(sorted(tools))}')
-    sys.argv = [str(tools[name]), *options]
-    runpy.run_path(str(tools[name]), run_name='__main__')
+    return tools[name]
+
+
+def _run_host_tool(arguments: Sequence[str]) -> None:
+    args = _make_tool_parser().parse_args(arguments)
+    tool = str(find_host_tool(args.host, args.name))
+    sys.argv = [tool, *args.options]
+    runpy.run_path(tool, run_name='__main__')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -161,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name == 'tool':
         return _run_host_tool(rest)
     if name == 'env':
+        _make_env_parser().parse_args(rest)
         from mmfocal import collect_env
 
         return collect_env.main()
@@ -175,8 +193,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(metavar='COMMAND', title='commands')
     for known, command in COMMANDS.items():
         commands.add_parser(known, help=command.meaning)
-    for name, meaning in _OTHERS.items():
-        commands.add_parser(name, help=meaning)
+    for name, make in OTHERS.items():
+        commands.add_parser(name, help=make().description)
     args = parser.parse_args(argv)
     if args.print_completion:
         return _print_completion(args.print_completion)

@@ -79,9 +79,8 @@ def test_console_command(capsys):
         return capsys.readouterr().out
 
     overview = shown()
-    for command in ('train', 'test', 'predict', 'new-config', 'flops', 'env'):
+    for command in (*cli.COMMANDS, *cli.OTHERS):
         assert re.search(rf'^  mmfocal {command}', overview, re.MULTILINE), command
-    assert 'mmfocal predict work_dirs/my_config photo.jpg' in shown('predict', '--help')
     assert 'FocalTransformer' in shown('flops', 'quickstart/focal_nano_cls')
     assert 'mmdet' in shown('env')
     completion = shown('--print-completion', 'bash')
@@ -90,3 +89,34 @@ def test_console_command(capsys):
     for option in ('predict___out', 'new_config___out', 'new_config___train', 'predict_pos_1'):
         assert f'_shtab_mmfocal_{option}_COMPGEN=_shtab_compgen_files' in completion, option
     assert shown('--version').strip() == mmfocal.__version__
+
+
+@pytest.mark.parametrize('command', [*cli.COMMANDS, *cli.OTHERS])
+def test_every_command_has_help_with_an_example(command, capsys):
+    try:
+        cli.main([command, '--help'])
+    except SystemExit as end:
+        assert not end.code
+    shown = capsys.readouterr().out
+    assert shown.startswith(f'usage: mmfocal {command} ')
+    assert re.search(rf'^examples:\n(  .+\n)*  mmfocal {command}\b', shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error'),
+    [
+        ('env absent', 'unrecognized arguments: absent'),
+        ('tool', 'required: host, name'),
+        ('tool absent browse_dataset', "invalid choice: 'absent'"),
+    ],
+)
+def test_invalid_arguments_are_rejected(arguments, error, capsys):
+    with pytest.raises(SystemExit, match='2'):
+        cli.main(arguments.split())
+    assert error in capsys.readouterr().err
+
+
+def test_help_of_a_host_tool_is_its_own(capsys):
+    with pytest.raises(SystemExit, match='0'):
+        cli.main(['tool', 'mmdet', 'print_config', '--help'])
+    assert 'usage: print_config.py' in capsys.readouterr().out

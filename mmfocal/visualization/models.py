@@ -15,6 +15,7 @@ from mmfocal.engine import read_config
 from mmfocal.inference import find_run
 from mmfocal.models import FocalTransformer
 from mmfocal.models.pretrained import (
+    FocalPretrained,
     convert_upstream,
     load_whole_model,
     read_checkpoint,
@@ -69,10 +70,9 @@ def load_backbone(cfg: Config, checkpoint: str) -> FocalTransformer:
         raise ValueError(
             f'model.backbone.type={settings.get("type")!r}: expected FocalTransformer'
         )
-    init_cfg = None if checkpoint == NONE else dict(type='FocalPretrained', checkpoint=checkpoint)
-    backbone = MODELS.build({**settings, 'init_cfg': init_cfg})
-    if init_cfg:
-        backbone.init_weights()
+    backbone = MODELS.build({**settings, 'init_cfg': None})
+    if checkpoint != NONE:  # init_weights() would print several lines per parameter
+        FocalPretrained(checkpoint)(backbone)
     return backbone.eval()
 
 

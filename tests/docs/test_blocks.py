@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every block of every page: its commands are parsed as they would be, its code compiles.
 
-Bash runs the shell blocks with stand-ins for programs that only note their arguments. What really
-runs, on less data, is in ``test_pages.py`` and in the tests that ``RUN`` names.
+Bash runs the shell blocks with stand-ins for programs that only note their arguments. Commands
+within sentences are treated likewise. What really runs, on less data, is in ``test_pages.py`` and
+in the tests that ``RUN`` names.
 """
 
 import argparse
@@ -29,8 +30,13 @@ PAGES = sorted(
     str(path.relative_to(ROOT))
     for pattern in ('*.md', 'docs/**/*.md', 'configs/**/*.md')
     for path in ROOT.glob(pattern)
-    if re.search(r'^ *```(shell|bash|python)', path.read_text(), re.MULTILINE)
+    if path.name != 'CHANGELOG.md'
 )
+WITH_BLOCKS = [
+    page
+    for page in PAGES
+    if re.search(r'^ *```(shell|bash|python)', (ROOT / page).read_text(), re.MULTILINE)
+]
 # pages whose Python, and commands but for those on other machines, run in a test
 RUN = {
     'README.md': 'tests/docs/test_pages.py',
@@ -107,6 +113,14 @@ def commands_of(text: str, folder: Path) -> list[list[str]]:
     return [line.split('\x1f') for line in noted.read_text().split('\x1e')[:-1]]
 
 
+def commands_in_sentences(page: str) -> list[str]:
+    """Commands of this project with arguments, outside of blocks."""
+    text = re.sub(r'(?ms)^ *```.*?^ *```', '', (ROOT / page).read_text())
+    spans = [' '.join(span.split()) for span in re.findall(r'(?<!`)`([^`]+)`(?!`)', text)]
+    ours = r'(\w+=\S+ )*(mmfocal(?! tool [A-Z])|python( -m)?|bash) [a-z]\S* \S'
+    return [span for span in spans if re.match(ours, span)]
+
+
 def options_of(script: Path, arguments: list[str]) -> argparse.Namespace:
     """Parse arguments by a script's own parser; nothing behind it runs."""
     original, argv = argparse.ArgumentParser.parse_args, sys.argv
@@ -139,7 +153,9 @@ def check_configs(options: argparse.Namespace) -> None:
     """Configs load, unless they are the reader's; settings of ``--cfg-options`` have a place."""
     for key in ('config', 'baseline', 'base'):
         name = str(getattr(options, key, None) or '')
-        is_readers = name.isupper() or name.startswith(('my', 'work_dirs/', 'recipes'))
+        is_readers = name.isupper() or name.startswith(
+            ('my', 'work_dirs/', 'recipes', 'faster_rcnn.py')
+        )
         if name and not is_readers:
             cfg = Config(config_of(name)._cfg_dict.to_dict())
             if key == 'config':
@@ -156,12 +172,14 @@ def check_command(words: list[str]) -> None:
         script = ROOT / 'tools' / cli.COMMANDS[arguments[0]].script
         check_configs(options_of(script, arguments[1:]))
     elif program == 'mmfocal' and arguments[0] == 'tool':
-        host = Path(importlib.util.find_spec(arguments[1]).origin).parent
-        assert list(host.glob(f'.mim/tools/**/{arguments[2]}.py')), words
+        options_of(cli.find_host_tool(*arguments[1:3]), arguments[3:])
     elif program == 'mmfocal':
         assert arguments[0] in ('env', '--version', '--print-completion'), words
     elif program == 'python' and arguments[0] == '-m':
-        assert importlib.util.find_spec(arguments[1]), words
+        found = importlib.util.find_spec(arguments[1])
+        assert found, words
+        if arguments[1].startswith('tools.') and arguments[2:]:
+            options_of(Path(found.origin), arguments[2:])
     elif program == 'python':
         check_configs(options_of(ROOT / arguments[0], arguments[1:]))
     elif program == 'bash':
@@ -184,7 +202,7 @@ def check_script(script: Path, arguments: list[str]) -> None:
         check_configs(options_of(ROOT / f'tools/{purpose}.py', [config, *rest]))
 
 
-@pytest.mark.parametrize('page', PAGES)
+@pytest.mark.parametrize('page', WITH_BLOCKS)
 def test_every_block_is_valid(page, tmp_path):
     if page in RUN:
         name = Path(page).name if '/' not in page else page
@@ -197,6 +215,12 @@ def test_every_block_is_valid(page, tmp_path):
             assert page in RUN, 'no test runs the Python of this page'
     shell = '\n'.join(text for language, text in blocks if language != 'python')
     for words in commands_of(shell, tmp_path):  # later blocks have the variables of earlier ones
+        check_command(words)
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if commands_in_sentences(page)])
+def test_every_command_in_a_sentence_is_valid(page, tmp_path):
+    for words in commands_of('\n'.join(commands_in_sentences(page)), tmp_path):
         check_command(words)
 
 

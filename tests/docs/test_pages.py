@@ -7,15 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.models import SwinTransformer
+from mmengine import load
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope
+from sklearn.metrics import confusion_matrix
 from sybil import Document, Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
@@ -24,7 +27,15 @@ from mmfocal.datasets.digit_scenes import DigitSceneParams, build
 from mmfocal.inference import Predictor
 from mmfocal.models.pretrained import convert_to_upstream, read_checkpoint
 from tests.helpers import config_suite
-from tests.helpers.pictures import has_box, is_colored, is_drawn_on, is_picture, read
+from tests.helpers.pictures import (
+    has_box,
+    has_curves,
+    is_drawn_on,
+    is_picture,
+    read,
+    shows,
+    shows_matrix,
+)
 
 SHORTER = {
     'make_digit_scenes.py': '--train 16 --val 4',
@@ -40,6 +51,7 @@ class Shell:
         self.environment = environment
         self.shorter = dict(SHORTER)
         self.printed: list[str] = []
+        self.namespace: dict[str, object] = {}  # of the page's Python
 
     def __call__(self, example: Example) -> None:
         for command in example.parsed.replace('\\\n', ' ').splitlines():
@@ -96,6 +108,7 @@ def follow(page: Path, shell: Shell) -> str:
     )
     for example in examples:
         example.evaluate()
+    shell.namespace = document.namespace
     return '\n'.join(shell.printed)
 
 
@@ -105,8 +118,26 @@ def drawn_on(drawings: Iterable[Path], folder: str | Path) -> bool:
     return bool(pairs) and all(is_drawn_on(read(path), read(image)) for path, image in pairs)
 
 
+@pytest.fixture
+def swin(shell: Shell) -> Callable[[], bool]:
+    """The pages' file of Swin-T; whether ``my_focal_t.py`` starts from it."""
+    file, name = 'swin_tiny_patch4_window7_224.pth', 'blocks.0.attn.{}qkv.weight'
+    weights = SwinTransformer().state_dict()
+    torch.save(dict(state_dict=weights), file)
+
+    def is_start() -> bool:
+        settings = Config.fromfile('my_focal_t.py').model.backbone
+        assert settings.init_cfg.checkpoint == f'swin:{file}'
+        backbone = MODELS.build(settings)
+        backbone.init_weights()
+        parameter = backbone.layers[2].get_parameter(name.format(''))
+        return torch.equal(parameter, weights[f'stages.2.{name.format("w_msa.")}'])
+
+    return is_start
+
+
 @pytest.mark.slow
-def test_detection(shell, repo_root, monkeypatch):
+def test_detection(shell, repo_root, monkeypatch, swin):
     # after a few steps no box may be good enough to be evaluated
     shell.shorter['mmfocal test'] = '--cfg-options model.test_cfg.rcnn.score_thr=0'
     shell.shorter['mmfocal train'] += (
@@ -120,14 +151,21 @@ def test_detection(shell, repo_root, monkeypatch):
     assert re.search(r'\| zero +\|', printed) and '| three ' not in printed  # AP of each class
     cfg = Config.fromfile('my_detector.py')
     assert cfg.model.roi_head.mask_head.num_classes == 3
+    assert swin()
     assert Path('work_dirs/my_detector/iter_4.pth').exists()  # resumed after 2
     assert len(list(Path('looked_at').rglob('*.png'))) == 8
     scenes = Path('data/three_digits/val')
     ranked = list(Path('best_and_worst').glob('*/*.png'))  # of good and bad
     assert len(ranked) == 4
-    for drawing in (*ranked, 'confusion/confusion_matrix.png'):
-        assert is_picture(drawing), drawing
-    assert is_colored('work_dirs/my_detector/curves.png')
+    for path in ranked:  # ground truth and predictions
+        scene = read(scenes / f'{path.name[:6]}.png')
+        assert all(shows(half, scene) for half in np.split(read(path), 2, axis=1)), path
+    matrix = shell.namespace['confusion'].matrix
+    assert shows_matrix('confusion.png', matrix, 'Blues', low=0)
+    truth = json.loads((scenes.parent / 'val.json').read_text())['annotations']
+    boxes = [annotation['category_id'] for annotation in truth]
+    assert matrix[:3].sum(1).tolist() == [boxes.count(index) for index in sorted(set(boxes))]
+    assert has_curves('work_dirs/my_detector/curves.png', 1)
     for path in Path('found/preds').glob('*.json'):
         drawing, scene = read(f'found/vis/{path.stem}.png'), read(scenes / f'{path.stem}.png')
         for box in json.loads(path.read_text())['bboxes']:
@@ -139,14 +177,20 @@ def test_detection(shell, repo_root, monkeypatch):
 
 
 @pytest.mark.slow
-def test_segmentation(shell, repo_root):
+def test_segmentation(shell, repo_root, swin):
     printed = follow(repo_root / 'docs/own_data_segmentation.md', shell)
     assert "type='FocalTransformer'" in printed
     assert 'it passes the checks before training' in printed
     assert re.search(r'\| +ground +\|', printed) and ' three ' not in printed  # IoU of each class
     assert Path('work_dirs/my_segmentor/iter_4.pth').exists()
     assert 'work_dirs/focal_nano_cls/iter_2.pth: loaded ' in printed
-    assert is_picture('confusion.png')
+    assert swin()
+    truth, found = (
+        np.concatenate([read(path)[..., 0].ravel() for path in sorted(Path(folder).glob('*.png'))])
+        for folder in ('data/three_labels/labels/val', 'label_maps')
+    )
+    matrix = confusion_matrix(truth, found, labels=range(4), normalize='true')
+    assert shows_matrix('confusion.png', matrix, 'viridis', matrix.min())
     drawings = list(Path('found/vis').glob('*.png'))
     assert len(drawings) == 4 and drawn_on(drawings, 'data/three_labels/images/val')
     assert (read('found.png') == read('found/vis/000000.png')).all()
@@ -158,16 +202,22 @@ def test_segmentation(shell, repo_root):
 
 
 @pytest.mark.slow
-def test_classification(shell, repo_root):
+def test_classification(shell, repo_root, swin):
     printed = follow(repo_root / 'docs/own_data_classification.md', shell)
     assert "type='FocalTransformer'" in printed
     assert 'it passes the checks before training' in printed and 'accuracy/top1' in printed
+    assert swin()
     assert Path('work_dirs/my_classifier/iter_4.pth').exists()
-    assert is_picture('confusion.png')
+    scores = load('found.pkl')
+    matrix = confusion_matrix(
+        *([int(s[key]) for s in scores] for key in ('gt_label', 'pred_label'))
+    )
+    assert shows_matrix('confusion.png', matrix, 'viridis', matrix.min())
     looked_at = list(Path('looked_at').rglob('*.*'))
     ranked = list(Path('best_and_worst').rglob('*.png'))
     assert len(looked_at) >= 8 and ranked
     assert all(map(is_picture, [*looked_at, *ranked]))
+    assert drawn_on(list(Path('found/vis').iterdir()), 'data/three_folders/val/one')
     results = sorted(Path('found/preds').glob('*.json'))
     assert len(results) == len(list(Path('data/three_folders/val/one').iterdir()))
     assert json.loads(results[0].read_text())['class_name'] in ('zero', 'one', 'two')
@@ -213,14 +263,38 @@ def test_recipes(shell, repo_root, name, metric):
 
 
 @pytest.mark.slow
-def test_recipe_of_several_gpus(shell, repo_root):
-    (block,) = re.findall(r'```shell\n(.+?)```', (repo_root / 'docs/recipes.md').read_text(), re.S)
-    assert 'CONFIG 8 ' in block  # two processes here
+def test_commands_of_the_recipes(shell, repo_root):
+    page = (repo_root / 'docs/recipes.md').read_text()
+    blocks = ''.join(re.findall(r'```shell\n(.+?)```', page, re.S))
+    assert 'CONFIG 8 ' in blocks and blocks.count('CONFIG') == 3
+    blocks = blocks.replace('CONFIG 8 ', 'CONFIG 2 ')  # two processes here
+    blocks = blocks.replace('CONFIG', 'configs/quickstart/focal_nano_cls.py')
     shell.shorter['dist_train.sh'] = SHORTER['mmfocal train']
-    config = 'configs/quickstart/focal_nano_cls.py'
-    follow(_page(f'\n```shell\n{block.replace("CONFIG 8 ", f"{config} 2 ")}```\n'), shell)
+    follow(_page(f'\n```shell\n{blocks}```\n'), shell)
     assert Path('work_dirs/focal_nano_cls/iter_2.pth').exists()
-    assert '--auto-scale-lr is given: 0.002 instead of 0.001' in shell.printed[0]
+    *amp, distributed = shell.printed
+    assert len(amp) == 2 and all('fp32' in printed for printed in amp)
+    assert '--auto-scale-lr is given: 0.002 instead of 0.001' in distributed
+
+
+@pytest.mark.slow
+def test_completion_and_swin_weights(shell, repo_root):
+    page = (repo_root / 'docs/environment.md').read_text()
+    (block,) = re.findall(r'```shell\n(.+?)\n```', page, re.S)
+    command = block.partition('  #')[0]
+    assert command != block
+    page = (repo_root / 'docs/nano_results.md').read_text()
+    (loop,) = re.findall(r'\nfor seed in 0 1 2; do\n(.+?)done\n', page, re.S)
+    (curves,) = re.findall(r'^python tools/analysis/report_run.py .+', page, re.M)
+    for large, small in {'iter_240': 'iter_2', '$seed': '0', '{0,1,2}': '0'}.items():
+        assert large in loop + curves
+        loop, curves = loop.replace(large, small), curves.replace(large, small)
+    shell.shorter['tools/train.py'] = SHORTER['mmfocal train']
+    blocks = f'{command}; complete -p mmfocal\n{loop}{curves}\n'
+    printed = follow(_page(f'\n```shell\n{blocks}```\n'), shell)
+    assert '_shtab_mmfocal mmfocal' in printed
+    assert 'swin:work_dirs/swin_cls_0/iter_2.pth: loaded' in printed
+    assert has_curves('curves/curves.png', 2)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 
 CLEARLY = 40  # smallest difference of a channel that is visible
 
@@ -45,6 +47,44 @@ def looks_like(drawing: str | Path, other: str | Path) -> bool:
     second = cv2.resize(second, first.shape[1::-1], interpolation=cv2.INTER_AREA)
     differs = cv2.absdiff(*(cv2.GaussianBlur(part, (9, 9), 0) for part in (first, second)))
     return bool((differs.max(2) > CLEARLY).mean() < 0.02)
+
+
+def shows(drawing: np.ndarray, image: np.ndarray) -> bool:
+    """Return whether a drawing shows its image, with or without something on it."""
+    return _compare(drawing, image)[1] > 0.3
+
+
+def shows_matrix(figure: str | Path, matrix: np.ndarray, colors: str, low: float) -> bool:
+    """Return whether a framed heat map has the cells of a matrix.
+
+    Args:
+        figure: Figure whose widest frame is the square heat map.
+        matrix: (N, N).
+        colors: Name of the color map.
+        low: Value of its first color.
+    """
+    pixels = read(figure)
+    black = pixels.max(2) < 60
+    rows, left = np.flatnonzero(black.mean(1) > 0.5), np.flatnonzero(black.mean(0) > 0.5)[0]
+    side = (rows[-1] - rows[0]) / len(matrix)
+    corners = ((np.arange(len(matrix)) + 0.15) * side).astype(int)  # values are in the centers
+    found = pixels[np.ix_(rows[0] + corners, left + corners)].astype(float)
+    expected = colormaps[colors]((matrix - low) / (matrix.max() - low))[..., 2::-1] * 255
+    return bool(np.abs(found - expected).max() < 12)
+
+
+def has_curves(figure: str | Path, runs: int) -> bool:
+    """Return whether both panels of a figure have curves in the colors of so many runs."""
+    panels = two_panels(figure)
+    shown = [to_rgb(f'C{index}') for index in range(7)]  # C7 is gray, as text is
+    counts = [
+        sum(
+            (np.abs(panel - np.multiply(color[::-1], 255)).max(2) < 12).sum() > 20
+            for color in shown
+        )
+        for panel in panels
+    ]
+    return counts == [runs, runs]
 
 
 def is_picture(path: str | Path) -> bool:

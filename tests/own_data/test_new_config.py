@@ -357,6 +357,10 @@ def test_bad_input_is_named(new_config, data):
         new_config.main(
             ['--base', 'segmentation/focal_t_upernet_160k', *MAPS.split(), '--out', 'my.py']
         )
+    for option, absent in {'--train': 'folders/train', '--val': 'folders/val'}.items():
+        options = FOLDERS.replace(absent, 'absent').split()
+        with pytest.raises(SystemExit, match=f'error: {option} absent: no such folder'):
+            new_config.main(['--base', 'quickstart/focal_nano_cls', *options, '--out', 'my.py'])
     assert not Path('my.py').exists()  # nothing that fails the checks is left
     with pytest.raises(ValueError, match='format'):
         to_coco('xml', 'maps', 'pictures')

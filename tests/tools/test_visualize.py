@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tools that visualize attention, keys, receptive fields and class activation."""
 
+import logging
 import re
 import runpy
 import shlex
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
@@ -107,6 +109,10 @@ def test_names_and_runs(show, tmp_path):
     init_default_scope('mmpretrain')
     torch.manual_seed(1)  # weights that none of the other models has
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), run / 'iter_1.pth')
+    logged = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: logged.append(record.getMessage())
+    MMLogger.get_current_instance().addHandler(handler)
     drawn = {}
     for out, tool, *arguments in (
         ('run', 'attention', run),
@@ -117,6 +123,9 @@ def test_names_and_runs(show, tmp_path):
         options = ('picture.png', '--size', 56, 56, '--out', f'{out}.png')
         assert f'wrote {out}.png' in show(tool, *arguments, *options)
         drawn[out] = pixels(f'{out}.png')
+    MMLogger.get_current_instance().removeHandler(handler)
+    assert sum('iter_1.pth: loaded' in line for line in logged) == 3
+    assert len('\n'.join(logged).splitlines()) <= 6  # not one per parameter
     assert (drawn['run'] != drawn['none']).any()
     assert (drawn['cam_run'] == drawn['cam_file']).all()
     for tool in ('attention', 'cam'):
@@ -179,7 +188,9 @@ def test_cam_of_a_classifier_and_a_detector(show):
         'cam', DETECTOR, 'none', 'picture.png', '--method', 'eigencam', '--out', 'det.png'
     )
     assert (pixels('cls.png') != pixels('det.png')).any()
-    assert 'detectors support --method eigencam only' in show('cam', DETECTOR, 'none', 'picture.png')
+    assert 'detectors support --method eigencam only' in show(
+        'cam', DETECTOR, 'none', 'picture.png'
+    )
     assert 'target=10: expected 0 to 9' in show(
         'cam', CLASSIFIER, 'none', 'picture.png', '--target', 10
     )

@@ -100,6 +100,11 @@ def converted(args: Namespace, scope: str) -> dict[str, Path]:
 
 def read_folders(args: Namespace, files: dict[str, Path]) -> OwnData:
     """Read class folders; if there are hidden folders too, list the images beside the config."""
+    for option, folder in {'--train': args.train, '--val': args.val}.items():
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(
+                f'{option} {folder}: no such folder; expected class folders in it'
+            )
     data = read_class_folders(args.train, args.val, args.classes or ())
     splits = {}
     for name, file in files.items():
