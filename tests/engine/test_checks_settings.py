@@ -359,6 +359,14 @@ def test_the_hosts_schedules_pass(package, name):
             {'param_scheduler.0.convert_to_iter_based': True},
             ['param_scheduler.0.convert_to_iter_based=True converts epochs, but by_epoch=False'],
         ),
+        (
+            {'default_hooks.checkpoint.intervall': 50},
+            ["checkpoint.intervall=50: CheckpointHook has no argument 'intervall'; ", ' interval'],
+        ),
+        (
+            {'custom_hooks': [dict(type='CheckpointHook', max_keep=1)]},
+            ['custom_hooks.0.max_keep=1: ', 'the nearest argument is max_keep_ckpts'],
+        ),
     ],
 )
 def test_other_units_are_refused(options: dict[str, Any], words):

@@ -179,7 +179,9 @@ def test_cam_of_a_classifier_and_a_detector(show):
         'cam', DETECTOR, 'none', 'picture.png', '--method', 'eigencam', '--out', 'det.png'
     )
     assert (pixels('cls.png') != pixels('det.png')).any()
-    assert 'detectors support --method eigencam only' in show('cam', DETECTOR, 'none', 'picture.png')
+    assert 'detectors support --method eigencam only' in show(
+        'cam', DETECTOR, 'none', 'picture.png'
+    )
     assert 'target=10: expected 0 to 9' in show(
         'cam', CLASSIFIER, 'none', 'picture.png', '--target', 10
     )

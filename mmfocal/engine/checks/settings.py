@@ -6,6 +6,7 @@ registered module is checked in a fraction of a second and without memory. Modul
 there, such as deformable convolutions, are not checked, and neither are the modules after them.
 """
 
+import inspect
 import math
 import re
 import warnings
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import LOOPS, MODELS, DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
@@ -382,6 +384,7 @@ def check_schedule(cfg: Config, findings: Findings) -> None:
     settings = cfg.get('train_cfg')
     if not settings:
         return
+    _check_arguments(cfg, findings)
     loop = _loop_class(settings, cfg.get('default_scope'))
     if issubclass(loop, EpochBasedTrainLoop):
         _check_sampler(cfg, findings)
@@ -412,15 +415,31 @@ def _check_sampler(cfg: Config, findings: Findings) -> None:
         )
 
 
-def _check_checkpoints(cfg: Config, findings: Findings) -> None:
-    """Check the hooks that save; the default hook of MMEngine saves by epoch."""
+def _checkpoint_hooks(cfg: Config) -> Iterator[tuple[str, dict]]:
+    """Yield the hooks that save; the default hook of MMEngine saves by epoch."""
     default = (cfg.get('default_hooks') or {}).get('checkpoint', dict(type='CheckpointHook'))
     hooks = {'default_hooks.checkpoint': default}
     for index, hook in enumerate(cfg.get('custom_hooks') or ()):
         hooks[f'custom_hooks.{index}'] = hook
     for key, hook in hooks.items():
-        if not isinstance(hook, dict) or kind_of(hook) != 'CheckpointHook':
-            continue
+        if isinstance(hook, dict) and kind_of(hook) == 'CheckpointHook':
+            yield key, hook
+
+
+def _check_arguments(cfg: Config, findings: Findings) -> None:
+    """Check the names that hooks which save would only reject at the first save."""
+    known = {*inspect.signature(CheckpointHook).parameters, 'type', 'priority', '_scope_'}
+    for key, hook in _checkpoint_hooks(cfg):
+        for name in sorted(hook.keys() - (known - {'kwargs'})):
+            near = nearest(name, known, 0.6)
+            findings.error(
+                f'{key}.{name}={hook[name]!r}: CheckpointHook has no argument {name!r}'
+                + (f'; the nearest argument is {near}' if near else '')
+            )
+
+
+def _check_checkpoints(cfg: Config, findings: Findings) -> None:
+    for key, hook in _checkpoint_hooks(cfg):
         interval = hook.get('interval', 1 if key.startswith('default') else -1)
         if hook.get('by_epoch', True) and interval > 0:
             every = interval if interval >= _FEW else cfg.train_cfg.get('val_interval', 1000)
