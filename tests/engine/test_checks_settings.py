@@ -178,6 +178,11 @@ def test_the_hosts_configs_fit(package, name):
             ".__init__() got an unexpected keyword argument 'drop_path_rat'\"); the nearest "
             'argument is drop_path_rate',
         ),
+        (
+            MASK_RCNN,
+            {'model.backbone.type': 'FocalTransfomer'},
+            "model.backbone.type='FocalTransfomer' is not registered; did you mean FocalTransf",
+        ),
     ],
 )
 def test_misfits_are_refused(name, options, message):

@@ -10,17 +10,20 @@ from mmengine.config import Config
 
 from mmfocal.engine import InputError, add_common_arguments, load_config
 from mmfocal.engine.options import RUNNER_KEYS, warn_of_misspelled
+from mmfocal.errors import MissingFileError
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'quickstart'
 
 
-def config(name: str, *options: str) -> Config:
+def config(name: str, *options: str, launcher: str = 'none') -> Config:
     parser = ArgumentParser()
     parser.add_argument('config')
     add_common_arguments(parser)
     path = name if Path(name).is_file() else str(CONFIGS / f'{name}.py')
     return load_config(
-        parser.parse_args([path, *(['--cfg-options', *options] if options else [])])
+        parser.parse_args(
+            [path, '--launcher', launcher, *(['--cfg-options', *options] if options else [])]
+        )
     )
 
 
@@ -206,6 +209,30 @@ def test_the_hosts_keys_are_not_told(package, capsys):
     dicts = {name: {} for name in names | RUNNER_KEYS if name != 'models'}  # a list there
     warn_of_misspelled(Config(dicts))
     assert len(names) > 50 and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ("_base_ = 'absent.py'", r'own\.py: _base_ is missing: .*absent\.py'),
+        ('model = dict(\n', r'own\.py: .*syntax error'),
+        ("train_dataloader = 'x'", "train_dataloader='x'; expected a dict"),
+        ("work_dir = 'own.py'", 'own.py is a file; expected a folder'),
+    ],
+)
+def test_configs_that_cannot_be_read_are_named(tmp_path, monkeypatch, text, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'own.py').write_text(f"default_scope = 'mmdet'\n{text}")
+    with pytest.raises((InputError, MissingFileError), match=words):
+        config('own.py')
+
+
+@pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
+def test_launchers_must_have_set_their_variables(monkeypatch, launcher):
+    for name in ('RANK', 'WORLD_SIZE', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match=f'--launcher {launcher}: .* not set; .*run'):
+        config('focal_nano_cls', launcher=launcher)
 
 
 def test_shipped_configs_have_known_keys(capsys):
