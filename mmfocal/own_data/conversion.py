@@ -99,7 +99,9 @@ def _from_yolo(images: str, labels: str, names: str) -> Any:
     import supervision as sv
 
     classes = _yolo_names(names)
-    for path in sorted(Path(labels).glob('*.txt')):
+    stems = {path.stem for path in Path(images).iterdir()}
+    files = (path for path in sorted(Path(labels).glob('*.txt')) if path.stem in stems)
+    for path in files:  # others, such as classes.txt, are not read
         for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), start=1):
             label = line.split()[0] if line.split() else None
             if label is not None and not (label.isdecimal() and int(label) in classes):
