@@ -13,6 +13,7 @@ from mmfocal.errors import InputError
 from mmfocal.existing_outputs import check_outputs
 
 from .checks import leaf_datasets
+from .checks.loaders import loads_annotations
 from .machine import kind_of, tell
 from .outputs import DrawPredictions, tell_replacement
 
@@ -141,6 +142,8 @@ def nothing_to_score(cfg: Config) -> str | None:
                 return f'nothing to score: {key}.data_prefix has no seg_map_path'
             if '://' not in path and not os.path.isdir(path):
                 return f'nothing to score: there are no label maps in {path}'
+            if not loads_annotations(dataset):
+                return f'nothing to score: {key}.pipeline has no LoadAnnotations'
         is_unlabeled = not dataset.get('with_label', True) or dataset.get('split') == 'test'
         if cfg.default_scope == 'mmpretrain' and is_unlabeled:
             return f'nothing to score: {key} has no labels'

@@ -10,10 +10,11 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmfocal.errors import InputError
+from mmfocal.errors import InputError, MissingFileError
 from mmfocal.zoo import find_config
 
-from .machine import dicts_in
+from .checks import check_shape
+from .machine import RANK_VARIABLES, dicts_in
 from .options import KeyValues, merge_options, warn_of_misspelled
 from .quiet import QUIET
 
@@ -59,8 +60,19 @@ def read_config(path: str | Path) -> Config:
 
     Returns:
         The config.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or a base is missing.
+        ValueError: If the file is no Python code.
     """
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except FileNotFoundError as error:
+        if not Path(path).is_file():
+            raise
+        raise MissingFileError(f'{path}: _base_ is missing: {error}') from error
+    except SyntaxError as error:
+        raise InputError(f'{path}: syntax error in it or in its _base_: {error}') from error
     for node in dicts_in(dict(cfg)):
         if node.get('_scope_') == 'mmfocal':
             del node['_scope_']
@@ -78,8 +90,11 @@ def load_config(args: Namespace) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such config.
-        ValueError: If the config does not name its host library.
+        ValueError: If the config does not name its host library, if parts of it are of another
+            type than expected, if the work directory is a file, or if the launcher's variables
+            are absent.
     """
+    _check_launcher(args.launcher)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(find_config(args.config))
     cfg.launcher = args.launcher
@@ -92,8 +107,23 @@ def load_config(args: Namespace) -> Config:
     cfg.launcher = args.launcher
     default_dir = cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     cfg.work_dir = args.work_dir or default_dir
+    if Path(cfg.work_dir).exists() and not Path(cfg.work_dir).is_dir():
+        raise InputError(f'--work-dir {cfg.work_dir} is a file; expected a folder')
+    check_shape(cfg)
     _set_dataloader_defaults(cfg)
     return cfg
+
+
+def _check_launcher(launcher: str) -> None:
+    """Check that the launcher has set its variables."""
+    names = () if launcher == 'none' else RANK_VARIABLES.get(launcher, ('RANK', 'WORLD_SIZE'))
+    absent = [name for name in names if name not in os.environ]
+    if absent:
+        commands = dict(pytorch='torchrun', slurm='srun', mpi='mpirun')
+        raise InputError(
+            f'--launcher {launcher}: {" and ".join(absent)} are not set; expected a start by '
+            f'{commands[launcher]}, or --launcher none for one process'
+        )
 
 
 def _set_dataloader_defaults(cfg: Config) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load checkpoints strictly: all of it for testing and resuming, at least a part to start from."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -9,6 +10,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmfocal.errors import InputError
+from mmfocal.models.checkpoint_files import check_values
 from mmfocal.models.pretrained import (
     convert_upstream,
     is_derived,
@@ -53,6 +55,48 @@ class LoadWholeModel(Hook):
         state = convert_upstream(tensors_of(checkpoint, self.checkpoint))
         runner.call_hook('after_load_checkpoint', checkpoint={**checkpoint, 'state_dict': state})
         load_whole_model(_unwrapped(runner.model), state, self.checkpoint)
+        classes = getattr(runner.test_loop.dataloader.dataset, 'metainfo', {}).get('classes')
+        if line := other_classes(checkpoint, classes, self.checkpoint):
+            runner.logger.warning(line)
+
+
+def classes_of(checkpoint: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of the classes that a model was trained on; none if unknown.
+
+    Args:
+        checkpoint: Content of a file of MMEngine, or of an older version of a host library.
+    """
+    meta = {key.lower(): value for key, value in (checkpoint.get('meta') or {}).items()}
+    of_data = {key.lower(): value for key, value in (meta.get('dataset_meta') or {}).items()}
+    names = of_data.get('classes') or meta.get('classes') or ()
+    return tuple(map(str, (names,) if isinstance(names, str) else names))
+
+
+def other_classes(
+    checkpoint: dict[str, Any], classes: Sequence[str] | None, path: str
+) -> str | None:
+    """Compare the classes that a model was trained on with those of the test data.
+
+    Args:
+        checkpoint: Content of the file.
+        classes: Classes of the data; not compared if unknown.
+        path: Name of the file.
+
+    Returns:
+        How they differ; None if they do not.
+    """
+    theirs, ours = classes_of(checkpoint), tuple(classes or ())
+    if not theirs or not ours or theirs == ours:
+        return None
+    place = next(
+        (i for i, pair in enumerate(zip(theirs, ours)) if pair[0] != pair[1]),
+        min(len(theirs), len(ours)),
+    )
+    names = [first_few(each[place:]) or 'none' for each in (theirs, ours)]
+    return (
+        f'{path} has {len(theirs)} classes, from index {place} on {names[0]}; the test data has '
+        f'{len(ours)}, from there on {names[1]}. Predictions are compared by index'
+    )
 
 
 class CheckParameters(Hook):
@@ -72,12 +116,13 @@ class CheckParameters(Hook):
 
         Raises:
             InputError: If parameters are missing, unexpected or of another shape and the training
-                is resumed, or if no parameter fits.
+                is resumed, if no parameter fits, or if values are not finite.
         """
         if 'FullyShardedDataParallel' in type(runner.model).__name__:
             return  # PyTorch's first FSDP, which has other names and shapes than its files
-        expected = _shapes(_unwrapped(runner.model).state_dict())
-        found = _shapes(checkpoint.get('state_dict', checkpoint))
+        target = _unwrapped(runner.model).state_dict()
+        state = checkpoint.get('state_dict', checkpoint)
+        expected, found = _shapes(target), _shapes(state)
         if runner._resume:
             _check_same(runner._load_from, expected, found)
         elif not any(expected.get(key) == shape for key, shape in found.items()):
@@ -87,6 +132,10 @@ class CheckParameters(Hook):
                 f'{_sample(expected)}. For the weights of a backbone, set '
                 'model.backbone.init_cfg=dict(type="FocalPretrained", checkpoint=...)'
             )
+        state = {key.removeprefix('module.'): value for key, value in state.items()}
+        check_values(
+            state, target, f'{"--resume" if runner._resume else "load_from"}: {runner._load_from}'
+        )
 
 
 def _check_same(path: str, expected: dict[str, Any], found: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 from argparse import Action, ArgumentParser, Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mmengine import registry
@@ -284,12 +284,31 @@ def _warn_if_unknown(before: Config, after: Config, key: str) -> None:
 
 
 def warn_of_misspelled(cfg: Config) -> None:
-    """Warn of top-level keys that resemble one that MMEngine reads; others may be variables.
+    """Warn of keys that resemble one that MMEngine reads; other top-level keys may be variables.
 
     Args:
         cfg: A config as its file says.
     """
     for name in cfg.keys() - TOP_LEVEL:
         near = nearest(name, RUNNER_KEYS, 0.87)
-        if near and near not in cfg:
+        # a base may define the right key; a variable such as models is of another kind
+        if near and (near not in cfg or isinstance(cfg[name], type(cfg[near]))):
             tell(cfg, f'WARNING: unknown key {name} in {cfg.filename}; did you mean {near}?')
+    for key, name, near in _misspelled_below('', dict(cfg)):
+        tell(
+            cfg,
+            f'WARNING: unknown key {key}{name} in {cfg.filename}; did you mean {key}{near}?',
+        )
+
+
+def _misspelled_below(key: str, node: Any) -> Iterator[tuple[str, str, str]]:
+    """Yield the keys that the readers of dicts without a type skip, and the nearest known ones."""
+    children = node.items() if isinstance(node, dict) else enumerate(node)
+    for place, child in children:
+        if not isinstance(child, (dict, list, tuple)):
+            continue
+        known = _READ.get(place, ()) if isinstance(child, dict) else ()
+        for name in child.keys() - set(known) if known else ():
+            if near := nearest(str(name), known):
+                yield f'{key}{place}.', name, near
+        yield from _misspelled_below(f'{key}{place}.', child)

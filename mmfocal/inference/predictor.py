@@ -3,6 +3,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import supervision as sv
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmfocal.engine.evaluate import use_tta, without_annotations
 from mmfocal.engine.launch import read_config
+from mmfocal.engine.load import classes_of, other_classes
 from mmfocal.models.pretrained import (
     convert_upstream,
     load_whole_model,
@@ -68,7 +71,7 @@ class Predictor:
         content = read_checkpoint(self.checkpoint, allow_pickle)
         self.scope = cfg.default_scope
         _prepare(cfg, tta)
-        self.classes = _classes(cfg, content)
+        self.classes = _classes(cfg, content, self.checkpoint)
         self._inferencer = _build_inferencer(cfg, device)
         model = self._inferencer.model
         model = model.module if isinstance(model, BaseTTAModel) else model
@@ -125,15 +128,21 @@ def _prepare(cfg: Config, tta: bool) -> None:
         cfg.visualizer.vis_backends = None
 
 
-def _classes(cfg: Config, checkpoint: dict[str, Any]) -> Sequence[str]:
-    """Return the class names in the checkpoint, or those of the config."""
-    meta = {key.lower(): value for key, value in (checkpoint.get('meta') or {}).items()}
-    names = (meta.get('dataset_meta') or {}).get('classes') or meta.get('classes')
+def _classes(cfg: Config, checkpoint: dict[str, Any], path: str) -> Sequence[str]:
+    """Return the class names in the checkpoint, or those of the config; tell if they differ."""
+    names = classes_of(checkpoint)
     if not names:
-        dataset = {**cfg.test_dataloader.dataset, 'pipeline': [], 'lazy_init': True}
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            names = DATASETS.build(dataset).metainfo.get('classes')
-    return tuple(names) if names else _Numbered()
+        return _classes_of_config(cfg) or _Numbered()
+    with suppress(Exception):  # the config's data set is not needed
+        if line := other_classes(checkpoint, _classes_of_config(cfg), path):
+            print_log(f'WARNING: {line}')
+    return names
+
+
+def _classes_of_config(cfg: Config) -> tuple[str, ...]:
+    dataset = {**cfg.test_dataloader.dataset, 'pipeline': [], 'lazy_init': True}
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return tuple(DATASETS.build(dataset).metainfo.get('classes') or ())
 
 
 class _Numbered(Sequence):

@@ -17,7 +17,7 @@ from mmengine.utils import digit_version
 from torch import Tensor
 
 from mmfocal import settings
-from mmfocal.errors import MissingFileError
+from mmfocal.errors import InputError, MissingFileError
 
 StateDict = dict[str, Tensor]
 
@@ -59,7 +59,7 @@ def _hub_address(name: str) -> str:
     """Return the address of ``OWNER/NAME[@REVISION]``'s weights on the Hugging Face Hub."""
     repository, _, revision = name.partition('@')
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', repository):
-        raise ValueError(f'{HUB}{name}: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION')
+        raise InputError(f'{HUB}{name}: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION')
     endpoint = settings.value(settings.HF_ENDPOINT, 'https://huggingface.co').rstrip('/')
     return f'{endpoint}/{repository}/resolve/{revision or "main"}/model.safetensors'
 
@@ -85,7 +85,7 @@ def split_checksum(address: str) -> tuple[str, str]:
         named = _NAMED_HASH.search(url.split('?')[0])
         return url, named[1] if named else ''
     if not re.fullmatch('[0-9a-f]{8,64}', checksum.lower()):
-        raise ValueError(f'{address}: expected 8 to 64 hexadecimal digits behind #sha256=')
+        raise InputError(f'{address}: expected 8 to 64 hexadecimal digits behind #sha256=')
     return url, checksum.lower()
 
 
@@ -103,7 +103,7 @@ def download(address: str, needs_checksum: bool = True) -> Path:
     """
     url, checksum = split_checksum(address)
     if needs_checksum and not (checksum or address.endswith(UNVERIFIED)):
-        raise ValueError(
+        raise InputError(
             f'{address}: downloads need a checksum; expected a name like model-0123abcd.pth, or '
             f'#sha256=... at the end of the address; {UNVERIFIED} there downloads without one'
         )
@@ -115,11 +115,11 @@ def download(address: str, needs_checksum: bool = True) -> Path:
         except OSError as error:
             raise FileNotFoundError(f'{address} cannot be downloaded: {error}') from error
         except RuntimeError as error:
-            raise ValueError(f'{address} is not the expected file: {error}') from error
+            raise InputError(f'{address} is not the expected file: {error}') from error
     elif checksum:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if not found.startswith(checksum):
-            raise ValueError(
+            raise InputError(
                 f'{path} has the SHA-256 {found}, expected {checksum} from {address}; remove the '
                 'file to download it again'
             )
@@ -158,7 +158,7 @@ def _read_safetensors(path: Path) -> StateDict:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f'{path} is damaged or not a safetensors file: {error}') from error
+        raise InputError(f'{path} is damaged or not a safetensors file: {error}') from error
 
 
 def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
@@ -191,19 +191,19 @@ def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
             r'GLOBAL \S+|Unsupported class \S+|unrecognized function .+', str(error)
         )
         if foreign and not allow_pickle:
-            raise ValueError(
+            raise InputError(
                 f'{path} holds objects besides tensors ({foreign[0]}). Unpickling can run any '
                 'code. For a trusted file, set allow_pickle=True (init_cfg) or pass '
                 '--allow-pickle.'
             ) from error
         reason = str(error).strip().split('\n')[0] or type(error).__name__
-        raise ValueError(
+        raise InputError(
             f'{path} is damaged (truncated?) or not a PyTorch checkpoint: {reason}'
         ) from error
     except (ImportError, AttributeError) as error:
-        raise ValueError(f'{path} needs a class that is not installed: {error}') from error
+        raise InputError(f'{path} needs a class that is not installed: {error}') from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path}: expected a dict, found {type(content).__name__}')
+        raise InputError(f'{path}: expected a dict, found {type(content).__name__}')
     return content
 
 
@@ -230,8 +230,35 @@ def tensors_of(checkpoint: dict[str, Any], path: str) -> StateDict:
         if isinstance(value, Tensor)
     }
     if not state:
-        raise ValueError(f'{path} holds no tensors; found the keys {list(checkpoint)[:5]}')
+        raise InputError(f'{path} holds no tensors; found the keys {list(checkpoint)[:5]}')
     return state
+
+
+def check_values(state: StateDict, target: StateDict, path: str) -> None:
+    """Check that floating-point values of a model get finite floating-point values.
+
+    Args:
+        state: Tensors of a file, by the model's names.
+        target: Tensors of the model. Buffers that are not finite there either, such as masks of
+            attention, are not checked.
+        path: Name of the file, for errors.
+
+    Raises:
+        ValueError: If there are other values; names the first tensor.
+    """
+    for key, value in state.items():
+        expected = target.get(key)
+        if not isinstance(value, Tensor) or expected is None or not expected.is_floating_point():
+            continue
+        if not value.is_floating_point():
+            raise InputError(f'{path}: {key} is {value.dtype}; expected floating-point numbers')
+        if not _is_finite(value) and (expected.is_meta or _is_finite(expected)):
+            raise InputError(f'{path}: {key} holds NaN or infinity; expected finite numbers')
+
+
+def _is_finite(value: Tensor) -> bool:
+    value = getattr(value, 'to_local', lambda: value)()  # the own part of a sharded tensor
+    return bool(torch.isfinite(value).all())
 
 
 def sample(keys: list[str], state: StateDict, count: int = 4) -> str:
@@ -253,7 +280,7 @@ def write_checkpoint(content: dict[str, Any], path: str | Path) -> None:
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise ValueError(f'{path}: expected a name that ends with {" or ".join(SUFFIXES)}')
+        raise InputError(f'{path}: expected a name that ends with {" or ".join(SUFFIXES)}')
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:

@@ -15,11 +15,11 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 from mmfocal import compat
-from mmfocal.errors import MissingFileError
+from mmfocal.errors import InputError, MissingFileError
 from mmfocal.ops.focal_attention import FocalGeometry
 
 from . import swin
-from .checkpoint_files import StateDict, read_checkpoint, sample, tensors_of
+from .checkpoint_files import StateDict, check_values, read_checkpoint, sample, tensors_of
 from .focal_transformer import FocalTransformer
 from .resizing import resize_coarse, resize_neighbors, resize_pool, resize_pos_embed, resize_window
 
@@ -59,14 +59,14 @@ def backbone_part(state: StateDict, path: str) -> StateDict:
         ValueError: If the file holds no such backbone, or several.
     """
     if any(part in key for key in state for part in swin.TRAITS):
-        raise ValueError(
+        raise InputError(
             f'{path} holds a Swin Transformer; to start from it use SwinPretrained (or swin:FILE)'
         )
     prefixes = [
         key.removesuffix(_ANCHOR) for key in state if key == _ANCHOR or key.endswith(f'.{_ANCHOR}')
     ]
     if len(prefixes) != 1:
-        raise ValueError(
+        raise InputError(
             f'{path}: expected one Focal Transformer (key {_ANCHOR}, with or without a prefix), '
             f'found {len(prefixes)} {prefixes or ""}; the file has {sample(list(state), state)}'
         )
@@ -208,13 +208,13 @@ def match(
         try:
             fitted = _fit(key, source, model)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f'{path}: cannot resize {sample([key], source)}: {error}') from error
+            raise InputError(f'{path}: cannot resize {sample([key], source)}: {error}') from error
         if fitted is not None and fitted.shape == target[key].shape:
             resized[key] = fitted
         elif fitted is None or (may_lack and may_lack.fullmatch(key)):
             fresh.append(key)
         else:
-            raise ValueError(
+            raise InputError(
                 f'{path} does not fit the model: expected {sample([key], target)}, '
                 f'found {sample([key], source)}'
             )
@@ -236,7 +236,7 @@ def _check_same_model(
     ]
     surplus = [key for key in source if key not in target and not _UNUSED.fullmatch(key)]
     if differences or missing or surplus:
-        raise ValueError(
+        raise InputError(
             f'{path} is of another model: {"; ".join(differences) or "its options differ"}\n'
             f'  expected but not in the file: {sample(missing, target)}\n'
             f'  in the file but not in the model: {sample(surplus, source)}'
@@ -277,6 +277,7 @@ def _load(module: nn.Module, checkpoint: str, allow_pickle: bool, is_swin: bool)
         source = backbone_part(state, checkpoint)
         copied, resized, fresh = match(source, module, checkpoint)
     target = module.state_dict()
+    check_values({**copied, **resized}, target, checkpoint)
     shapes = {
         key: f' {tuple(source[key].shape)} -> {tuple(value.shape)}'
         for key, value in resized.items()
@@ -386,7 +387,7 @@ def convert_to_upstream(state: StateDict, path: str) -> StateDict:
     ours = re.compile(r'(backbone\.norm3\.|backbone\.(?!norm\d)|head\.fc\.)(?=.)')
     foreign = [key for key in state if not ours.match(key) and not is_derived(key)]
     if foreign or f'backbone.{_ANCHOR}' not in state:
-        raise ValueError(
+        raise InputError(
             f'{path}: expected a classifier with a FocalTransformer (backbone., backbone.norm3, '
             f'head.fc), found {sample(foreign or list(state), state)}'
         )
@@ -415,19 +416,20 @@ def load_whole_model(model: nn.Module, state: StateDict, path: str) -> None:
         path: Name of the file, for errors and the log.
 
     Raises:
-        ValueError: If a parameter is missing, unexpected or of another shape.
+        ValueError: If a parameter is missing, unexpected, of another shape, or not finite.
     """
     target = model.state_dict()
+    check_values(state, target, path)
     try:
         missing, surplus = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise ValueError(f'{path} does not fit the model: {error}') from error
+        raise InputError(f'{path} does not fit the model: {error}') from error
     ignored = len(surplus)
     missing, surplus = (
         [key for key in keys if not is_derived(key)] for keys in (missing, surplus)
     )
     if missing or surplus:
-        raise ValueError(
+        raise InputError(
             f'{path} does not fit the model\n'
             f'  expected but not in the file: {sample(missing, target)}\n'
             f'  in the file but not in the model: {sample(surplus, state)}'

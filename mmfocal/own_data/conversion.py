@@ -6,8 +6,10 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import numpy as np
+import yaml
 
 from .annotations import load_coco
 
@@ -76,7 +78,7 @@ def _by_supervision(form: str, labels: str, images: str, names: str | None) -> d
     elif names is None:
         raise ValueError("YOLO's files hold numbers only; pass data.yaml with --names")
     else:
-        dataset = sv.DetectionDataset.from_yolo(images, labels, names)
+        dataset = _from_yolo(images, labels, names)
     if not len(dataset):
         raise ValueError(f'{images} holds no images with annotations in {labels}')
     with tempfile.TemporaryDirectory() as folder:
@@ -85,9 +87,50 @@ def _by_supervision(form: str, labels: str, images: str, names: str | None) -> d
         content = json.loads(target.read_text(encoding='utf-8'))
     if not content['annotations']:
         raise ValueError(f'{labels} holds no annotations of the images in {images}')
+    if form == 'yolo':  # gaps between the indices are no classes
+        content['categories'] = [each for each in content['categories'] if each['name']]
     if form == 'voc':  # supervision numbers classes as they appear
         content['categories'].sort(key=lambda category: category['name'])
     return content
+
+
+def _from_yolo(images: str, labels: str, names: str) -> Any:
+    """Read YOLO's files by supervision, whose list of names has no gaps."""
+    import supervision as sv
+
+    classes = _yolo_names(names)
+    stems = {path.stem for path in Path(images).iterdir()}
+    files = (path for path in sorted(Path(labels).glob('*.txt')) if path.stem in stems)
+    for path in files:  # others, such as classes.txt, are not read
+        for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), start=1):
+            label = line.split()[0] if line.split() else None
+            if label is not None and not (label.isdecimal() and int(label) in classes):
+                raise ValueError(
+                    f'{path}, line {number}: class {label}; expected one of the indices in '
+                    f'{names}: {", ".join(map(str, classes))}'
+                )
+    listed = [classes.get(index, '') for index in range(max(classes) + 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        complete = Path(folder, 'data.yaml')
+        complete.write_text(yaml.safe_dump(dict(names=listed)), encoding='utf-8')
+        return sv.DetectionDataset.from_yolo(images, labels, str(complete))
+
+
+def _yolo_names(path: str) -> dict[int, str]:
+    """Read the names of the classes by index: a list, or a dict, which may have gaps."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not YAML: {" ".join(str(error).split())}') from error
+    names = content.get('names') if isinstance(content, dict) else None
+    if isinstance(names, (list, tuple)):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f'{path}: names={names!r}; expected a list of classes, or index: class')
+    for index in names:
+        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+            raise ValueError(f'{path}: names has the key {index!r}; expected an index from 0 on')
+    return {index: str(names[index]) for index in sorted(names)}
 
 
 def _by_datumaro(labels: str, images: str) -> dict:

@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mmfocal.engine import InputError, check_inputs
+from mmfocal.engine import InputError, check_inputs, check_run
 from mmfocal.engine.checks import coco
 from mmfocal.engine.checks.coco import mask_problem
 
@@ -607,6 +607,8 @@ TASKS = dict(
             'batch_size=0; expected an integer of at least 1',
         ),
         ([], {'train_dataloader.num_workers': '2'}, "num_workers='2'; expected an integer"),
+        ([], {'val_dataloader.dataset.with_label': False}, r'with_label=False; .*\(Accuracy\)'),
+        ([], {'train_dataloader.dataset.type': 'CustomDatset'}, 'did you mean CustomDataset'),
     ],
 )
 def test_class_folders_are_refused(tmp_path, folders, options, words):
@@ -616,6 +618,96 @@ def test_class_folders_are_refused(tmp_path, folders, options, words):
         picture(tmp_path / name / '0.png')
     cfg.merge_from_dict(options)
     with pytest.raises(InputError, match=words):
+        check_inputs(cfg)
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ({'train_dataloader': 'x'}, "train_dataloader='x'; expected a dict"),
+        ({'train_dataloader': dict(batch_size=2)}, 'train_dataloader.dataset=None; expected a d'),
+        ({'train_dataloader.dataset.type': None}, 'dataset.type=None; expected the name of a'),
+        ({'train_dataloader.dataset.data_root': 3}, 'dataset.data_root=3; expected text'),
+        ({'train_dataloader.dataset.data_prefix': 3}, 'data_prefix=3; expected text or a dict'),
+        (
+            {'train_dataloader.dataset.data_prefix': dict(img=3)},
+            'data_prefix.img=3; expected text',
+        ),
+        ({'train_dataloader.dataset.ann_file': 3}, 'dataset.ann_file=3; expected text'),
+        ({'train_dataloader.dataset.metainfo': 'x'}, "dataset.metainfo='x'; expected a dict"),
+        ({'train_dataloader.dataset.pipeline': ['Load']}, r"pipeline=\['Load'\]; expected a list"),
+        ({'train_dataloader.dataset.indices': 0}, 'indices=0; expected an integer other than 0'),
+        ({'train_dataloader.dataset.indices': []}, r'indices=\[\]; .* that is not empty'),
+        ({'train_dataloader.dataset.indices': 'all'}, "indices='all'; expected an integer"),
+        ({'train_dataloader.dataset': dict(type='ConcatDataset', datasets=[])}, r'=\[\]; .*least'),
+        (
+            {'train_dataloader.dataset': dict(type='RepeatDataset', times=0, dataset={})},
+            'dataset.times=0; expected a positive integer',
+        ),
+        ({'val_evaluator': 'Accuracy'}, "val_evaluator='Accuracy'; expected a dict or a list"),
+        ({'val_evaluator.topk': '1'}, "val_evaluator.topk='1'; expected an integer"),
+        ({'param_scheduler': 'x'}, "param_scheduler='x'; expected a dict or a list"),
+        ({'model.backbone': 'x'}, "model.backbone='x'; expected a dict"),
+        ({'randomness': dict(seed='abc')}, "randomness.seed='abc'; expected an integer from 0"),
+        ({'train_cfg': dict(max_iters='20')}, "train_cfg.max_iters='20'; expected a positive int"),
+        ({'train_cfg': dict(max_iters=2.5)}, 'max_iters=2.5; expected a positive integer'),
+        ({'train_cfg': dict(max_epochs=-5)}, 'max_epochs=-5; expected a positive integer'),
+        ({'train_cfg': dict(val_interval=0)}, 'val_interval=0; expected a positive integer'),
+    ],
+)
+def test_parts_of_another_type_are_refused(tmp_path, options, words):
+    cfg, _ = classification(tmp_path)
+    for key, value in options.items():
+        parent, _, name = key.rpartition('.')
+        node = cfg
+        for each in parent.split('.') if parent else ():
+            node = node[each]
+        node[name] = value
+    with pytest.raises(InputError, match=words):
+        check_run(cfg)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(model=dict(head=dict(num_classes=3), backbone=None), custom_hooks=None),
+        dict(train_cfg=dict(by_epoch=False, max_iters=20, val_interval=20 / 5), load_from=None),
+        dict(randomness=dict(seed=None), param_scheduler=[], val_cfg={}, test_evaluator=()),
+    ],
+)
+def test_parts_that_may_be_absent_or_whole_numbers_pass(tmp_path, options):
+    cfg, _ = classification(tmp_path)
+    cfg.update(options)
+    check_inputs(cfg)
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation', 'classification'])
+def test_epochs_without_a_batch_are_refused(tmp_path, task):
+    cfg, _ = TASKS[task](tmp_path)
+    sampler = dict(type='DefaultSampler', shuffle=True)
+    cfg.train_dataloader.update(batch_size=3, drop_last=True, sampler=sampler)
+    check_inputs(cfg)
+    cfg.train_dataloader.batch_size = 4
+    with pytest.raises(InputError, match=r'drop_last=True leaves no batch of 3 images \(batch'):
+        check_inputs(cfg)
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=cfg.train_dataloader.dataset
+    )
+    check_inputs(cfg)
+    cfg.train_dataloader.dataset.dataset.indices = 1
+    with pytest.raises(InputError, match='no batch of 2 images'):
+        check_inputs(cfg)
+
+
+def test_label_maps_must_be_loaded_to_be_scored(tmp_path):
+    cfg, _ = segmentation(tmp_path)
+    cfg.val_dataloader = dict(
+        cfg.train_dataloader, dataset=dict(cfg.train_dataloader.dataset, pipeline=[])
+    )
+    cfg.val_evaluator = [dict(type='IoUMetric', format_only=True)]
+    check_inputs(cfg)
+    cfg.val_evaluator = dict(type='IoUMetric')
+    with pytest.raises(InputError, match=r'val_.*pipeline has no LoadAnnotations; .*\(IoUMetric'):
         check_inputs(cfg)
 
 

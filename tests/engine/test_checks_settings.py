@@ -178,6 +178,11 @@ def test_the_hosts_configs_fit(package, name):
             ".__init__() got an unexpected keyword argument 'drop_path_rat'\"); the nearest "
             'argument is drop_path_rate',
         ),
+        (
+            MASK_RCNN,
+            {'model.backbone.type': 'FocalTransfomer'},
+            "model.backbone.type='FocalTransfomer' is not registered; did you mean FocalTransf",
+        ),
     ],
 )
 def test_misfits_are_refused(name, options, message):
@@ -358,6 +363,14 @@ def test_the_hosts_schedules_pass(package, name):
         (
             {'param_scheduler.0.convert_to_iter_based': True},
             ['param_scheduler.0.convert_to_iter_based=True converts epochs, but by_epoch=False'],
+        ),
+        (
+            {'default_hooks.checkpoint.intervall': 50},
+            ["checkpoint.intervall=50: CheckpointHook has no argument 'intervall'; ", ' interval'],
+        ),
+        (
+            {'custom_hooks': [dict(type='CheckpointHook', max_keep=1)]},
+            ['custom_hooks.0.max_keep=1: ', 'the nearest argument is max_keep_ckpts'],
         ),
     ],
 )

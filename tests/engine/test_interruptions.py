@@ -295,6 +295,25 @@ def test_a_training_starts_from_what_fits(tmp_path):
         train(tmp_path / 'new', 2, load_from=str(source))
 
 
+@pytest.mark.parametrize('resumes', [False, True])
+@pytest.mark.parametrize(
+    ('value', 'words'),
+    [
+        (torch.full((8,), float('nan')), 'holds NaN or infinity'),
+        (torch.zeros(8, dtype=torch.int64), r'is torch\.int64; expected floating-point'),
+    ],
+)
+def test_a_training_starts_from_finite_numbers(tmp_path, value, words, resumes):
+    train(tmp_path, 2)
+    path = tmp_path / 'iter_2.pth'
+    changed_state(
+        path, lambda state: state.update({'first.bias': value[: len(state['first.bias'])]})
+    )
+    settings = dict(resume=path) if resumes else dict(load_from=str(path))
+    with pytest.raises(InputError, match=rf'iter_2\.pth: first\.bias {words}'):
+        train(tmp_path / 'new', 4, **settings)
+
+
 # ---- writing -----------------------------------------------------------------------------------
 
 

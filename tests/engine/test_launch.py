@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command lines: options that replace tuples, loaders without workers, unknown keys."""
 
+import re
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -8,17 +9,21 @@ import pytest
 from mmengine.config import Config
 
 from mmfocal.engine import InputError, add_common_arguments, load_config
+from mmfocal.engine.options import RUNNER_KEYS, warn_of_misspelled
+from mmfocal.errors import MissingFileError
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'quickstart'
 
 
-def config(name: str, *options: str) -> Config:
+def config(name: str, *options: str, launcher: str = 'none') -> Config:
     parser = ArgumentParser()
     parser.add_argument('config')
     add_common_arguments(parser)
     path = name if Path(name).is_file() else str(CONFIGS / f'{name}.py')
     return load_config(
-        parser.parse_args([path, *(['--cfg-options', *options] if options else [])])
+        parser.parse_args(
+            [path, '--launcher', launcher, *(['--cfg-options', *options] if options else [])]
+        )
     )
 
 
@@ -168,14 +173,66 @@ def test_words_that_are_no_options_are_named(capsys):
     assert "expected KEY=VALUE, found 'data_root'" in capsys.readouterr().err
 
 
-def test_misspelt_keys_of_a_config_are_told(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ('line', 'words'),
+    [
+        ('custom_hook = []', 'did you mean custom_hooks?'),
+        ('train_dataloder = dict(batch_size=4)', 'did you mean train_dataloader?'),  # the base's
+        (
+            'optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mul=0))',
+            'did you mean optim_wrapper.paramwise_cfg.norm_decay_mult?',
+        ),
+        (
+            'train_dataloader = dict(dataset=dict(filter_cfg=dict(min_szie=3)))',
+            'did you mean train_dataloader.dataset.filter_cfg.min_size?',
+        ),
+    ],
+)
+def test_misspelled_keys_of_a_config_are_told(tmp_path, capsys, line, words):
     path = tmp_path / 'own.py'
-    path.write_text(f"_base_ = '{CONFIGS}/focal_nano_cls.py'\ncustom_hook = []\nwidth = 3\n")
+    path.write_text(
+        f"_base_ = '{CONFIGS}/focal_nano_cls.py'\n{line}\nwidth = 3\nmodels = ['model']\n"
+    )
     config(str(path))
     told = capsys.readouterr().out
-    assert (
-        'custom_hook in ' in told and 'did you mean custom_hooks?' in told and 'width' not in told
-    )
+    assert told.count('WARNING') == 1 and words in told and str(path) in told
+
+
+@pytest.mark.parametrize('package', ['mmdet', 'mmseg', 'mmpretrain'])
+def test_the_hosts_keys_are_not_told(package, capsys):
+    folder = Path(pytest.importorskip(package).__file__).parent / '.mim' / 'configs'
+    names = {
+        name
+        for path in folder.rglob('*.py')
+        for name in re.findall(r'^(\w+)\s*=(?!=)', path.read_text(encoding='utf-8'), re.M)
+    }
+    dicts = {name: {} for name in names | RUNNER_KEYS if name != 'models'}  # a list there
+    warn_of_misspelled(Config(dicts))
+    assert len(names) > 50 and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ("_base_ = 'absent.py'", r'own\.py: _base_ is missing: .*absent\.py'),
+        ('model = dict(\n', r'own\.py: .*syntax error'),
+        ("train_dataloader = 'x'", "train_dataloader='x'; expected a dict"),
+        ("work_dir = 'own.py'", 'own.py is a file; expected a folder'),
+    ],
+)
+def test_configs_that_cannot_be_read_are_named(tmp_path, monkeypatch, text, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'own.py').write_text(f"default_scope = 'mmdet'\n{text}")
+    with pytest.raises((InputError, MissingFileError), match=words):
+        config('own.py')
+
+
+@pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
+def test_launchers_must_have_set_their_variables(monkeypatch, launcher):
+    for name in ('RANK', 'WORLD_SIZE', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(InputError, match=f'--launcher {launcher}: .* not set; .*run'):
+        config('focal_nano_cls', launcher=launcher)
 
 
 def test_shipped_configs_have_known_keys(capsys):

@@ -17,8 +17,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from mmfocal.cli import _load
+from mmfocal.engine import InputError
+from mmfocal.engine.files import read_run_checkpoint
 from mmfocal.inference import Boxes, LabelMap, Predictor, Source, find_run, find_sources
 from mmfocal.inference.results import ResultWriter
+from mmfocal.models.pretrained import tensors_of
 from tests.helpers.config_suite import build, load
 
 CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
@@ -305,6 +308,28 @@ def test_errors_of_the_command_line(runs, picture):
     for device in ('cuda:99', 'nonsense'):
         with pytest.raises(SystemExit, match=rf"^error: device '{device}' cannot be used: .+$"):
             predict.main([run, str(picture), '--device', device])
+
+
+@pytest.mark.parametrize('content', [[1, 2], torch.zeros(3), {}])
+def test_files_without_a_model_are_refused_in_one_line(runs, picture, tmp_path, content):
+    path = str(tmp_path / 'odd.pth')
+    torch.save(content, path)
+    with pytest.raises(SystemExit, match=r'^error: .*odd\.pth.* (expected a dict|no tensors).*'):
+        _load('predict').main([str(runs['cls']), path, str(picture), '--out', str(tmp_path)])
+    with pytest.raises(InputError, match=r'odd\.pth'):  # test.py reads by these too
+        tensors_of(read_run_checkpoint(path), path)
+
+
+def test_other_classes_than_those_of_the_test_data_are_told(runs, tmp_path, capfd):
+    Predictor(runs['maskrcnn'], device='cpu')
+    assert 'classes' not in ''.join(capfd.readouterr())
+    content = torch.load(runs['maskrcnn'] / 'iter_1.pth', weights_only=True)
+    content['meta']['dataset_meta'] = dict(classes=(*CLASSES[:8], 'x', 'y'))
+    torch.save(content, tmp_path / 'other.pth')
+    predictor = Predictor(runs['maskrcnn'], tmp_path / 'other.pth', device='cpu')
+    told = ''.join(capfd.readouterr())
+    assert 'other.pth has 10 classes, from index 8 on x, y; the test data has 10, from' in told
+    assert f'{CLASSES[8]}, {CLASSES[9]}' in told and predictor.classes[8:] == ('x', 'y')
 
 
 def test_unreadable_inputs_are_skipped(tmp_path, runs, picture, capsys):

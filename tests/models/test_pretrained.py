@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mmfocal import FocalTransformer
 from mmfocal.engine import add_common_arguments, load_config
+from mmfocal.errors import InputError
 from mmfocal.models.pretrained import (
     FocalPretrained,
     backbone_part,
@@ -565,6 +566,25 @@ def test_upstream_classifier_is_renamed():
 def test_whole_model_loads_completely_or_not(state, message):
     with pytest.raises(ValueError, match=r'(?s)some\.pth does not fit the model.*' + message):
         load_whole_model(nn.Sequential(nn.Linear(2, 2)), state, 'some.pth')
+
+
+BAD_VALUES = [
+    (lambda value: value * float('nan'), 'holds NaN or infinity; expected finite numbers'),
+    (lambda value: value.half() / 0, 'holds NaN or infinity'),
+    (lambda value: value.long(), r'is torch\.int64; expected floating-point numbers'),
+    (lambda value: value.to(torch.complex64), r'is torch\.complex64; expected'),
+]
+
+
+@pytest.mark.parametrize(('change', 'words'), BAD_VALUES)
+def test_values_of_a_file_are_finite_numbers(change, words):
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.register_buffer('mask', torch.full((1,), float('-inf')))  # as in the model, accepted
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    state['0.bias'] = change(state['0.bias'])
+    with pytest.raises(InputError, match=rf'some\.pth: 0\.bias {words}'):
+        load_whole_model(model, state, 'some.pth')
+    assert all(value.isfinite().all() for value in model.parameters())
 
 
 def test_a_whole_model_computes_some_buffers_itself(log):

@@ -239,6 +239,68 @@ def test_splits_share_their_classes(new_config, data, form, write, options, clas
     assert Config.fromfile('my.py').metainfo['classes'] == tuple(classes.split())  # kept
 
 
+YOLO = (
+    '--base quickstart/focal_nano_retinanet --format yolo --names data.yaml --out my.py '
+    + COCO.replace('train.json', 'yolo/train').replace('val.json', 'yolo/val')
+).split()
+
+
+@pytest.mark.parametrize(
+    ('names', 'line', 'words'),
+    [
+        (
+            'names: [cat, dog]',
+            '7 .5 .5 .2 .2',
+            r'0\.txt, line 2: class 7; expected one of .*: 0, 1',
+        ),
+        ('names: [cat, dog]', '-1 .5 .5 .2 .2', r'line 2: class -1; expected one of the indices'),
+        ('names: {0: cat, 5: dog}', '1 .5 .5 .2 .2', r'class 1; expected one of .*: 0, 5'),
+        ('names: [cat', '', r'^error: data\.yaml is not YAML: [^\n]*$'),
+        ('names: cat', '', r"data\.yaml: names='cat'; expected a list of classes"),
+        ('nc: 2', '', 'names=None; expected a list'),
+        ('names: {a: cat}', '', "names has the key 'a'; expected an index"),
+    ],
+)
+def test_labels_of_yolo_have_names(new_config, data, names, line, words):
+    Path('data.yaml').write_text(names)
+    for split in ('train', 'val'):
+        Path(f'yolo/{split}/0.txt').write_text(f'0 .5 .5 .2 .2\n{line}')
+        Path(f'yolo/{split}/1.txt').unlink()
+    with pytest.raises(SystemExit, match=words):
+        new_config.main(YOLO)
+    assert not list(data.glob('my*'))
+
+
+def test_indices_of_yolo_may_have_gaps(new_config, data):
+    Path('data.yaml').write_text('names: {5: dog, 2: cat}')
+    for split in ('train', 'val'):
+        Path(f'yolo/{split}/0.txt').write_text('5 .5 .5 .2 .2\n2 .5 .5 .2 .2\n')
+        Path(f'yolo/{split}/1.txt').unlink()
+        Path(f'yolo/{split}/classes.txt').write_text('cat\ndog\n')  # as labelImg writes
+    new_config.main(YOLO)
+    assert Config.fromfile('my.py').metainfo['classes'] == ('cat', 'dog')
+    content = json.loads(Path('my_train.json').read_text())
+    assert [each['category_id'] for each in content['annotations']] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ('--epochs 0', "--epochs: '0'; expected a positive integer"),
+        ('--epochs -3', "--epochs: '-3'; expected a positive integer"),
+        ('--batch-size 0', "--batch-size: '0'; expected"),
+        ('--gpus 1.5', "--gpus: '1.5'; expected"),
+        ('--weights data.yaml', '--weights data.yaml: expected a checkpoint'),
+        ('--weights .', '--weights .: no such file'),
+    ],
+)
+def test_options_of_another_kind_are_refused(new_config, data, capsys, options, words):
+    arguments = ['--base', 'quickstart/focal_nano_cls', *FOLDERS.split(), *options.split()]
+    with pytest.raises(SystemExit) as error:
+        new_config.main([*arguments, '--out', 'my.py'])
+    assert words in f'{error.value}{capsys.readouterr().err}' and not Path('my.py').exists()
+
+
 def test_classes_order_coco_too(new_config, data):
     arguments = ['--base', 'detection/focal_t_retinanet_1x', *COCO.split(), '--out']
     new_config.main([*arguments, 'my.py', '--classes', 'dog', 'cat'])

@@ -4,16 +4,17 @@
 import json
 import shlex
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from zipfile import is_zipfile
 
 from mmengine.config import Config
 
 from mmfocal.engine import check_inputs, check_widths, read_config
 from mmfocal.existing_outputs import add_overwrite_argument, check_outputs, restored_on_failure
-from mmfocal.models.checkpoint_files import HUB
+from mmfocal.models.checkpoint_files import HUB, SUFFIXES
 from mmfocal.models.pretrained import SWIN
 from mmfocal.own_data import (
     FORMATS,
@@ -45,6 +46,13 @@ EXAMPLES = """examples:
     new_config.py --base classification/focal_t_in1k --train train --val val --out my.py"""
 
 
+def positive(text: str) -> int:
+    """Read a positive integer."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f'{text!r}; expected a positive integer')
+    return int(text)
+
+
 def make_parser() -> ArgumentParser:
     """Describe the command line."""
     parser = ArgumentParser(
@@ -71,10 +79,10 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         '--ignore-zero', action='store_true', help='label maps: 0 is ignored, 1 is the first class'
     )
-    parser.add_argument('--epochs', type=int, help="number of epochs (default: the base's)")
-    parser.add_argument('--batch-size', type=int, help="images per GPU (default: the base's)")
+    parser.add_argument('--epochs', type=positive, help="number of epochs (default: the base's)")
+    parser.add_argument('--batch-size', type=positive, help="images per GPU (default: the base's)")
     parser.add_argument(
-        '--gpus', type=int, default=1, help='scales the learning rate (default: 1)'
+        '--gpus', type=positive, default=1, help='scales the learning rate (default: 1)'
     )
     parser.add_argument(
         '--weights',
@@ -164,10 +172,19 @@ def is_absent(weights: str) -> bool:
     return not is_address and not Path(name).expanduser().is_file()
 
 
+def holds_tensors(weights: str) -> bool:
+    """Return whether a local file has the suffix or the start of a checkpoint."""
+    path = Path(weights.removeprefix(SWIN)).expanduser()
+    named = path.suffix in (*SUFFIXES, '.pt', '.bin', '.ckpt') or not path.is_file()
+    return named or is_zipfile(path)
+
+
 def new_config(args: Namespace) -> None:
     """Write the config and print the next steps."""
     if args.weights and is_absent(args.weights):
         raise FileNotFoundError(f'--weights {args.weights}: no such file')
+    if args.weights and not holds_tensors(args.weights):
+        raise ValueError(f'--weights {args.weights}: expected a checkpoint (.pth, .safetensors)')
     base_file = find_config(args.base)
     base = read_config(base_file)
     files = converted(args, base.default_scope)

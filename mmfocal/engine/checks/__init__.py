@@ -31,16 +31,11 @@ from .images import (
     has_files,
     is_remote,
 )
-from .settings import (
-    check_class_count,
-    check_last_batch,
-    check_loader,
-    check_num_classes,
-    check_schedule,
-    check_widths,
-)
+from .loaders import check_first_batch, check_labels, check_last_batch, check_loader
+from .settings import check_class_count, check_num_classes, check_schedule, check_widths
+from .shape import check_data_type, check_shape
 
-__all__ = ['check_checkpoint', 'check_inputs', 'check_run', 'check_widths']
+__all__ = ['check_checkpoint', 'check_inputs', 'check_run', 'check_shape', 'check_widths']
 
 _LAYOUTS = {
     'CocoDataset': (
@@ -97,6 +92,7 @@ def check_run(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
     Raises:
         InputError: If there are problems; names all of them.
     """
+    check_shape(cfg)
     findings = Findings()
     try:
         check_widths(cfg)
@@ -123,6 +119,7 @@ def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
         InputError: If data is missing or inconsistent; names key, file, entry, value and expected
             value, and how to get missing data.
     """
+    check_shape(cfg)
     findings = Findings()
     _check_data(cfg, splits, findings)
     findings.report()
@@ -149,6 +146,7 @@ def _add_lines_for_test(cfg: Config, findings: Findings) -> None:
 def _check_splits(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
     classes: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}
+    most: dict[str, int] = {}  # filters of COCO's data sets leave out some images
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader is None:
@@ -156,18 +154,29 @@ def _check_splits(cfg: Config, splits: Iterable[str], findings: Findings) -> Non
         check_loader(f'{split}_dataloader', loader, findings)
         coco_files: list[CocoFile] = []
         for key, dataset in leaf_datasets(f'{split}_dataloader.dataset', loader.dataset):
+            is_known = check_data_type(key, dataset, cfg.get('default_scope'), findings)
+            check_labels(cfg, split, key, dataset, findings)
             part = _Part(cfg, split, key, dataset, findings)
-            part.check_fixed_classes()
+            if is_known:
+                part.check_fixed_classes()
             if kind_of(dataset) in _DOWNLOADED or not _are_there(key, dataset, findings):
+                continue
+            if not is_known:
                 continue
             found = part.check(coco_files)
             if found:
                 classes[key] = found
             if part.size is not None:
                 sizes[key] = part.size
+        most.update({_data_set_of(file): len(file.content['images']) for file in coco_files})
         check_evaluator(cfg, split, coco_files, findings)
     _compare_folders(classes, findings)
     check_last_batch(cfg, sizes, findings)
+    check_first_batch(cfg, {**sizes, **most}, findings)
+
+
+def _data_set_of(file: CocoFile) -> str:
+    return file.key.removesuffix('.ann_file')
 
 
 def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of settings: channels, numbers of classes, data loaders and schedule.
+"""Checks of settings: channels, numbers of classes and schedule.
 
 For the channels, modules run on PyTorch's meta device, where tensors have shapes, no values. Any
 registered module is checked in a fraction of a second and without memory. Modules that do not run
 there, such as deformable convolutions, are not checked, and neither are the modules after them.
 """
 
-import math
+import inspect
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,16 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import LOOPS, MODELS, DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 
 from ..findings import Findings, first_few
-from ..machine import kind_of, world_size
+from ..machine import kind_of
 from ..meta_model import build_meta_model
 from ..options import nearest, parameters_of, registered
+from .shape import check_type
 
 Maps = Sequence[Tensor]
 
@@ -188,6 +190,7 @@ def _check_model(model: dict, single: str | None) -> None:
 def _run_backbone(backbone: dict) -> tuple[str, Maps | None]:
     """Run the backbone; return its description and its maps, None if it does not run."""
     kind = backbone.get('type')
+    check_type('model.backbone', kind)
     try:
         module = build_meta_model(backbone)
     except _BAD_ARGUMENTS as error:
@@ -304,68 +307,6 @@ def _as_maps(outputs: Any) -> Maps | None:
     return outputs if shapes_known else None
 
 
-# ---- data loaders ------------------------------------------------------------------------------
-
-
-def check_loader(key: str, loader: dict, findings: Findings) -> None:
-    """Check the numbers of a data loader.
-
-    Args:
-        key: Key of the loader in the config.
-        loader: Its config.
-        findings: Collects the errors.
-    """
-    for name, least in (('batch_size', 1), ('num_workers', 0)):
-        value = loader.get(name, least)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            findings.error(f'{key}.{name}={value!r}; expected an integer of at least {least}')
-
-
-def check_last_batch(cfg: Config, sizes: dict[str, int], findings: Findings) -> None:
-    """Check that a last batch of one image does not stop the training at the end of an epoch.
-
-    Args:
-        cfg: Complete config.
-        sizes: Number of images by key of each data set, as far as known.
-        findings: Collects the error.
-    """
-    loader = cfg.get('train_dataloader') or {}
-    batch = loader.get('batch_size')
-    sampler = loader.get('sampler') or {}
-    ends = isinstance(sampler, dict) and kind_of(sampler) == 'DefaultSampler'
-    if not ends or loader.get('drop_last') or not isinstance(batch, int) or batch < 2:
-        return
-    total = _length('train_dataloader.dataset', loader['dataset'], sizes)
-    processes = world_size(cfg.get('launcher', 'none'))
-    if total is None or math.ceil(total / processes) % batch != 1:
-        return
-    try:
-        check_single_image(
-            cfg,
-            f'train_dataloader.drop_last=False leaves a last batch of 1 of {total} images '
-            f'(batch_size={batch}, {processes} process{"es" if processes > 1 else ""})',
-        )
-    except ValueError as error:
-        findings.error(str(error), {'train_dataloader.drop_last': True})
-
-
-def _length(key: str, dataset: dict, sizes: dict[str, int]) -> int | None:
-    """Return the length of a data set, None if it is unknown."""
-    if 'indices' in dataset:
-        return None
-    kind = kind_of(dataset)
-    if kind == 'ConcatDataset':
-        lengths = [
-            _length(f'{key}.datasets.{index}', part, sizes)
-            for index, part in enumerate(dataset['datasets'])
-        ]
-        return None if None in lengths else sum(filter(None, lengths))
-    if kind == 'RepeatDataset':
-        length = _length(f'{key}.dataset', dataset['dataset'], sizes)
-        return length and length * dataset['times']
-    return sizes.get(key)
-
-
 # ---- schedule ----------------------------------------------------------------------------------
 
 
@@ -382,6 +323,7 @@ def check_schedule(cfg: Config, findings: Findings) -> None:
     settings = cfg.get('train_cfg')
     if not settings:
         return
+    _check_arguments(cfg, findings)
     loop = _loop_class(settings, cfg.get('default_scope'))
     if issubclass(loop, EpochBasedTrainLoop):
         _check_sampler(cfg, findings)
@@ -412,15 +354,31 @@ def _check_sampler(cfg: Config, findings: Findings) -> None:
         )
 
 
-def _check_checkpoints(cfg: Config, findings: Findings) -> None:
-    """Check the hooks that save; the default hook of MMEngine saves by epoch."""
+def _checkpoint_hooks(cfg: Config) -> Iterator[tuple[str, dict]]:
+    """Yield the hooks that save; the default hook of MMEngine saves by epoch."""
     default = (cfg.get('default_hooks') or {}).get('checkpoint', dict(type='CheckpointHook'))
     hooks = {'default_hooks.checkpoint': default}
     for index, hook in enumerate(cfg.get('custom_hooks') or ()):
         hooks[f'custom_hooks.{index}'] = hook
     for key, hook in hooks.items():
-        if not isinstance(hook, dict) or kind_of(hook) != 'CheckpointHook':
-            continue
+        if isinstance(hook, dict) and kind_of(hook) == 'CheckpointHook':
+            yield key, hook
+
+
+def _check_arguments(cfg: Config, findings: Findings) -> None:
+    """Check the names that hooks which save would only reject at the first save."""
+    known = {*inspect.signature(CheckpointHook).parameters, 'type', 'priority', '_scope_'}
+    for key, hook in _checkpoint_hooks(cfg):
+        for name in sorted(hook.keys() - (known - {'kwargs'})):
+            near = nearest(name, known, 0.6)
+            findings.error(
+                f'{key}.{name}={hook[name]!r}: CheckpointHook has no argument {name!r}'
+                + (f'; the nearest argument is {near}' if near else '')
+            )
+
+
+def _check_checkpoints(cfg: Config, findings: Findings) -> None:
+    for key, hook in _checkpoint_hooks(cfg):
         interval = hook.get('interval', 1 if key.startswith('default') else -1)
         if hook.get('by_epoch', True) and interval > 0:
             every = interval if interval >= _FEW else cfg.train_cfg.get('val_interval', 1000)
