@@ -692,13 +692,10 @@ def _check_images(file: CocoFile, folder: str) -> None:
     paths = [os.path.join(folder, image['file_name']) for image in images]
     if not are_present(file.key, paths, f'images that {file.path} lists', file.findings):
         return
-    check_pictures(file.key, paths, file.pipeline, file.findings)
+    sizes = check_pictures(file.key, paths, file.pipeline, file.findings)
     wrong = []
     for image, path in sample(list(zip(images, paths, strict=True))):
-        try:
-            size = picture_size(path)
-        except OSError:  # reported already
-            continue
+        size = sizes.get(path)
         if size and size != (image['width'], image['height']):
             wrong.append(
                 f'{path} is {size[0]} x {size[1]}, {file.path} says {image["width"]} x '
@@ -779,7 +776,7 @@ def _check_stuff_maps(key: str, file: CocoFile, dataset: BaseDataset, model: dic
         return
     for image, path in sample(list(zip(images, paths, strict=True))):
         try:
-            size = picture_size(path)
+            size = picture_size(path, dict(color_type='unchanged'))
         except OSError:  # reported below
             continue
         if size and size != (image['width'], image['height']):
