@@ -393,8 +393,9 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
         if problem:
             file.error(f'annotation id={annotation["id"]} in {file.path}: {problem}')
             return
-        for name in _oddities(mask, annotation['bbox'], size):
-            found[name].append(annotation['id'])
+        if not _is_plain(mask, annotation['bbox'], size):
+            for name in _oddities(mask, annotation['bbox'], size):
+                found[name].append(annotation['id'])
     if lacking:
         where = 'the evaluation scores masks' if file.scored else 'masks are loaded (with_mask)'
         file.error(
@@ -405,8 +406,27 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
     _report_oddities(file, found, count)
 
 
+def _is_plain(mask: Any, box: list[float], size: list[int]) -> bool:
+    """Return whether a valid polygon is like nearly all, which is decided by its first corner."""
+    if isinstance(mask, dict):
+        return False
+    first = mask[0]
+    count = len(first)
+    if count < 6 or count % 2:
+        return False
+    column, row = first[0], first[1]
+    x, y, width, height = box
+    return (
+        x <= column <= x + width
+        and y <= row <= y + height
+        and 0 <= column <= size[1]
+        and 0 <= row <= size[0]
+        and (column > _RELATIVE or row > _RELATIVE)
+    )
+
+
 def _oddities(mask: Any, box: list[float], size: list[int]) -> Iterator[str]:
-    """Describe a valid segmentation. The first polygon decides nearly always; that is fast."""
+    """Describe a valid segmentation; the first polygon decides most often."""
     if isinstance(mask, dict):
         if _is_blank(mask['counts']):
             yield 'blank'
