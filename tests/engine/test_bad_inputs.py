@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input of every kind is rejected at the start, or reported, or read as intended."""
 
+import copy
 import gc
 import json
 import re
+import shutil
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
+import mmcv
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -15,7 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmfocal.engine import InputError, check_inputs, check_run
-from mmfocal.engine.checks import coco
+from mmfocal.engine.checks import coco, images
 from mmfocal.engine.checks.coco import mask_problem
 
 HEIGHT, WIDTH = 20, 30
@@ -89,6 +93,18 @@ def without(part: str, name: str) -> Callable[[dict], None]:
     return lambda content: content[part][0].pop(name)
 
 
+def rename(content: dict, part: str, reference: str, number: str) -> None:
+    """Give the first entry of a part another id."""
+    old, content[part][0]['id'] = content[part][0]['id'], number
+    for annotation in content['annotations']:
+        if annotation[reference] == old:
+            annotation[reference] = number
+
+
+NOTHING = coco_mask.encode(np.zeros((HEIGHT, WIDTH), np.uint8, 'F'))
+EMPTY = dict(counts=NOTHING['counts'].decode(), size=[HEIGHT, WIDTH])
+RELATIVE = [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4, 0.1, 0.4]]
+BESIDE = [[20, 12, 29, 12, 29, 19, 20, 19]]
 BAD_ANNOTATIONS = [
     # (what is changed, words of the error)
     ('box NaN', first('annotations', bbox=[1, 2, float('nan'), 4]), 'id=1 .* bbox=.*four finite'),
@@ -121,11 +137,18 @@ BAD_ANNOTATIONS = [
     ('image id None', first('annotations', image_id=None), 'unknown image_id'),
     ('image id a list', first('annotations', image_id=[1]), 'unknown image_id'),
     ('annotation id twice', first('annotations', id=2), '2 annotations .* have id=2'),
-    ('annotation id zero', first('annotations', id=0), 'id=0 .*expected ids from 1 on'),
-    ('annotation id text', first('annotations', id='a'), "id='a' .*expected ids from 1 on"),
+    ('annotation id zero', first('annotations', id=0), 'id=0 .*expected integers from 1 on'),
+    ('annotation id text', first('annotations', id='a'), "id='a' .*expected integers from 1 on"),
+    ('annotation id beyond floats', first('annotations', id=2**53 + 1), r'up to 2\^53 = 9007'),
+    ('annotation id huge', first('annotations', id=10**400), r'id=10{10}.*up to 2\^53'),
     ('annotation id None', first('annotations', id=None), 'id=None; expected an integer or text'),
     ('image id twice', first('images', id=2), '2 images .* have id=2'),
-    ('image name twice', first('images', file_name='b.png'), "file_name='b.png'; expected a"),
+    ('image name twice', first('images', file_name='b.png'), "file_name='b.png'; expected unique"),
+    ('image ids of two types', lambda content: rename(content, 'images', 'image_id', '1'),
+     "1 of 3 images .* have text as id, the first is '1', others an integer"),
+    ('category ids of two types',
+     lambda content: rename(content, 'categories', 'category_id', 'r'),
+     "1 of 2 categories .* have text as id, the first is 'r'"),
     ('category id twice', first('categories', id=2), '2 categories .* have id=2'),
     ('category name twice', first('categories', name='pin'), "2 categories .* have name='pin'"),
     ('category name a number', first('categories', name=7), 'name=7; expected text'),
@@ -152,6 +175,8 @@ BAD_ANNOTATIONS = [
      'something else than numbers'),
     ('outline without end', first('annotations', segmentation=[[0, 0, 9e5, 9e5] * 20]),
      'outline of over 10,000,000 pixels'),
+    ('relative polygons', every('annotations', segmentation=RELATIVE),
+     'polygons of all 6 annotations .* end at 1.5 pixels: they seem relative'),
     ('polygon empty', first('annotations', segmentation=[[]]), 'has 0 coordinates'),
     ('polygon a line', first('annotations', segmentation=[[1, 1, 9, 9]]), 'has 4 coordinates'),
     ('RLE of another size', first('annotations', segmentation=dict(counts=[9], size=[3, 3])),
@@ -241,6 +266,25 @@ def test_crowds_of_data_that_are_only_trained_on_are_refused(tmp_path, iscrowd, 
             first('annotations', segmentation=[[500, 500, 600, 500, 600, 600]]),
             r'WARNING: .*polygons of 1 of 6 .* outside of their image.* the first is id=1',
         ),
+        (first('annotations', segmentation=RELATIVE), '^(?!.*relative)'),
+        (first('annotations', segmentation=BESIDE), '^(?!.*overlap)'),
+        (
+            every('annotations', segmentation=BESIDE),
+            r'WARNING: .*polygons of 6 of 6 .* do not overlap their bbox, .* id=1;.* swapped',
+        ),
+        (
+            every('annotations', bbox=[0, 0, 1, 1], segmentation=[*BESIDE, *RELATIVE]),
+            '^(?!.*(overlap|relative))',
+        ),
+        (
+            first('annotations', segmentation=dict(counts=[600], size=[20, 30])),
+            r'WARNING: .*RLE of 1 of 6 .* has no pixel, so .* empty; the first is id=1',
+        ),
+        (first('annotations', segmentation=EMPTY), 'WARNING: .*RLE of 1 of 6 '),
+        (
+            lambda content: content.update(annotations=content['annotations'][::2]),
+            r'WARNING: train_.*: 1 of 2 classes have no valid annotation in .*all.json: pin',
+        ),
         (first('annotations', segmentation=[[-9, 1, 99, 1, 9, 9]]), '^(?!.*outside)'),
         (every('annotations', bbox=[15, 5, 25, 18]), r'WARNING: .*6 of 6 boxes .* end outside'),
         (lambda content: content['categories'].append(dict(id=3, name='x')), r"left out: \['x'\]"),
@@ -257,7 +301,7 @@ def test_annotations_that_are_read_as_mmdet_does_are_only_told(tmp_path, capsys,
         dataset = DATASETS.build(
             dict(cfg.train_dataloader.dataset, pipeline=[], serialize_data=False)
         )
-    assert sum(len(entry['instances']) for entry in dataset) in (5, 6)
+    assert sum(len(entry['instances']) for entry in dataset) in (3, 5, 6)
 
 
 @pytest.mark.parametrize(
@@ -307,11 +351,11 @@ def another_evaluator_file(root: Path, change: Callable[[dict], None]) -> Config
         (without('annotations', 'iscrowd'), r"val_evaluator\.ann_file: .*no 'iscrowd'"),
         (every('annotations', iscrowd='0'), r"val_evaluator\.ann_file: .*iscrowd='0'; expected"),
         (first('images', file_name='x.png'),
-         r'1 of 3 images of .*all.json are other ones in .*other.json: id=1 is a.png .* x.png'),
-        (first('images', file_name='aa.png'), r'are other ones in .*aa.png'),
+         r'1 of 3 images of .*all.json have another name or size in .*: id=1 is a.png .* x.png'),
+        (first('images', file_name='aa.png'), r'have another name or size in .*aa.png'),
         (first('images', width=31), r'a.png \(30 x 20\) in the first, a.png \(31 x 20\)'),
         (lambda content: content['images'][0].update(id=2) or content['images'][1].update(id=1),
-         '2 of 3 images .* are other ones'),
+         '2 of 3 images .* have another name or size'),
     ],
 )  # fmt: skip
 def test_another_file_of_the_evaluator_is_compared(tmp_path, change, words):
@@ -360,6 +404,48 @@ def test_every_file_of_concatenated_data_sets_is_compared(tmp_path):
         check_inputs(cfg, ['val'])
 
 
+def other_order(root: Path, names: list[str], part: str) -> Config:
+    """Another data set of the config has the same categories in another order, or others."""
+    content = annotated(root)
+    cfg = detection(root, content)
+    content['categories'] = [
+        dict(id=9 - index if name == 'x' else ['', 'ring', 'pin'].index(name), name=name)
+        for index, name in enumerate(names)
+    ]
+    (root / 'other.json').write_text(json.dumps(content))
+    one = cfg.train_dataloader.dataset
+    other = dict(one, ann_file='other.json')
+    if part == 'concat':
+        cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[one, other])
+    else:
+        cfg[f'{part}_dataloader'] = loader(**other, test_mode=True)
+        cfg[f'{part}_evaluator'] = dict(cfg.val_evaluator, ann_file=str(root / 'other.json'))
+    return cfg
+
+
+@pytest.mark.parametrize('part', ['concat', 'val', 'test'])
+@pytest.mark.parametrize('classes', [('ring', 'pin'), ('pin', 'ring'), None, ('ring',)])
+def test_all_data_sets_of_a_config_have_the_same_labels(tmp_path, part, classes):
+    splits = ('train', 'val', 'test')
+    check_inputs(other_order(tmp_path, ['ring', 'x', 'pin'], part), splits)
+    cfg = other_order(tmp_path, ['pin', 'ring'], part)
+    other = cfg.get(f'{part}_dataloader', cfg.train_dataloader).dataset
+    other = other.datasets[1] if part == 'concat' else other
+    other.metainfo = dict(classes=classes) if classes else {}
+    with pytest.raises(InputError) as error:
+        check_inputs(cfg, splits)
+    text = str(error.value)
+    if classes == ('ring',):
+        assert "class 1 is None; expected 'pin'" in text
+    else:
+        assert 'other.json numbers classes in another way than' in text
+        assert "class 0 is 'pin'; expected 'ring'. mmdet numbers them in the order of each" in text
+    assert text.count('reorder the categories') == 1
+    # no line makes labels differ
+    assert "('pin'" not in text.replace(' ', '').replace('"', "'")
+    assert ("('ring'" in text) == (classes != ('ring', 'pin'))
+
+
 @pytest.mark.parametrize('length', [0, 2, 4, 5, 6, 7, 8])
 def test_masks_that_pass_are_read_by_pycocotools(length):
     """pycocotools decodes every mask that passes to the size of the image."""
@@ -405,22 +491,84 @@ def test_pictures_of_every_kind_pass_and_load(tmp_path, mode, suffix):
     assert loaded.shape == (HEIGHT, WIDTH, 3) and loaded.dtype == np.uint8
 
 
-def test_pictures_turned_by_exif_have_the_size_that_is_loaded(tmp_path):
+@pytest.mark.parametrize('scale', [1, 3])
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+@pytest.mark.parametrize('color', ['color', 'unchanged', 'color_ignore_orientation'])
+@pytest.mark.parametrize('kind', ['jpg', 'png', 'webp', 'tif', 'mpo'])
+def test_pictures_turned_by_exif_have_the_size_that_is_loaded(
+    tmp_path, monkeypatch, kind, color, backend, scale
+):
+    """Decoders turn some formats only; a large image is not decoded."""
+    monkeypatch.setattr(images, '_DECODED_PIXELS', 2000)
     content = annotated(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = Image.new('RGB', (HEIGHT, WIDTH))
-    image.save(tmp_path / 'images' / 'turned.jpg', exif=exif)
-    content['images'][0]['file_name'] = 'turned.jpg'
-    cfg = detection(tmp_path, content, pipeline=[dict(type='LoadImageFromFile')])
-    cfg.val_evaluator.metric = 'bbox'
+    name = f'turned.{kind}'
+    Image.new('RGB', (scale * HEIGHT, scale * WIDTH)).save(tmp_path / 'images' / name, exif=exif)
+    load = dict(type='LoadImageFromFile', color_type=color, imdecode_backend=backend)
+    image = mmcv.imread(tmp_path / 'images' / name, color, backend=backend)
+    for height, width in (image.shape[:2], image.shape[1::-1]):
+        content['images'][0].update(file_name=name, height=height, width=width)
+        cfg = detection(tmp_path, content, pipeline=[load])
+        cfg.val_evaluator.metric = 'bbox'
+        if (height, width) == image.shape[:2]:
+            check_inputs(cfg)
+            continue
+        with pytest.raises(InputError, match=f'{name} is {height} x {width}, .* says {width} x '):
+            check_inputs(cfg)
+
+
+@pytest.mark.parametrize(
+    ('share', 'appended', 'words'),
+    [
+        (1, b'', r'(?s)^(?!.*seem)'),
+        (1, bytes(1000), r'(?s)^(?!.*seem)'),
+        (0.7, b'', r'WARNING: .*1 of .* seem truncated'),
+    ],
+)
+@pytest.mark.parametrize('task', ['detection', 'segmentation', 'classification'])
+def test_a_large_picture_without_its_end_is_told(
+    tmp_path, capsys, monkeypatch, task, share, appended, words
+):
+    """Its thumbnail has an end of its own; cameras append data."""
+    monkeypatch.setattr(images, '_DECODED_PIXELS', 500)
+    cfg, folder = TASKS[task](tmp_path)
+    path = next(path for path in sorted(folder.rglob('*.png')))
+    thumbnail = BytesIO()
+    Image.new('RGB', (8, 8)).save(thumbnail, 'JPEG')
+    noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+    Image.fromarray(noise).save(path, 'JPEG', quality=99, comment=thumbnail.getvalue())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)] + appended)
     check_inputs(cfg)
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        loaded = DATASETS.build(dict(cfg.train_dataloader.dataset, serialize_data=False))[0]['img']
-    assert loaded.shape == (HEIGHT, WIDTH, 3)
-    content['images'][0].update(height=WIDTH, width=HEIGHT)
-    with pytest.raises(InputError, match=r'turned\.jpg is 30 x 20, .* says 20 x 30'):
-        check_inputs(detection(tmp_path, content))
+    assert re.search(words, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize('task', ['segmentation', 'classification'])
+@pytest.mark.parametrize('place', ['', 'sub/deep'])
+def test_links_to_a_folder_above_are_refused(tmp_path, task, place):
+    """The hosts would follow many of them without end."""
+    cfg, folder = TASKS[task](tmp_path)
+    if task == 'classification':
+        folder = folder / 'dog'
+    inner = folder / place
+    inner.mkdir(parents=True, exist_ok=True)
+    (inner / 'elsewhere').symlink_to(tmp_path / 'val')  # no loop
+    check_inputs(cfg, ['train'])
+    for index in range(9):
+        (inner / f'loop{index}').symlink_to(folder)
+    with pytest.raises(InputError, match=r'loop\d links to a folder above it'):
+        check_inputs(cfg, ['train'])
+
+
+def test_folders_that_hold_nothing_but_loops_are_empty(tmp_path):
+    cfg, _ = classification(tmp_path)
+    for index in range(9):
+        (tmp_path / 'empty' / str(index)).mkdir(parents=True)
+        (tmp_path / 'empty' / str(index) / 'loop').symlink_to(tmp_path / 'empty')
+    cfg.train_dataloader.dataset.data_prefix = 'empty'
+    with pytest.raises(InputError, match=r'expected a folder with files at .*empty'):
+        check_inputs(cfg, ['train'])
 
 
 @pytest.mark.parametrize('damage', ['empty', 'truncated', 'text'])
@@ -501,6 +649,20 @@ def test_a_class_that_never_occurs_among_others_is_told(tmp_path, capsys):
     check_inputs(segmentation(tmp_path, metainfo=dict(classes=classes))[0])
     told = capsys.readouterr().out
     assert 'WARNING: ' in told and "1 of 3 classes occur in none of 3 label maps: 'lett" in told
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_all_splits_of_segmentation_have_the_same_labels(tmp_path, split):
+    cfg, _ = segmentation(tmp_path)
+    cfg[f'{split}_dataloader'] = copy.deepcopy(cfg.train_dataloader)
+    check_inputs(cfg, ('train', split))
+    cfg[f'{split}_dataloader'].dataset.metainfo = dict(classes=('digit', 'ground'))
+    words = (
+        rf'{split}_dataloader.dataset.metainfo.classes differs from train_dataloader.dataset.'
+        "metainfo.classes: class 0 is 'digit'; expected 'ground'"
+    )
+    with pytest.raises(InputError, match=words):
+        check_inputs(cfg, ('train', split))
 
 
 def test_label_maps_of_another_size_are_named(tmp_path):
@@ -728,6 +890,7 @@ LISTED = b'cat/0.png 0\ndog/0.png 1\neel/0.png 2\n'
         ('cät/0.png 0\n'.encode('latin-1'), {}, 'is not UTF-8: .*byte 0xe4'),
         (b'\xef\xbb\xbf' + LISTED, {}, 'starts with a byte order mark'),
         (LISTED.decode().encode('utf-16'), {}, 'is not UTF-8'),
+        (LISTED + b'cat/0.png 2\n', {}, r'list\.txt lists cat/0\.png with the labels 0 and 2'),
         (LISTED, {'val_evaluator.topk': (1, 5)}, r'topk=\(1, 5\), but there are 3 classes'),
         (LISTED, {'data_preprocessor.num_classes': 10}, '=10, but model.head.num_classes=3'),
         (LISTED, {'model.data_preprocessor': dict(num_classes=9)},
@@ -806,6 +969,21 @@ def test_an_empty_class_folder_is_told(tmp_path, capsys):
     (tmp_path / 'val/dog/0.png').unlink()
     check_inputs(cfg)
     assert re.search('WARNING: val_dataloader.*1 of 3 .* no image .*dog', capsys.readouterr().out)
+
+
+@pytest.mark.parametrize('listed', [False, True])
+def test_a_single_class_is_told(tmp_path, capsys, listed):
+    cfg, folder = classification(tmp_path)
+    for name in ('cat', 'dog'):
+        shutil.rmtree(folder / name)
+    if listed:
+        (tmp_path / 'list.txt').write_bytes(b'eel/0.png 2\neel/0.png 2\n')
+        cfg.train_dataloader.dataset.ann_file = 'list.txt'
+    else:
+        cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = 1
+    check_inputs(cfg, ['train'])
+    words = 'all 2 lines of .* have label 2' if listed else 'has a single class folder, eel'
+    assert re.search(f'WARNING: train_dataloader.*{words}', capsys.readouterr().out)
 
 
 def test_pictures_without_class_folders_are_refused(tmp_path):

@@ -80,6 +80,16 @@ def test_color_images_are_no_labels(root):
         check_inputs(segmentation(root))
 
 
+def test_labels_are_integers(root):
+    path = root / 'annotations' / '00.png'
+    for value in (91, 0.5):
+        Image.fromarray(np.array([[0, value]], np.float32)).save(path, 'TIFF')
+        if value == 91:
+            check_inputs(segmentation(root))
+    with pytest.raises(ValueError, match=f'{path} has label 0.5; expected integers'):
+        check_inputs(segmentation(root))
+
+
 def test_a_damaged_file_is_named(root):
     path = root / 'annotations' / '00.png'
     path.write_bytes(path.read_bytes()[:40])

@@ -21,6 +21,7 @@ from .coco import (
     check_coco,
     check_evaluator,
     coco_metrics,
+    difference,
     without_garbage_collection,
 )
 from .images import (
@@ -66,6 +67,9 @@ _ELSEWHERE = (
     'If the data is elsewhere, link it, or pass --cfg-options {key}=PATH for each dataloader and '
     'for val_evaluator.ann_file.'
 )
+
+# source and classes of the config's first data set, once they are known; one list for all splits
+References = list[tuple[str, list[str]]]
 
 
 def check_checkpoint(path: str) -> None:
@@ -129,21 +133,24 @@ def _check_data(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
     if is_first_process(cfg.get('launcher', 'none')):
         splits = tuple(splits)
         with without_garbage_collection():
-            _check_splits(cfg, splits, findings)
+            references: References = []
+            _check_splits(cfg, splits, references, findings)
             if findings.lines and 'test' not in splits:
-                _add_lines_for_test(cfg, findings)
+                _add_lines_for_test(cfg, references, findings)
 
 
-def _add_lines_for_test(cfg: Config, findings: Findings) -> None:
+def _add_lines_for_test(cfg: Config, references: References, findings: Findings) -> None:
     """Add the lines that the test set needs too, so that they need no run of their own."""
     unread = Findings(quiet=True)
-    _check_splits(cfg, ['test'], unread)
+    _check_splits(cfg, ['test'], references, unread)
     findings.lines.update(
         {key: value for key, value in unread.lines.items() if key.startswith('test_')}
     )
 
 
-def _check_splits(cfg: Config, splits: Iterable[str], findings: Findings) -> None:
+def _check_splits(
+    cfg: Config, splits: Iterable[str], references: References, findings: Findings
+) -> None:
     classes: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}
     most: dict[str, int] = {}  # filters of COCO's data sets leave out some images
@@ -156,7 +163,7 @@ def _check_splits(cfg: Config, splits: Iterable[str], findings: Findings) -> Non
         for key, dataset in leaf_datasets(f'{split}_dataloader.dataset', loader.dataset):
             is_known = check_data_type(key, dataset, cfg.get('default_scope'), findings)
             check_labels(cfg, split, key, dataset, findings)
-            part = _Part(cfg, split, key, dataset, findings)
+            part = _Part(cfg, split, key, dataset, references, findings)
             if is_known:
                 part.check_fixed_classes()
             if kind_of(dataset) in _DOWNLOADED or not _are_there(key, dataset, findings):
@@ -219,10 +226,16 @@ class _Part:
     """One data set of a config, whose files exist."""
 
     def __init__(
-        self, cfg: Config, split: str, key: str, dataset: dict, findings: Findings
+        self,
+        cfg: Config,
+        split: str,
+        key: str,
+        dataset: dict,
+        references: References,
+        findings: Findings,
     ) -> None:
         self.cfg, self.split, self.key, self.findings = cfg, split, key, findings
-        self.dataset = dataset
+        self.dataset, self.references = dataset, references
         model = cfg.get('model') or {}
         self.model = model.get('module', model)  # --tta has wrapped it
         self.size: int | None = None  # number of images, where it is known
@@ -251,6 +264,7 @@ class _Part:
             self._check_coco(built, coco_files)
         elif has_label_maps:
             self._check_classes(built.metainfo.get('classes'))
+            self._compare_classes(list(built.metainfo.get('classes') or ()))
             pipeline, hint = self.dataset.get('pipeline'), _how_to_get(self.dataset)
             self.size = check_label_maps(self.key, built, pipeline, hint, self.findings)
         else:
@@ -299,6 +313,18 @@ class _Part:
     def _check_classes(self, classes: Any) -> None:
         check_num_classes(self.model, f'{self.key}.metainfo', classes, self.findings)
 
+    def _compare_classes(self, classes: list[str]) -> None:
+        """Compare classes of segmentation, whose order defines the labels, with the first ones."""
+        key = f'{self.key}.metainfo.classes'
+        if classes and not self.references:
+            self.references.append((key, classes))
+        elif classes and classes != self.references[0][1]:
+            first, expected = self.references[0]
+            self.findings.error(
+                f'{key} differs from {first}: {difference(classes, expected)}. Labels are '
+                'numbered in this order'
+            )
+
     def _check_coco(self, built: BaseDataset, coco_files: list[CocoFile]) -> None:
         metrics = [
             each for each in coco_metrics(self.cfg, self.split) if each.reads(built.ann_file)
@@ -318,10 +344,13 @@ class _Part:
             scored=bool(metrics),
             pipeline=self.dataset.get('pipeline'),
             may_lack_annotations=self.split == 'test',
+            reference=self.references[0] if self.references else None,
         )
         classes = check_coco(file, built, self.model)
         if file.content:
             coco_files.append(file)
+        if classes and not self.references:
+            self.references.append((file.path, classes))
         self._check_classes(classes or built.metainfo.get('classes'))
 
     def _check_folders(self, built: BaseDataset) -> list[str] | None:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -48,6 +48,8 @@ POLYGON_SAMPLE = 100_000  # polygons that are checked in a file for training
 # pycocotools walks along outlines in fifths of a pixel: it crashes on far corners, without an
 # error, and needs gigabytes for long outlines
 _FAR, _LONG = 1e6, 1e7  # pixels
+_HIGHEST_ID = 2**53  # pycocotools stores ids as 64 bit floats
+_RELATIVE = 1.5  # highest coordinate that may be a share of the image
 
 # ---- the file ----------------------------------------------------------------------------------
 
@@ -66,6 +68,7 @@ class CocoFile:
         pipeline: Transforms of the data set, which load its images and stuff maps.
         content: Content of the file, once it is read.
         classes: Classes of the data set that match the file, once they are known.
+        reference: File and classes of the config's first data set, whose labels are binding.
     """
 
     key: str
@@ -77,6 +80,7 @@ class CocoFile:
     pipeline: Any = None
     content: dict = field(default_factory=dict)
     classes: list[str] | None = None
+    reference: tuple[str, list[str]] | None = None
 
     def error(self, text: str, lines: dict[str, Any] | None = None) -> None:
         """Add an error about this file.
@@ -237,7 +241,9 @@ def check_boxes(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray | N
     kept = ~dropped & ~ignored & _is_class(file, classes)
     if not (kept & ~crowds).any():
         hint = (
-            ': they seem relative to the image, pixels are expected' if boxes.max() <= 1.5 else ''
+            ': they seem relative to the image, pixels are expected'
+            if boxes.max() <= _RELATIVE
+            else ''
         )
         if (crowds | ignored).any():
             hint += f'; {(crowds | ignored).sum()} annotations have iscrowd=1 or ignore=1'
@@ -373,7 +379,8 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
     used = file.content['annotations']
     if not file.scored:
         used = list(itertools.compress(used, kept.tolist()))
-    lacking, odd, outside = [], 0, []
+    lacking: list = []
+    found: dict[str, list] = defaultdict(list)
     checked = used if file.scored else _sample(used)
     count = len(checked)
     for annotation in checked:
@@ -386,12 +393,9 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
         if problem:
             file.error(f'annotation id={annotation["id"]} in {file.path}: {problem}')
             return
-        if isinstance(mask, dict):
-            continue
-        # the first polygon decides nearly always, which saves time
-        odd += _is_odd(mask[0]) and all(map(_is_odd, mask))
-        if _is_outside(mask[0], *size) and all(_is_outside(part, *size) for part in mask):
-            outside.append(annotation['id'])
+        if not _is_plain(mask, annotation['bbox'], size):
+            for name in _oddities(mask, annotation['bbox'], size):
+                found[name].append(annotation['id'])
     if lacking:
         where = 'the evaluation scores masks' if file.scored else 'masks are loaded (with_mask)'
         file.error(
@@ -399,16 +403,96 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
             f'{where}; the first is id={lacking[0]}. Expected polygons or RLE, or a config '
             'without masks'
         )
-    if odd:
+    _report_oddities(file, found, count)
+
+
+def _is_plain(mask: Any, box: list[float], size: list[int]) -> bool:
+    """Return whether a valid polygon is like nearly all, which is decided by its first corner."""
+    if isinstance(mask, dict):
+        return False
+    first = mask[0]
+    count = len(first)
+    if count < 6 or count % 2:
+        return False
+    column, row = first[0], first[1]
+    x, y, width, height = box
+    return (
+        x <= column <= x + width
+        and y <= row <= y + height
+        and 0 <= column <= size[1]
+        and 0 <= row <= size[0]
+        and (column > _RELATIVE or row > _RELATIVE)
+    )
+
+
+def _oddities(mask: Any, box: list[float], size: list[int]) -> Iterator[str]:
+    """Describe a valid segmentation; the first polygon decides most often."""
+    if isinstance(mask, dict):
+        if _is_blank(mask['counts']):
+            yield 'blank'
+        return
+    first = mask[0]
+    if _is_odd(first) and all(map(_is_odd, mask)):
+        yield 'odd'
+    if _is_outside(first, *size) and all(_is_outside(part, *size) for part in mask):
+        yield 'outside'
+    if _is_relative(first) and all(map(_is_relative, mask)) and max(size) > 2:
+        yield 'relative'
+    if _is_beside(first, *box) and all(_is_beside(part, *box) for part in mask):
+        yield 'beside'
+
+
+def _report_oddities(file: CocoFile, found: dict[str, list], count: int) -> None:
+    of = f'of {count} annotations in {file.path}'
+    if found['odd']:
         file.findings.note(
-            f'{file.key}: mmdet ignores {odd} of {count} instances, whose polygons have fewer '
-            'than three corners or an odd number of coordinates'
+            f'{file.key}: mmdet ignores {len(found["odd"])} of {count} instances, whose polygons '
+            'have fewer than three corners or an odd number of coordinates'
         )
-    if outside:
+    if len(found['relative']) == count:
+        file.error(
+            f'the polygons of all {count} annotations in {file.path} end at {_RELATIVE} pixels: '
+            'they seem relative to the image, pixels are expected'
+        )
+        return
+    if found['outside']:
         file.findings.warn(
-            f'{file.key}: the polygons of {len(outside)} of {count} annotations in {file.path} '
-            f'lie outside of their image, so their masks are empty; the first is id={outside[0]}'
+            f'{file.key}: the polygons of {len(found["outside"])} {of} lie outside of their '
+            f'image, so their masks are empty; the first is id={found["outside"][0]}'
         )
+    if found['blank']:
+        file.findings.warn(
+            f'{file.key}: the RLE of {len(found["blank"])} {of} has no pixel, so their masks are '
+            f'empty; the first is id={found["blank"][0]}'
+        )
+    if len(found['beside']) > count / 2:
+        file.findings.warn(
+            f'{file.key}: the polygons of {len(found["beside"])} {of} do not overlap their bbox, '
+            f'the first is id={found["beside"][0]}; COCO means [x1, y1, x2, y2, ...], are x and y '
+            'swapped?'
+        )
+
+
+def _is_blank(counts: list[int] | str) -> bool:
+    """Return whether a valid RLE has no pixel; encoders write few counts for that."""
+    if isinstance(counts, str):
+        counts = (_counts_of_rle(counts) or []) if len(counts) <= 24 else [0, 1]
+    return not any(counts[1::2])
+
+
+def _is_relative(polygon: list[float]) -> bool:
+    """Return whether a valid polygon ends near the corner of the image."""
+    if len(polygon) < 2 or polygon[0] > _RELATIVE or polygon[1] > _RELATIVE:
+        return False
+    return 0 < max(polygon) <= _RELATIVE
+
+
+def _is_beside(polygon: list[float], x: float, y: float, width: float, height: float) -> bool:
+    """Return whether a valid polygon and a box do not overlap."""
+    if len(polygon) < 2 or (x <= polygon[0] <= x + width and y <= polygon[1] <= y + height):
+        return False
+    xs, ys = polygon[::2], polygon[1::2]
+    return max(xs) < x or min(xs) > x + width or max(ys) < y or min(ys) > y + height
 
 
 def _is_odd(polygon: list[float]) -> bool:
@@ -494,7 +578,8 @@ def _rle_problem(mask: dict, size: list[int]) -> str | None:
             return f'segmentation.counts={_short(counts)}; expected non-negative integers'
         total = sum(counts)
     else:
-        total = _length_of_rle(counts)
+        decoded = _counts_of_rle(counts)
+        total = None if decoded is None else sum(decoded)
     if total != size[0] * size[1]:
         return (
             f'segmentation.counts add up to {total} pixels; expected {size[0]} x {size[1]} = '
@@ -503,10 +588,10 @@ def _rle_problem(mask: dict, size: list[int]) -> str | None:
     return None
 
 
-def _length_of_rle(text: str) -> int | None:
-    """Sum the counts of a compressed COCO RLE (six bits per character, mostly differences).
+def _counts_of_rle(text: str) -> list[int] | None:
+    """Decode the counts of a compressed COCO RLE (six bits per character, mostly differences).
 
-    pycocotools writes out of bounds if the sum is too large.
+    pycocotools writes out of bounds if their sum is too large.
     """
     counts: list[int] = []
     value = shift = 0
@@ -526,7 +611,7 @@ def _length_of_rle(text: str) -> int | None:
             return None
         counts.append(value)
         value = shift = 0
-    return None if shift else sum(counts)
+    return None if shift else counts
 
 
 def _short(value: Any) -> str:
@@ -557,6 +642,7 @@ def check_coco(file: CocoFile, dataset: BaseDataset, model: dict) -> list[str] |
     kept = check_entries(file, file.classes) if sound else None
     if kept is not None:
         check_filter(file, dataset, kept)
+        _check_occurrence(file, dataset, kept)
     if dataset.data_prefix.get('seg'):
         key = f'{file.key.removesuffix(".ann_file")}.data_prefix.seg'
         _check_stuff_maps(key, file, dataset, model)
@@ -630,13 +716,25 @@ def _are_unique(file: CocoFile, part: str, name: str) -> bool:
 
 
 def _are_scored(file: CocoFile) -> bool:
-    """Check ids of annotations: COCO evaluation needs numbers, and 0 means "no match"."""
+    """Check ids as COCO evaluation needs them; it stores those of annotations as floats.
+
+    There, 0 means "no match". Of numbers and text, NumPy makes text.
+    """
     for annotation in file.content['annotations']:
         number = annotation['id']
-        if not isinstance(number, int) or number == 0:
+        if not isinstance(number, int) or number == 0 or abs(number) > _HIGHEST_ID:
             file.error(
-                f'annotation id={number!r} in {file.path}: COCO evaluation reserves 0 for "no '
-                'match"; expected integers from 1 on'
+                f'annotation id={_short(number)} in {file.path}: COCO evaluation reserves 0 for '
+                f'"no match"; expected integers from 1 on, up to 2^53 = {_HIGHEST_ID}'
+            )
+            return False
+    for part in ('images', 'categories'):
+        ids = _column(file.content[part], 'id')
+        if len(set(map(type, ids))) > 1:
+            texts = [number for number in ids if isinstance(number, str)]
+            file.error(
+                f'{len(texts)} of {len(ids)} {part} in {file.path} have text as id, the first is '
+                f'{texts[0]!r}, others an integer; expected one type'
             )
             return False
     return True
@@ -692,13 +790,10 @@ def _check_images(file: CocoFile, folder: str) -> None:
     paths = [os.path.join(folder, image['file_name']) for image in images]
     if not are_present(file.key, paths, f'images that {file.path} lists', file.findings):
         return
-    check_pictures(file.key, paths, file.pipeline, file.findings)
+    sizes = check_pictures(file.key, paths, file.pipeline, file.findings)
     wrong = []
     for image, path in sample(list(zip(images, paths, strict=True))):
-        try:
-            size = picture_size(path)
-        except OSError:  # reported already
-            continue
+        size = sizes.get(path)
         if size and size != (image['width'], image['height']):
             wrong.append(
                 f'{path} is {size[0]} x {size[1]}, {file.path} says {image["width"]} x '
@@ -734,6 +829,9 @@ def _check_categories(file: CocoFile, dataset: BaseDataset) -> list[str]:
     absent = [name for name in classes if name not in names]
     unknown = [name for name in names if name not in classes]
     default = classes == list(type(dataset).METAINFO['classes'])
+    order = names if absent or (unknown and default) else list(_kept(names, classes))
+    if not _are_in_same_order(file, dataset, order):
+        return order
     if absent:
         file.error(
             f'{file.path} has no category {absent[0]!r} (of {len(absent)} classes that are '
@@ -752,13 +850,61 @@ def _check_categories(file: CocoFile, dataset: BaseDataset) -> list[str]:
         file.findings.note(
             f'{file.key}: categories not in metainfo.classes are left out: {unknown}'
         )
-    order = _kept(names, classes)
-    if list(order) != classes:
+    if order != classes:
         file.error(
-            f'classes must come in the order of {file.path}: {list(order)}, got {classes}',
-            {f'{key}.metainfo.classes': order},
+            f'classes must come in the order of {file.path}: {order}, got {classes}',
+            {f'{key}.metainfo.classes': tuple(order)},
         )
-    return list(order)
+    return order
+
+
+def _are_in_same_order(file: CocoFile, dataset: BaseDataset, classes: list[str]) -> bool:
+    """Compare the classes with those of the config's first file; texts need no labels."""
+    if file.reference is None or getattr(dataset, 'return_classes', False):
+        return True
+    path, expected = file.reference
+    if classes == expected:
+        return True
+    found = _kept(_column(file.content['categories'], 'name'), expected)
+    complete = len(found) == len(expected)
+    remedy = '; reorder the categories' if complete and list(found) != expected else ''
+    lines = {f'{file.key.removesuffix(".ann_file")}.metainfo.classes': tuple(expected)}
+    file.error(
+        f'{file.path} numbers classes in another way than {path}: '
+        f'{difference(classes, expected)}. mmdet numbers them in the order of each file{remedy}',
+        lines if complete and list(dataset.metainfo['classes']) != expected else None,
+    )
+    return False
+
+
+def difference(classes: Sequence[str], expected: Sequence[str]) -> str:
+    """Describe the first difference of two lists of classes.
+
+    Args:
+        classes: Names in the order of the labels.
+        expected: Other ones.
+    """
+    pairs = enumerate(itertools.zip_longest(classes, expected))
+    number, (found, other) = next(each for each in pairs if each[1][0] != each[1][1])
+    return f'class {number} is {found!r}; expected {other!r}'
+
+
+def _check_occurrence(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) -> None:
+    """Report own classes without annotations; subsets of COCO may lack some of its classes."""
+    if dataset.test_mode or file.classes == list(type(dataset).METAINFO['classes']):
+        return
+    annotations = itertools.compress(file.content['annotations'], kept.tolist())
+    used = set(map(itemgetter('category_id'), annotations))
+    absent = [
+        each['name']
+        for each in file.content['categories']
+        if each['id'] not in used and each['name'] in (file.classes or ())
+    ]
+    if absent:
+        file.findings.warn(
+            f'{file.key}: {len(absent)} of {len(file.classes or ())} classes have no valid '
+            f'annotation in {file.path}: {first_few(absent, 5)}'
+        )
 
 
 def _kept(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
@@ -779,7 +925,7 @@ def _check_stuff_maps(key: str, file: CocoFile, dataset: BaseDataset, model: dic
         return
     for image, path in sample(list(zip(images, paths, strict=True))):
         try:
-            size = picture_size(path)
+            size = picture_size(path, dict(color_type='unchanged'))
         except OSError:  # reported below
             continue
         if size and size != (image['width'], image['height']):

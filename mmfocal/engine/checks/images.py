@@ -4,7 +4,10 @@
 import inspect
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from ..machine import dicts_in, kind_of
 SAMPLE = 50  # number of files that are opened, evenly spread, so that startup stays fast
 _DECODED_PIXELS = 2_000_000  # of larger images only the header is checked
 _EXIF_ORIENTATION = 0x0112
+_JPEG_START, _JPEG_END = b'\xff\xd8', b'\xff\xd9'
+_TAIL = 64 * 1024  # bytes; cameras append data to JPEG files
 _SYSTEM_FOLDERS = ('__MACOSX', '@eaDir', 'lost+found', '$RECYCLE.BIN')
 IGNORED = 255  # ignored by the hosts' losses and metrics
 
@@ -61,10 +66,41 @@ def has_files(path: str, hint: str, key: str, findings: Findings) -> bool:
         key: Key of the file in the config.
         findings: Collects the error.
     """
-    found = is_remote(path) or any(files for _, _, files in os.walk(path, followlinks=True))
+    found = is_remote(path) or any(files for _, files in walk(path, []))
     if not found:
         findings.error(f'{key}: expected a folder with files at {path}\n{hint}')
     return found
+
+
+def walk(folder: str, loops: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """List a folder and those below it, also behind links, which the hosts follow.
+
+    Args:
+        folder: The folder.
+        loops: Links to a folder above them are added here. They are not followed.
+
+    Yields:
+        Path of each folder and names of the files in it.
+    """
+    above: dict[str, tuple] = {}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        identity = (status.st_dev, status.st_ino)
+        chain = above.get(os.path.dirname(place), ())
+        if identity in chain:
+            loops.append(place)
+            folders.clear()
+            continue
+        above[place.rstrip('/')] = (*chain, identity)
+        yield place, names
+
+
+def _report_loops(key: str, loops: Sequence[str], findings: Findings) -> None:
+    if loops:
+        findings.error(
+            f'{key}: {loops[0]} links to a folder above it, so that reading would not end; '
+            'expected folders without such links'
+        )
 
 
 def missing_files(paths: Iterable[str]) -> Iterator[str]:
@@ -148,11 +184,12 @@ def read_list(key: str, path: str, expected: str, findings: Findings) -> list[st
 # ---- images ------------------------------------------------------------------------------------
 
 
-def picture_size(path: str) -> tuple[int, int] | None:
-    """Return the size at which the hosts load an image, after EXIF rotation.
+def picture_size(path: str, loader: dict | None = None) -> tuple[int, int] | None:
+    """Return the size at which the hosts load an image; its EXIF tag may rotate it.
 
     Args:
         path: Image in any format and mode.
+        loader: Config of the transform that loads it; None for the hosts' default.
 
     Returns:
         Width and height; None if the image is readable but its size is unknown.
@@ -164,10 +201,10 @@ def picture_size(path: str) -> tuple[int, int] | None:
         warnings.simplefilter('ignore')  # damaged EXIF tags, huge images
         try:
             with Image.open(path) as image:
-                width, height = image.size
-                if width * height <= _DECODED_PIXELS:
+                size, kind = image.size, image.format
+                tag = image.getexif().get(_EXIF_ORIENTATION, 1)
+                if not _is_large(size):
                     image.load()
-                turned = image.getexif().get(_EXIF_ORIENTATION, 1)
         except Image.DecompressionBombError:  # too large for Pillow, but the hosts may read it
             return None
         except OSError:
@@ -176,7 +213,29 @@ def picture_size(path: str) -> tuple[int, int] | None:
             raise
         except (SyntaxError, ValueError, EOFError) as error:  # damaged PNG chunks
             raise OSError(str(error)) from error
-    return (height, width) if turned in (5, 6, 7, 8) else (width, height)
+    loader = loader or {}
+    color, backend = loader.get('color_type', 'color'), loader.get('imdecode_backend', 'cv2')
+    return size[::-1] if tag in (5, 6, 7, 8) and _rotates(kind, color, backend) else size
+
+
+def _is_large(size: tuple[int, int]) -> bool:
+    return size[0] * size[1] > _DECODED_PIXELS
+
+
+@cache
+def _rotates(kind: str | None, color: str, backend: str) -> bool:
+    """Return whether a decoder turns images of a format by their EXIF tag.
+
+    That depends on the version of OpenCV, so that a small image is decoded.
+    """
+    exif, file = Image.Exif(), BytesIO()
+    exif[_EXIF_ORIENTATION] = 6
+    try:
+        Image.new('RGB', (32, 16)).save(file, kind, exif=exif)
+        image = _decode(file.getvalue(), backend, color)
+    except (OSError, KeyError, ValueError):  # a format that Pillow does not write
+        return False
+    return image.shape[1::-1] != Image.open(file).size
 
 
 def _opencv_reads(path: str) -> bool:
@@ -193,7 +252,9 @@ def _opencv_reads(path: str) -> bool:
         return cv2.imread(path) is not None
 
 
-def check_pictures(key: str, paths: Sequence[str], pipeline: Any, findings: Findings) -> None:
+def check_pictures(
+    key: str, paths: Sequence[str], pipeline: Any, findings: Findings
+) -> dict[str, tuple[int, int]]:
     """Open a sample of images; decode them as the pipeline does.
 
     Args:
@@ -201,14 +262,19 @@ def check_pictures(key: str, paths: Sequence[str], pipeline: Any, findings: Find
         paths: All of them.
         pipeline: The data set's transforms.
         findings: Collects an error if some cannot be read.
+
+    Returns:
+        Width and height of the images of the sample as they are loaded, where these are known.
     """
     loaders = [step for step in dicts_in(pipeline) if kind_of(step) == 'LoadImageFromFile']
-    broken = []
+    sizes, broken, cut = {}, [], []
     for path in sample(paths):
         try:
-            size = picture_size(path)
-            for loader in loaders[:1]:
-                _check_decoder(path, size, loader)
+            size = _loaded_size(path, loaders[0] if loaders else None)
+            if size:
+                sizes[path] = size
+                if _is_large(size) and _is_cut(path):
+                    cut.append(path)
         except OSError as error:
             broken.append(f'{path} ({error})')
     if broken:
@@ -216,17 +282,41 @@ def check_pictures(key: str, paths: Sequence[str], pipeline: Any, findings: Find
             f'{key}: {len(broken)} of a sample of {len(sample(paths))} images cannot be read: '
             f'{first_few(broken)}'
         )
+    if cut:
+        findings.warn(
+            f'{key}: {len(cut)} of a sample of {len(sample(paths))} images seem truncated, they '
+            f'lack the end of a JPEG file: {first_few(cut)}'
+        )
+    return sizes
 
 
-def _check_decoder(path: str, size: tuple[int, int] | None, loader: dict) -> None:
-    """Raise an OSError if mmcv does not support an image; of a large one, read only the start."""
-    if size and size[0] * size[1] <= _DECODED_PIXELS:
-        decode(path, loader, 'cv2', 'color')
-        return
+def _loaded_size(path: str, loader: dict | None) -> tuple[int, int] | None:
+    """Return the size of an image, which a loader must decode; of a large one, read the start.
+
+    Raises:
+        OSError: If the image is damaged, or if mmcv does not support it.
+    """
+    size = picture_size(path, loader)
+    if loader is None:
+        return size
+    if size and not _is_large(size):
+        height, width = decode(path, loader, 'cv2', 'color').shape[:2]
+        return width, height
     import cv2
 
     if loader.get('imdecode_backend', 'cv2') == 'cv2' and not cv2.haveImageReader(path):
         raise OSError('OpenCV does not support its format')
+    return size
+
+
+def _is_cut(path: str) -> bool:
+    """Return whether a JPEG file lacks its end, which decoders pad with gray."""
+    length = os.path.getsize(path)
+    with open(path, 'rb') as file:
+        if file.read(2) != _JPEG_START:
+            return False
+        file.seek(max(length - _TAIL, length // 2))  # the first half may hold a thumbnail
+        return _JPEG_END not in file.read()
 
 
 def decode(path: str, loader: dict, backend: str, color: str) -> np.ndarray:
@@ -244,13 +334,15 @@ def decode(path: str, loader: dict, backend: str, color: str) -> np.ndarray:
     Raises:
         OSError: If the image is not supported.
     """
+    backend, color = loader.get('imdecode_backend', backend), loader.get('color_type', color)
+    return _decode(Path(path).read_bytes(), backend, color)
+
+
+def _decode(content: bytes, backend: str, flag: str) -> np.ndarray:
     import mmcv
 
-    backend = loader.get('imdecode_backend', backend)
     try:
-        image = mmcv.imfrombytes(
-            Path(path).read_bytes(), flag=loader.get('color_type', color), backend=backend
-        )
+        image = mmcv.imfrombytes(content, flag=flag, backend=backend)
     except Exception as error:  # each decoder has its own
         raise OSError(f'imdecode_backend={backend!r}: {error}') from error
     if image is None:
@@ -281,6 +373,12 @@ def check_label_maps(
         expected = 'names of images without suffix'
         if read_list(f'{key}.ann_file', dataset.ann_file, expected, findings) is None:
             return None
+    else:
+        loops: list[str] = []
+        deque(walk(dataset.data_prefix['img_path'], loops), maxlen=0)
+        if loops:
+            _report_loops(f'{key}.data_prefix.img_path', loops, findings)
+            return None
     dataset.full_init()
     if len(dataset) == 0:
         findings.error(
@@ -293,7 +391,7 @@ def check_label_maps(
     image_key = f'{key}.data_prefix.img_path'
     if not are_present(image_key, images, 'images', findings):
         return len(dataset)
-    check_pictures(image_key, images, pipeline, findings)
+    sizes = check_pictures(image_key, images, pipeline, findings)
     if not loaders:
         return len(dataset)
     _check_agreement(key, dataset.reduce_zero_label, loaders, findings)
@@ -301,7 +399,7 @@ def check_label_maps(
     maps = [entry['seg_map_path'] for entry in entries]
     _check_suffixes(image_key, dataset, findings)
     if are_present(label_key, maps, 'label maps', findings):
-        _check_sizes(label_key, images, maps, findings)
+        _check_sizes(label_key, sizes, dict(zip(images, maps, strict=True)), findings)
         _check_labels(label_key, dataset, maps, loaders[0], findings)
     return len(dataset)
 
@@ -342,7 +440,12 @@ def check_values(
                 f'{key}: {path} has {labels.shape[2]} channels; expected one label per pixel'
             )
             return []
-        found.append(set(np.unique(labels).tolist()))
+        values = np.unique(labels)
+        found.append(set(values.tolist()))
+        fractions = values[values != np.round(values)] if values.dtype.kind == 'f' else ()
+        if len(fractions):
+            findings.error(f'{key}: {path} has label {fractions[0]}; expected integers')
+            return []
         beyond = sorted(v for v in found[-1] - ignored if not 0 <= v <= highest)
         if beyond:
             findings.error(
@@ -371,7 +474,7 @@ def _check_suffixes(key: str, dataset: BaseDataset, findings: Findings) -> None:
         return  # a list selects the images
     used = dataset.img_suffix
     others = []
-    for place, _, names in os.walk(folder, followlinks=True):
+    for place, names in walk(folder, []):
         below = os.path.relpath(place, folder)
         for name in names:
             stem, suffix = os.path.splitext(name)
@@ -388,13 +491,16 @@ def _check_suffixes(key: str, dataset: BaseDataset, findings: Findings) -> None:
         )
 
 
-def _check_sizes(key: str, images: Sequence[str], maps: Sequence[str], findings: Findings) -> None:
-    for image, labels in sample(list(zip(images, maps, strict=True))):
+def _check_sizes(
+    key: str, sizes: dict[str, tuple[int, int]], maps: dict[str, str], findings: Findings
+) -> None:
+    for image, image_size in sizes.items():
+        labels = maps[image]
         try:
-            image_size, label_size = picture_size(image), Image.open(labels).size
+            label_size = Image.open(labels).size
         except (OSError, SyntaxError):  # reported by another check
             continue
-        if image_size and image_size != label_size:
+        if image_size != label_size:
             findings.error(
                 f'{key}: {labels} has {_by(label_size)} pixels, but its image {image} has '
                 f'{_by(image_size)}; expected the same size'
@@ -513,7 +619,15 @@ def check_class_folders(
             'remove them'
         )
     folders = [name for name in folders if name not in hidden]
-    pictures = {name: _pictures(os.path.join(root, name), dataset) for name in folders}
+    loops: list[str] = []
+    pictures = {}
+    for name in folders:
+        pictures[name] = _pictures(os.path.join(root, name), dataset, loops)
+        if loops:
+            _report_loops(key, loops, findings)
+            return None
+    if len(folders) == 1:
+        findings.warn(f'{key}: {root} has a single class folder, {folders[0]}')
     empty = [name for name, paths in pictures.items() if not paths]
     if empty:
         findings.warn(
@@ -529,10 +643,10 @@ def check_class_folders(
     return {name: len(paths) for name, paths in pictures.items()}
 
 
-def _pictures(folder: str, dataset: BaseDataset) -> list[str]:
+def _pictures(folder: str, dataset: BaseDataset, loops: list[str]) -> list[str]:
     return [
         f'{place}/{name}'
-        for place, _, names in sorted(os.walk(folder, followlinks=True))
+        for place, names in sorted(walk(folder, loops))
         for name in sorted(names)
         if dataset.is_valid_file(name)
     ]
@@ -590,7 +704,24 @@ def check_image_list(
                 )
                 return None
         entries = [(name, int(label)) for name, _, label in parts]
+        _check_labeling(key, path, entries, findings)
     paths = [os.path.join(dataset.img_prefix, name) for name, _ in entries]
     if are_present(key, paths, f'images that {path} lists', findings):
         check_pictures(key, paths, pipeline, findings)
     return entries
+
+
+def _check_labeling(
+    key: str, path: str, entries: Sequence[tuple[str, int]], findings: Findings
+) -> None:
+    """Report images with two labels, and a list with a single label."""
+    labels = dict(entries)
+    if len(labels) < len(entries):
+        name, label = next((each for each in entries if labels[each[0]] != each[1]), ('', 0))
+        if name:
+            findings.error(
+                f'{key}: {path} lists {name} with the labels {label} and {labels[name]}; expected '
+                'one label per image'
+            )
+    if len(set(labels.values())) == 1:
+        findings.warn(f'{key}: all {len(entries)} lines of {path} have label {entries[0][1]}')
