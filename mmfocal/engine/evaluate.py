@@ -13,7 +13,7 @@ from mmfocal.errors import InputError
 from mmfocal.existing_outputs import check_outputs
 
 from .checks import leaf_datasets
-from .checks.loaders import loads_annotations
+from .checks.settings import loads_annotations
 from .machine import kind_of, tell
 from .outputs import DrawPredictions, tell_replacement
 

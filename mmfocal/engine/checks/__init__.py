@@ -13,6 +13,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from mmfocal.errors import MissingFileError
 
+from ..config_shape import check_data_type, check_shape
 from ..findings import Findings, first_few
 from ..machine import dicts_in, is_first_process, kind_of
 from ..sharding import is_sharded
@@ -32,9 +33,16 @@ from .images import (
     has_files,
     is_remote,
 )
-from .loaders import check_first_batch, check_labels, check_last_batch, check_loader
-from .settings import check_class_count, check_num_classes, check_schedule, check_widths
-from .shape import check_data_type, check_shape
+from .settings import (
+    check_class_count,
+    check_first_batch,
+    check_labels,
+    check_last_batch,
+    check_loader,
+    check_num_classes,
+    check_schedule,
+    check_widths,
+)
 
 __all__ = ['check_checkpoint', 'check_inputs', 'check_run', 'check_shape', 'check_widths']
 

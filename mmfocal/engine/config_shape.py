@@ -13,9 +13,9 @@ from mmengine.registry import DATASETS, MODELS, Registry
 
 from mmfocal.errors import InputError
 
-from ..findings import Findings
-from ..machine import kind_of
-from ..options import nearest, registered
+from .findings import Findings
+from .machine import kind_of
+from .options import nearest, registered
 
 _SPLITS = ('train', 'val', 'test')
 _LENGTH = 60  # of the values in messages
