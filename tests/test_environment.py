@@ -82,7 +82,7 @@ def test_what_fits_is_not_complained_about(tmp_path: Path, family: dict[str, str
             ORIGINAL | {'onedl-mmcv': '2.3.6', 'onedl-mmpretrain': '1.3.6'},
             COMMON + OPERATORS,
             (
-                'OpenMMLab (mmengine 0.10.7) and of',
+                'OpenMMLab (mmengine 0.10.7) and their',
                 '(onedl-mmcv 2.3.6, onedl-mmpretrain 1.3.6) are mixed: pip uninstall -y '
                 'onedl-mmcv onedl-mmpretrain && pip install mmpretrain && ',
                 '--no-build-isolation',
