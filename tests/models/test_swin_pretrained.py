@@ -183,7 +183,7 @@ def test_window_of_the_file_is_resized_and_conv_embedding_starts_fresh(save, log
     load(save(swin.state_dict()), use_conv_embed=True, use_pre_norm=True, layer_scale_init=1e-4)
     line = summary(log)
     assert 'attn.relative_position_bias_table (49, 1) -> (169, 1)' in line
-    fresh = line.split('fresh')[1]
+    fresh = line.split(' fresh ')[1]
     assert 'patch_embed.proj.weight' in fresh and 'blocks.*.gamma_1' in fresh
     assert 'layers.[012].downsample.proj.weight' in fresh
 
