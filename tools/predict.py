@@ -79,6 +79,8 @@ def _predictions(
 
 def _check_out(out: Path, sources: Iterable[Source]) -> None:
     """Print a line if the folder is used already; check that no input is in it."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f'--out {out} is a file; expected a folder')
     results = [(out / name).resolve() for name in ('vis', 'preds')]
     for source in sources:
         path = Path(source.path).resolve()

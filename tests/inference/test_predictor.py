@@ -305,6 +305,10 @@ def test_errors_of_the_command_line(runs, picture):
         predict.main(['focal_nano_cls', 'absent.pth', str(picture)])
     with pytest.raises(SystemExit, match=r'^error: score_thr=1\.5; expected 0 to 1$'):
         predict.main([run, str(picture), '--score-thr', '1.5'])
+    with pytest.raises(
+        SystemExit, match=r'^error: --out .*ground\.png is a file; expected a folder'
+    ):
+        predict.main([run, str(picture), '--out', str(picture)])
     for device in ('cuda:99', 'nonsense'):
         with pytest.raises(SystemExit, match=rf"^error: device '{device}' cannot be used: .+$"):
             predict.main([run, str(picture), '--device', device])
