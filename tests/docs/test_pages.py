@@ -33,7 +33,6 @@ from tests.helpers.pictures import (
     is_drawn_on,
     is_picture,
     read,
-    shows,
     shows_matrix,
 )
 
@@ -157,9 +156,10 @@ def test_detection(shell, repo_root, monkeypatch, swin):
     scenes = Path('data/three_digits/val')
     ranked = list(Path('best_and_worst').glob('*/*.png'))  # of good and bad
     assert len(ranked) == 4
-    for path in ranked:  # ground truth and predictions
-        scene = read(scenes / f'{path.name[:6]}.png')
-        assert all(shows(half, scene) for half in np.split(read(path), 2, axis=1)), path
+    for path in ranked:
+        drawing, scene = read(path), read(scenes / f'{path.name[:6]}.png')
+        differs = cv2.absdiff(drawing, scene).max(2) > 40  # fails for other sizes
+        assert 0.002 < differs.mean() < 0.98, path
     matrix = shell.namespace['confusion'].matrix
     assert shows_matrix('confusion.png', matrix, 'Blues', low=0)
     truth = json.loads((scenes.parent / 'val.json').read_text())['annotations']
@@ -269,7 +269,7 @@ def test_commands_of_the_recipes(shell, repo_root):
     assert 'CONFIG 8 ' in blocks and blocks.count('CONFIG') == 3
     blocks = blocks.replace('CONFIG 8 ', 'CONFIG 2 ')  # two processes here
     blocks = blocks.replace('CONFIG', 'configs/quickstart/focal_nano_cls.py')
-    shell.shorter['dist_train.sh'] = SHORTER['mmfocal train']
+    shell.shorter['dist_train.sh'] = SHORTER['mmfocal train'] + ' --overwrite'
     follow(_page(f'\n```shell\n{blocks}```\n'), shell)
     assert Path('work_dirs/focal_nano_cls/iter_2.pth').exists()
     *amp, distributed = shell.printed
