@@ -44,7 +44,7 @@ _REQUIRED = {  # what mmdet reads unconditionally
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
 }
 _OPTIONAL = dict(annotations=('iscrowd', 'ignore'))
-POLYGON_SAMPLE = 100_000  # polygons that are checked in a file for training
+POLYGON_SAMPLE = 50_000  # polygons that are checked in a file for training
 # pycocotools walks along outlines in fifths of a pixel: it crashes on far corners, without an
 # error, and needs gigabytes for long outlines
 _FAR, _LONG = 1e6, 1e7  # pixels
