@@ -45,6 +45,19 @@ def load(name: str, options: dict | None = None) -> Config:
     return cfg
 
 
+def with_two_classes(model: dict, root: Path) -> Config:
+    """A model and validation data of two classes, whose file is empty."""
+    (root / 'a.png').touch()
+    (root / 'a.json').write_text(json.dumps({}))
+    dataset = dict(
+        type='CocoDataset',
+        data_root=str(root),
+        ann_file='a.json',
+        metainfo=dict(classes=('zero', 'one')),
+    )
+    return Config(dict(default_scope='mmdet', model=model, val_dataloader=dict(dataset=dataset)))
+
+
 def refusal(name: str, options: dict) -> str:
     """The error message without the path of the config, which comes first."""
     with pytest.raises(ValueError) as error:
@@ -226,15 +239,7 @@ def test_nothing_is_left_behind():
     ],
 )
 def test_heads_have_as_many_classes_as_the_data(tmp_path, model, key):
-    (tmp_path / 'a.png').touch()
-    (tmp_path / 'a.json').write_text(json.dumps({}))
-    dataset = dict(
-        type='CocoDataset',
-        data_root=str(tmp_path),
-        ann_file='a.json',
-        metainfo=dict(classes=('zero', 'one')),
-    )
-    cfg = Config(dict(default_scope='mmdet', model=model, val_dataloader=dict(dataset=dataset)))
+    cfg = with_two_classes(model, tmp_path)
     with pytest.raises(ValueError) as error:
         check_inputs(cfg, ['val'])
     found = {'roi_head.bbox_head.0': 80, 'decode_head': 3}[key]
@@ -255,15 +260,7 @@ def test_heads_have_as_many_classes_as_the_data(tmp_path, model, key):
     ],
 )
 def test_other_numbers_of_classes_are_free(tmp_path, model):
-    (tmp_path / 'a.png').touch()
-    (tmp_path / 'a.json').write_text(json.dumps({}))
-    dataset = dict(
-        type='CocoDataset',
-        data_root=str(tmp_path),
-        ann_file='a.json',
-        metainfo=dict(classes=('zero', 'one')),
-    )
-    cfg = Config(dict(default_scope='mmdet', model=model, val_dataloader=dict(dataset=dataset)))
+    cfg = with_two_classes(model, tmp_path)
     with pytest.raises(ValueError, match=r"a\.json has no 'images'"):  # what is looked at next
         check_inputs(cfg, ['val'])
 

@@ -183,15 +183,11 @@ def _check_splits(
                 classes[key] = found
             if part.size is not None:
                 sizes[key] = part.size
-        most.update({_data_set_of(file): len(file.content['images']) for file in coco_files})
+        most.update({file.dataset_key: len(file.content['images']) for file in coco_files})
         check_evaluator(cfg, split, coco_files, findings)
     _compare_folders(classes, findings)
     check_last_batch(cfg, sizes, findings)
     check_first_batch(cfg, {**sizes, **most}, findings)
-
-
-def _data_set_of(file: CocoFile) -> str:
-    return file.key.removesuffix('.ann_file')
 
 
 def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:

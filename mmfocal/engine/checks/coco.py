@@ -82,6 +82,11 @@ class CocoFile:
     classes: list[str] | None = None
     reference: tuple[str, list[str]] | None = None
 
+    @property
+    def dataset_key(self) -> str:
+        """Key of the data set in the config."""
+        return self.key.removesuffix('.ann_file')
+
     def error(self, text: str, lines: dict[str, Any] | None = None) -> None:
         """Add an error about this file.
 
@@ -343,7 +348,7 @@ def check_filter(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) -> None
     smallest = dataset.filter_cfg.get('min_size', 0)
     images = file.content['images']
     large = {each['id'] for each in images if min(each['width'], each['height']) >= smallest}
-    key = file.key.removesuffix('.ann_file')
+    key = file.dataset_key
     if not large:
         side = max(min(each['width'], each['height']) for each in images)
         file.findings.error(
@@ -644,7 +649,7 @@ def check_coco(file: CocoFile, dataset: BaseDataset, model: dict) -> list[str] |
         check_filter(file, dataset, kept)
         _check_occurrence(file, dataset, kept)
     if dataset.data_prefix.get('seg'):
-        key = f'{file.key.removesuffix(".ann_file")}.data_prefix.seg'
+        key = f'{file.dataset_key}.data_prefix.seg'
         _check_stuff_maps(key, file, dataset, model)
     return file.classes
 
@@ -816,7 +821,7 @@ def _check_categories(file: CocoFile, dataset: BaseDataset) -> list[str]:
     """
     names = [category['name'] for category in file.content['categories']]
     classes = dataset.metainfo['classes']
-    key = file.key.removesuffix('.ann_file')
+    key = file.dataset_key
     lines = {f'{key}.metainfo.classes': tuple(names)}
     if isinstance(classes, str):
         file.findings.error(
@@ -868,7 +873,7 @@ def _are_in_same_order(file: CocoFile, dataset: BaseDataset, classes: list[str])
     found = _kept(_column(file.content['categories'], 'name'), expected)
     complete = len(found) == len(expected)
     remedy = '; reorder the categories' if complete and list(found) != expected else ''
-    lines = {f'{file.key.removesuffix(".ann_file")}.metainfo.classes': tuple(expected)}
+    lines = {f'{file.dataset_key}.metainfo.classes': tuple(expected)}
     file.error(
         f'{file.path} numbers classes in another way than {path}: '
         f'{difference(classes, expected)}. mmdet numbers them in the order of each file{remedy}',
