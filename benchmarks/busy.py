@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from statistics import median
 
@@ -73,15 +74,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def measure_all(args: argparse.Namespace) -> list[Row]:
     """Return a row per load and spin count; ratios are to the first count at the same load."""
     cases = list(product((False, True), args.spincounts))
-    times = {case: [] for case in cases}
-    for _ in range(args.rounds):
-        for is_busy, spincount in cases:
-            with busy_process(is_busy):
-                times[is_busy, spincount].append(time_process(spincount, args))
+    default = args.spincounts[0]
+
+    def seconds(is_busy: bool, spincount: str) -> float:
+        with busy_process(is_busy):
+            return time_process(spincount, args)
+
+    timings = {case: partial(seconds, *case) for case in cases}
+    times, why = measure.steadily(
+        lambda: measure.take_turns(timings, args.rounds), [(False, default)], args.max_spread
+    )
     return [
         dict(beside='a busy process' if is_busy else 'nothing', spincount=spincount)
         | args.size._asdict()
-        | measure.time_columns(times[is_busy, spincount], times[is_busy, args.spincounts[0]])
+        | measure.time_columns(times.get((is_busy, spincount)), times.get((is_busy, default)))
+        | dict(note=why)
         for is_busy, spincount in cases
     ]
 

@@ -35,5 +35,6 @@ measure cpu_attention attention.py --sizes 224x224x8 784x1344x1 --impls chunked 
 measure cpu_detector detector.py configs/quickstart/focal_nano_maskrcnn.py \
     --baseline configs/quickstart/swin_nano_maskrcnn.py --data-root data/digit_scenes --memory
 measure cpu_busy busy.py
+measure cpu_checks checks.py
 measure cpu_loader detector.py configs/detection/focal_t_maskrcnn_3x.py --loader-only "${data[@]}"
 publish

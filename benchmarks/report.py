@@ -122,6 +122,13 @@ BUSY: dict[str, Value] = {
     'ms per step (min to max)': _time,
     'time / default': _number('ratio'),
 }
+CHECKS: dict[str, Value] = {
+    'data': _text('data'),
+    'splits': _text('splits'),
+    'images': _text('images'),
+    'objects': _text('objects'),
+    'ms per check (min to max)': _time,
+}
 COMMITS: dict[str, Value] = {
     'mode': _text('mode'),
     'image, batch': _image,
@@ -173,6 +180,7 @@ KINDS = {
     'optimizer_ms': DETECTOR,
     'images_per_s_per_worker': LOADER,
     'spincount': BUSY,
+    'splits': CHECKS,
     'time_new_to_old': COMMITS,
     'kernel_ms': KERNELS,
     'cold_s': COLD,

@@ -1128,8 +1128,8 @@ def test_files_are_read_alike_with_and_without_msgspec(
 
 
 @pytest.mark.parametrize('scored', [False, True])
-def test_many_polygons_are_sampled_unless_they_are_scored(tmp_path, monkeypatch, scored):
-    monkeypatch.setattr(coco, 'POLYGON_SAMPLE', 2)
+def test_many_masks_are_sampled_unless_they_are_scored(tmp_path, monkeypatch, scored):
+    monkeypatch.setattr(coco, 'MASK_SAMPLE', 2)
     content = annotated(tmp_path)
     # the second of six annotations is not in the sample
     content['annotations'][1]['segmentation'] = [[1, 2, 3, 4, 5, 'x']]
@@ -1141,6 +1141,6 @@ def test_many_polygons_are_sampled_unless_they_are_scored(tmp_path, monkeypatch,
     cfg.val_evaluator = None
     check_inputs(cfg, ['train'])
     rle = dict(counts=[9, 999], size=[HEIGHT, WIDTH])  # pycocotools would write out of bounds
-    content['annotations'][2]['segmentation'] = rle
+    content['annotations'][2] |= dict(segmentation=rle, iscrowd=1)
     with pytest.raises(InputError, match=r'annotation id=3 .*counts add up to 1008 pixels'):
         check_inputs(detection(tmp_path, content), ['train'])

@@ -119,8 +119,8 @@ def check_inputs(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
     """Check the data of a config: folders, annotation files and their content.
 
     Only the first process of a launcher checks. Annotation files are read completely. At most
-    50,000 polygons per file are checked. At most 50 images and 50 label maps per data set are
-    opened.
+    40,000 masks per file for training are checked. At most 50 images and 50 label maps per data
+    set are opened.
 
     Args:
         cfg: Config with ``{split}_dataloader`` and ``{split}_evaluator``. A split whose

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import sys
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ _REQUIRED = {  # what mmdet reads unconditionally
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
 }
 _OPTIONAL = dict(annotations=('iscrowd', 'ignore'))
-POLYGON_SAMPLE = 50_000  # polygons that are checked in a file for training
+MASK_SAMPLE = 20_000  # crowds, and other masks, that are checked in a file for training
 # pycocotools walks along outlines in fifths of a pixel: it crashes on far corners, without an
 # error, and needs gigabytes for long outlines
 _FAR, _LONG = 1e6, 1e7  # pixels
@@ -81,6 +81,7 @@ class CocoFile:
     content: dict = field(default_factory=dict)
     classes: list[str] | None = None
     reference: tuple[str, list[str]] | None = None
+    _columns: dict[tuple[str, str], list] = field(default_factory=dict)
 
     @property
     def dataset_key(self) -> str:
@@ -128,23 +129,35 @@ class CocoFile:
             return False
         if part == 'annotations' and self.scored:
             names = (*names, 'iscrowd')
-        with suppress(KeyError):  # one pass in C if all is there
-            deque(map(itemgetter(*names), entries), maxlen=0)
+        lacking = [name for name in names if not self._has_column(part, name)]
+        return not lacking
+
+    def _has_column(self, part: str, name: str) -> bool:
+        with suppress(KeyError):
+            self.column(part, name)
             return True
-        for name in names:
-            lacking = [index for index, entry in enumerate(entries) if name not in entry]
-            if lacking:
-                hint = ', usually 0' if name == 'iscrowd' else ''
-                self.error(
-                    f'{len(lacking)} of {len(entries)} {part} in {self.path} have no {name!r}'
-                    f'{hint}, the first is {part}[{lacking[0]}]'
-                )
+        entries = self.content[part]
+        lacking = [index for index, entry in enumerate(entries) if name not in entry]
+        hint = ', usually 0' if name == 'iscrowd' else ''
+        self.error(
+            f'{len(lacking)} of {len(entries)} {part} in {self.path} have no {name!r}'
+            f'{hint}, the first is {part}[{lacking[0]}]'
+        )
         return False
 
+    def column(self, part: str, name: str) -> list:
+        """Return one value of every entry, found once: millions of entries need loops in C.
 
-def _column(entries: Sequence[dict], name: str) -> list:
-    """Return one value of every entry. Millions of entries need loops in C."""
-    return list(map(itemgetter(name), entries))
+        Args:
+            part: ``images``, ``categories`` or ``annotations``.
+            name: Key of the value.
+
+        Raises:
+            KeyError: If an entry lacks it.
+        """
+        if (part, name) not in self._columns:
+            self._columns[part, name] = list(map(itemgetter(name), self.content[part]))
+        return self._columns[part, name]
 
 
 def _parse(text: bytes) -> Any:
@@ -265,7 +278,7 @@ def _flags(file: CocoFile, name: str) -> np.ndarray | None:
     """Return an optional flag of every annotation. mmdet takes any text for a set flag."""
     annotations = file.content['annotations']
     try:  # the faster way, if all have it
-        values = _column(annotations, name)
+        values = file.column('annotations', name)
     except KeyError:
         values = list(map(methodcaller('get', name, 0), annotations))
     with suppress(TypeError):  # unhashable
@@ -286,7 +299,7 @@ def _is_flag(value: Any) -> bool:
 
 def _numbers(file: CocoFile, name: str, length: int, expected: str) -> np.ndarray | None:
     """Return one number, or a row of ``length`` numbers, of every annotation."""
-    values = _column(file.content['annotations'], name)
+    values = file.column('annotations', name)
     array = _as_array(values, length)
     if array is not None and np.isfinite(array).all():
         return array
@@ -330,7 +343,7 @@ def _image_sizes(file: CocoFile) -> np.ndarray:
     images = file.content['images']
     sizes = np.array([(image['width'], image['height']) for image in images])
     rows = {image['id']: row for row, image in enumerate(images)}
-    return sizes[[rows[key] for key in _column(file.content['annotations'], 'image_id')]]
+    return sizes[[rows[key] for key in file.column('annotations', 'image_id')]]
 
 
 def _is_class(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray:
@@ -338,7 +351,7 @@ def _is_class(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray:
         each['id']: classes is None or each['name'] in classes
         for each in file.content['categories']
     }
-    return np.array([used[key] for key in _column(file.content['annotations'], 'category_id')])
+    return np.array([used[key] for key in file.column('annotations', 'category_id')])
 
 
 def check_filter(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) -> None:
@@ -356,9 +369,8 @@ def check_filter(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) -> None
             f'{file.path}; the largest has a shorter side of {side} pixels'
         )
     elif dataset.filter_cfg.get('filter_empty_gt', False):
-        used = itertools.compress(file.content['annotations'], kept.tolist())
-        annotated = set(map(itemgetter('image_id'), used))
-        if not annotated & large:
+        annotated = itertools.compress(file.column('annotations', 'image_id'), kept.tolist())
+        if large.isdisjoint(annotated):
             file.findings.error(
                 f'{key}.filter_cfg leaves none of {len(images)} images of {file.path}: those of '
                 f'at least min_size={smallest} pixels have no annotation'
@@ -375,8 +387,7 @@ def check_masks(file: CocoFile, kept: np.ndarray) -> None:
         file: A file whose references are sound.
         kept: Whether mmdet keeps each annotation; the evaluation reads all of them.
 
-    Of polygons that are only loaded, a sample is checked, since a full pass takes seconds. RLE,
-    for which pycocotools can crash, is rare in large files and checked completely.
+    Of masks that are only loaded, a sample is checked, since a full pass takes seconds.
     """
     if not file.masks:
         return
@@ -513,20 +524,14 @@ def _is_outside(polygon: list[float], height: int, width: int) -> bool:
 
 
 def _sample(annotations: list[dict]) -> list[dict]:
-    if len(annotations) <= POLYGON_SAMPLE:
+    """Choose crowds, which usually are RLE, and others."""
+    if len(annotations) <= MASK_SAMPLE:
         return annotations
-    is_rle = _are_rle(annotations)
-    polygons = [each for each, rle in zip(annotations, is_rle, strict=True) if not rle]
-    return [*itertools.compress(annotations, is_rle), *sample(polygons, POLYGON_SAMPLE)]
-
-
-def _are_rle(annotations: list[dict]) -> list[bool]:
-    """Return whether each segmentation is RLE, text by its first character."""
-    masks = list(map(methodcaller('get', 'segmentation'), annotations))
-    if msgspec is not None and set(map(type, masks)) == {msgspec.Raw}:
-        starts = map(itemgetter(0), map(memoryview, masks))
-        return list(map(ord('{').__eq__, starts))
-    return [isinstance(_mask_of(each), dict) for each in annotations]
+    crowds: list[dict] = []
+    others: list[dict] = []
+    for annotation in annotations:
+        (crowds if annotation.get('iscrowd') else others).append(annotation)
+    return [*sample(crowds, MASK_SAMPLE), *sample(others, MASK_SAMPLE)]
 
 
 def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:
@@ -705,9 +710,8 @@ def check_ids(file: CocoFile) -> bool:
 
 
 def _are_unique(file: CocoFile, part: str, name: str) -> bool:
-    entries = file.content[part]
     kinds = (str,) if name in ('file_name', 'name') else (int, str)
-    values = _column(entries, name)
+    values = file.column(part, name)
     if not set(map(type, values)) <= set(kinds):
         wrong = [value for value in values if type(value) not in kinds]
         expected = ' or '.join('text' if kind is str else 'an integer' for kind in kinds)
@@ -734,7 +738,7 @@ def _are_scored(file: CocoFile) -> bool:
             )
             return False
     for part in ('images', 'categories'):
-        ids = _column(file.content[part], 'id')
+        ids = file.column(part, 'id')
         if len(set(map(type, ids))) > 1:
             texts = [number for number in ids if isinstance(number, str)]
             file.error(
@@ -756,7 +760,7 @@ def check_references(file: CocoFile) -> bool:
     for name, part in dict(image_id='images', category_id='categories').items():
         known = {entry['id'] for entry in file.content[part]}
         with suppress(TypeError):  # unhashable
-            if known.issuperset(_column(annotations, name)):
+            if known.issuperset(file.column('annotations', name)):
                 continue
         lost = [
             each
@@ -870,7 +874,7 @@ def _are_in_same_order(file: CocoFile, dataset: BaseDataset, classes: list[str])
     path, expected = file.reference
     if classes == expected:
         return True
-    found = _kept(_column(file.content['categories'], 'name'), expected)
+    found = _kept(file.column('categories', 'name'), expected)
     complete = len(found) == len(expected)
     remedy = '; reorder the categories' if complete and list(found) != expected else ''
     lines = {f'{file.dataset_key}.metainfo.classes': tuple(expected)}
@@ -898,8 +902,7 @@ def _check_occurrence(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) ->
     """Report own classes without annotations; subsets of COCO may lack some of its classes."""
     if dataset.test_mode or file.classes == list(type(dataset).METAINFO['classes']):
         return
-    annotations = itertools.compress(file.content['annotations'], kept.tolist())
-    used = set(map(itemgetter('category_id'), annotations))
+    used = set(itertools.compress(file.column('annotations', 'category_id'), kept.tolist()))
     absent = [
         each['name']
         for each in file.content['categories']
