@@ -36,6 +36,7 @@ from tests.helpers.pictures import (
     shows_matrix,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 SHORTER = {
     'make_digit_scenes.py': '--train 16 --val 4',
     'mmfocal train': '--cfg-options train_cfg.max_iters={} train_cfg.val_interval=2 '
@@ -401,6 +402,62 @@ def test_training_and_testing(shell, repo_root):
     assert Path('work_dirs/focal_nano_maskrcnn/iter_4.pth').exists()  # resumed after 2
     assert len(list(Path().rglob('images/*.png'))) == 2
     assert 'mIoU' in printed
+
+
+MODEL_PAGES = sorted(
+    str(path.relative_to(ROOT / 'configs'))
+    for path in (ROOT / 'configs').rglob('*.md')
+    if path.parent.name != 'quickstart' and '```shell' in path.read_text()
+)
+# runs one task on this machine
+SRUN = """#!/bin/bash
+while [[ $1 == -* ]]; do
+    [[ $1 == -p ]] && shift
+    shift
+done
+SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_LOCALID=0 MASTER_ADDR=127.0.0.1 exec "$@"
+"""
+FASTER_RCNN = """
+_base_ = __import__('mmfocal').config('quickstart/focal_nano_maskrcnn')
+model = dict(type='FasterRCNN', roi_head=dict(mask_head=None, mask_roi_extractor=None))
+val_evaluator = dict(metric='bbox')
+test_evaluator = val_evaluator
+"""
+
+
+def for_nano_models(block: str) -> tuple[str, str]:
+    """Commands of a model's page for the nano model and one process, and the name of the run."""
+    (method,) = set(re.findall(r'focal_[tl]_(?:shift_)?([a-z0-9]+?)(?:_\w+)?\.py', block))
+    name = f'focal_nano_{method.replace("in1k", "cls")}'
+    config = 'faster_rcnn.py' if method == 'fasterrcnn' else f'configs/quickstart/{name}.py'
+    run = Path(config).stem
+    block = re.sub(r'configs/\S+\.py', config, block)
+    block = re.sub(r'work_dirs/\S+\.pth', f'work_dirs/{run}/iter_2.pth', block)
+    block = re.sub(r'(?m)work_dirs/[a-z]\w+$', f'work_dirs/{run}', block)  # of Slurm's jobs
+    return re.sub(
+        r'(?m) 8(?= |$)|  # .*$', lambda found: ' 1' if '8' in found[0] else '', block
+    ), run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('page', MODEL_PAGES)
+def test_models(shell, repo_root, page):
+    """The commands of each model's page, with its nano model."""
+    (block,) = re.findall(r'```shell\n(.+?)```', (repo_root / 'configs' / page).read_text(), re.S)
+    Path('bin/srun').write_text(SRUN)
+    Path('bin/srun').chmod(0o755)
+    Path('faster_rcnn.py').write_text(FASTER_RCNN)
+    commands, run = for_nano_models(block)
+    for name in ('dist_train.sh', 'slurm_train.sh'):
+        shell.shorter[name] = SHORTER['mmfocal train'] + ' train_dataloader.batch_size=2'
+    shell.shorter['dist_test.sh'] = '--cfg-options test_dataloader.dataset.indices=2'
+    follow(_page(f'\n```shell\n{commands}```\n'), shell)
+    trained, *tested = shell.printed
+    assert 'loss: ' in trained and Path(f'work_dirs/{run}/iter_2.pth').exists()
+    metrics = dict(segmentation='mIoU', classification='accuracy/top1')
+    # after two steps, no box may be certain enough to be evaluated
+    metric = metrics.get(page.split('/')[0], 'bbox_mAP|results of the whole dataset is empty')
+    assert tested and all(re.search(metric, printed) for printed in tested)
 
 
 @pytest.mark.slow

@@ -78,7 +78,8 @@ val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(indi
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2, max_keep_ckpts=-1))
 """
 TOTAL = 4  # images of a step
-FSDP = ['runner_type=FlexibleRunner', 'strategy.type=FullyShardStrategy']
+PAGE = (Path(__file__).resolve().parents[2] / 'docs' / 'scale_out.md').read_text()
+FSDP = re.findall(r' --cfg-options (.+FullyShardStrategy)\n', PAGE)[0].split()
 DDP = ['runner_type=FlexibleRunner', 'strategy.type=DDPStrategy']
 
 
@@ -195,14 +196,16 @@ def test_two_nodes_and_a_worker_that_comes_back(
     script = ['bash', str(repo_root / 'tools' / 'dist_train.sh'), 'config.py']
     batch = ['--cfg-options', 'train_dataloader.batch_size=2']
     pipes = dict(cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    node = {**environment, 'NNODES': '2', 'MASTER_ADDR': '127.0.0.1', 'PORT': free_port()}
+    starts = re.findall(r'^(NNODES=2 .+) bash tools/dist_train\.sh CONFIG 8', PAGE, re.MULTILINE)
+    here = dict(MASTER_ADDR='127.0.0.1', PORT=free_port())
     nodes = [
         subprocess.Popen(
             [*script, '1', '--work-dir', 'nodes', *batch],
-            env={**node, 'NODE_RANK': rank}, **pipes
+            env={**environment, **dict(word.split('=') for word in start.split()), **here}, **pipes
         )
-        for rank in '01'
+        for start in starts
     ]  # fmt: skip
+    assert len(nodes) == 2
     for node in nodes:
         printed, _ = node.communicate(timeout=300)
         assert node.returncode == 0, printed[-3000:]

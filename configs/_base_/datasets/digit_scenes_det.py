@@ -20,6 +20,12 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
+tta_model = dict(type='MaskTTAModel')  # of mmfocal.detection
+sizes = [dict(type='Resize', scale=(size, size), keep_ratio=True) for size in (128, 160, 200)]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[sizes, [dict(type='PackDetInputs')]]),
+]
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,

@@ -5,3 +5,6 @@ _base_ = 'detection.py'
 
 val_evaluator = dict(metric='bbox')
 test_evaluator = val_evaluator
+tta_model = dict(
+    type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+)
