@@ -138,7 +138,7 @@ def test_documented_commands(repo_root, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_documented_commands_run(repo_root, tmp_path, monkeypatch, scenes):
-    """All but those for GPUs, with small images, one round and nano detectors."""
+    """Those of docs/performance.md but for GPUs: small images, one round, nano models."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(backbone, 'GROWTH', (32, 64))
     page = report.PAGE.read_text()
@@ -148,6 +148,8 @@ def test_documented_commands_run(repo_root, tmp_path, monkeypatch, scenes):
         r'configs/detection/(ablations/)?(focal|swin)_t_maskrcnn_\dx': (
             rf'{repo_root}/configs/quickstart/\2_nano_maskrcnn'
         ),
+        r' --archs small base --baselines swin_small swin_base': '',
+        r'(benchmarks/backbone\.py)': r'\1 --archs nano --baselines swin_nano',
         r'(benchmarks/(backbone|attention|busy)\.py)': r'\1 --rounds 1 --threads 1',
         r'(benchmarks/detector\.py)': rf'\1 --data-root {scenes} --rounds 1 --threads 1',
         r'--loader-only --workers 1 2 4': '--loader-only --workers 1 2 --batches 2',

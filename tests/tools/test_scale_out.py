@@ -78,7 +78,7 @@ val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(indi
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2, max_keep_ckpts=-1))
 """
 TOTAL = 4  # images of a step
-PAGE = (Path(__file__).resolve().parents[2] / 'docs' / 'scale_out.md').read_text()
+PAGE = (Path(__file__).resolve().parents[2] / 'docs/scale_out.md').read_text()
 FSDP = re.findall(r' --cfg-options (.+FullyShardStrategy)\n', PAGE)[0].split()
 DDP = ['runner_type=FlexibleRunner', 'strategy.type=DDPStrategy']
 
