@@ -57,8 +57,8 @@ def _constants(dtype: torch.dtype, sizes: list[int]) -> dict:
     window, levels = sizes
     return {
         'IS_DOUBLE': dtype == torch.float64,
-        'WINDOW': window,
-        'COARSE_LEVELS': levels - 1,
+        'WINDOW_SIZE': window,
+        'FOCAL_LEVEL': levels,
         'BLOCK_P': 1 << (window**2 - 1).bit_length(),
         'BLOCK_C': BLOCK_C,
     }
