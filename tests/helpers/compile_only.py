@@ -132,8 +132,9 @@ def compile_kernel(
 def bias_calls() -> None:
     tables = [torch.zeros(169, 3), torch.zeros(1, 3, 49, 132), torch.zeros(3, 81)]
     sizes = [7, 3, 3, 2]
-    combined = bias.combine.launcher(tables, sizes)
-    bias.combine_backward.launcher(combined, combined, tables, sizes)
+    index = bias._index(tables[0], sizes)
+    combined = bias.combine.launcher(tables, index, sizes)
+    bias.combine_backward.launcher(combined, combined, tables, index, sizes)
 
 
 def tokens_calls() -> None:
@@ -141,29 +142,31 @@ def tokens_calls() -> None:
     weights, biases = [torch.zeros(1, 49)], [torch.zeros(1)]
     for side, channels in ((28, 96), (14, 192)):
         x = torch.zeros(1, side, side, channels)
-        out = tokens.pool.launcher(x, weights, biases, [7, 2], 3, torch.bfloat16)
-        tokens.pool_backward.launcher(out, out, weights, [7, 2], 3, side, side, torch.float32)
+        out = tokens.pool.launcher(x, weights, biases, [7, 3, 7, 2], 3, torch.bfloat16)
+        tokens.pool_backward.launcher(
+            out, out, weights, [7, 3, 7, 2], 3, side, side, torch.float32
+        )
 
 
 def attention_calls(dtype: str, head_dim: str, capability: str, config: str) -> None:
     """Call two stages of a model, which share kernels, and the kernels of the fixed order."""
     CAPABILITY[0], dtype, head_dim = int(capability), getattr(torch, dtype), int(head_dim)
-    attention._capability = lambda _: CAPABILITY[0] // 10
+    attention.capability = lambda _: (CAPABILITY[0] // 10, 0)
     if config != 'chosen':
         fitting = configs.fitting(dtype, head_dim)[0 if config == 'smallest' else -1]
         attention.Plan.choose = lambda *_: fitting
 
-    def call(num_heads: int, scale: float, *sizes: int) -> None:
-        geometry = FocalGeometry(*sizes[:4])
+    def call(num_heads: int, scale: float, shift: int, *sizes: int) -> None:
+        geometry = FocalGeometry(*sizes)
         qkv = torch.zeros(2, geometry.num_tokens(14, 28), 3 * num_heads * head_dim, dtype=dtype)
         bias = torch.zeros(num_heads, 49, num_columns(geometry))
-        out, log_sum = attention.attend.launcher(qkv, bias, 14, 28, sizes, scale)
-        attention.attend_backward.launcher(out, qkv, bias, out, log_sum, sizes, scale)
+        out, log_sum = attention.attend.launcher(qkv, bias, 14, 28, sizes, shift, scale)
+        attention.attend_backward.launcher(out, qkv, bias, out, log_sum, sizes, shift, scale)
 
-    call(32, 1.0, 7, 3, 7, 2, 3)
-    call(16, 0.5, 7, 0, 1, 2, 3)
+    call(32, 1.0, 3, 7, 3, 7, 2)
+    call(16, 0.5, 3, 7, 0, 1, 2)
     torch.use_deterministic_algorithms(True)
-    call(32, 1.0, 7, 3, 7, 2, 3)
+    call(32, 1.0, 3, 7, 3, 7, 2)
 
 
 def all_calls() -> None:

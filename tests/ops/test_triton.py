@@ -138,13 +138,13 @@ def op_arguments() -> tuple:
     inputs = {k: v.to(DEVICE, SHARPEST) for k, v in few_images(geometry, (1, 2), heads=1).items()}
     bias = backend.combined_columns(to_bias(inputs, geometry), geometry)
     qkv = to_tokens(inputs, geometry).nan_to_num(0)  # opcheck compares arguments with themselves
-    return qkv, bias, 2, 4, [2, 1, 1, 2, 1], 0.4
+    return qkv, bias, 2, 4, [2, 1, 1, 2], 1, 0.4
 
 
 def backward_arguments() -> tuple:
-    qkv, bias, *_, sizes, scale = op_arguments()
+    qkv, bias, _, _, *others = op_arguments()
     out, log_sum = attention.attend(*op_arguments())
-    return torch.ones_like(out), qkv, bias, out, log_sum, sizes, scale
+    return torch.ones_like(out), qkv, bias, out, log_sum, *others
 
 
 def test_opcheck() -> None:
@@ -328,7 +328,7 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         return backend.device_reasons(torch.device('cuda', 0), dtype)
 
     monkeypatch.setattr(backend, 'INTERPRETED', False)
-    monkeypatch.setattr(backend, '_kept_capability', lambda device: (7, 5))
+    monkeypatch.setattr(backend, 'capability', lambda device: (7, 5))
     assert reasons(torch.float32) == reasons(torch.float16) == []
     needed = 'torch.bfloat16 needs compute capability 8.0, this GPU has 7.5'
     assert reasons(torch.bfloat16) == [needed]
@@ -383,10 +383,9 @@ def test_compilers_see_what_kernels_write() -> None:
     wrap = pytest.importorskip('torch._higher_order_ops.triton_kernel_wrap')
     if not hasattr(wrap, 'identify_mutated_tensors'):
         pytest.skip('this PyTorch does not look into kernels')
-    coarse = [f'd_coarse_{level}_ptr' for level in range(3)]
     written = {
         'combine_kernel': ['combined_ptr'],
-        'combine_backward_kernel': [*coarse, 'd_neighbors_ptr', 'd_own_ptr'],
+        'combine_backward_kernel': ['d_tables_ptr'],
         'pool_kernel': ['tokens_ptr'],
         'pool_backward_kernel': ['d_x_ptr', 'sums_ptr'],
         'forward_kernel': ['log_sum_ptr', 'out_ptr'],

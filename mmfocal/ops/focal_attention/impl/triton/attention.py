@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention and its gradients as operators: allocation of outputs and kernel launches.
 
-Triton is imported when an operator runs, not before. Operators accept no objects, so ``sizes`` are
-integers here: window size, expand size, focal window and focal level of the geometry, and shift.
+Triton is imported when an operator runs, not before.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from ...geometry import regions_of
 from ...inputs import FocalInputs
 from . import configs
 from .columns import ALIGNMENT, num_columns, to_columns
-from .operators import Operator, ceil_div, start
+from .operators import Operator, capability, ceil_div, sizes_of, start
 
 # Number of programs that share the gradients of a bias: several per multiprocessor of a large GPU.
 # More programs take more memory, because each strip of windows has its own sum. The number, and
@@ -88,23 +87,18 @@ class Plan(NamedTuple):
         return configs.choose(kernel, self.dtype, self.constants['HEAD_DIM'], self.capability)
 
 
-def _capability(device: torch.device) -> int:
-    if device.type != 'cuda' or not torch.cuda.is_available():
-        return 0
-    return torch.cuda.get_device_properties(device).major  # get_device_capability does not compile
-
-
 def _make_plan(
     batch: int,
     map_size: tuple[int, int],
     num_heads: int,
     head_dim: int,
     sizes: tuple[int, ...],
+    shift: int,
     scale: float,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Plan:
-    window_size, expand_size, focal_window, focal_level, shift = sizes
+    window_size, expand_size, focal_window, focal_level = sizes
     largest = configs.largest_block(dtype, head_dim)
     constants = {
         'WINDOW_SIZE': window_size,
@@ -126,7 +120,7 @@ def _make_plan(
         tuple(region.side for region in regions),
         constants,
         dtype,
-        _capability(device),
+        capability(device)[0],
     )
 
 
@@ -134,7 +128,7 @@ _kept_plan = lru_cache(maxsize=1024)(_make_plan)
 
 
 def _plan_of(
-    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
+    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], shift: int, scale: float
 ) -> Plan:
     """Make the plan of a call of ``attend``; cached unless it is being compiled."""
     make = _kept_plan if compat.is_plain_tensor(qkv) else _make_plan
@@ -145,6 +139,7 @@ def _plan_of(
         num_heads,
         qkv.shape[2] // 3 // num_heads,
         tuple(sizes),
+        shift,
         scale,
         qkv.dtype,
         qkv.device,
@@ -173,7 +168,7 @@ def _start_chosen(
 
 
 def _outputs(
-    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
+    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], shift: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Return uninitialized outputs of ``attend``."""
     batch, _, channels = qkv.shape
@@ -182,15 +177,15 @@ def _outputs(
 
 
 def _attend(
-    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
+    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], shift: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     from .kernels.forward import forward_kernel
 
-    out, log_sum = _outputs(qkv, bias, height, width, sizes, scale)
+    out, log_sum = _outputs(qkv, bias, height, width, sizes, shift, scale)
     if out.numel() == 0:
         return out, log_sum
     qkv = _with_dense_channels(qkv)
-    plan = _plan_of(qkv, bias, height, width, sizes, scale)
+    plan = _plan_of(qkv, bias, height, width, sizes, shift, scale)
     num_programs = plan.num_windows * plan.query_blocks
     _start_chosen(
         'forward', forward_kernel, plan, lambda _: num_programs,
@@ -285,6 +280,7 @@ def _attend_backward(
     out: Tensor,
     log_sum: Tensor,
     sizes: list[int],
+    shift: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     d_qkv, d_bias = _gradients(d_out, qkv, bias, out, log_sum)
@@ -292,7 +288,7 @@ def _attend_backward(
         return d_qkv, d_bias.zero_()
     qkv, d_out = _with_dense_channels(qkv), d_out.contiguous()
     height, width = out.shape[1:3]
-    plan = _plan_of(qkv, bias, height, width, sizes, scale)
+    plan = _plan_of(qkv, bias, height, width, sizes, shift, scale)
     sums = d_qkv if d_qkv.dtype == bias.dtype else bias.new_empty(d_qkv.shape)
     delta, strips = torch.empty_like(log_sum), bias.new_empty(plan.num_strips, *bias.shape)
     _prepare(plan, out, d_out, delta, sums)
@@ -305,13 +301,13 @@ def _attend_backward(
 
 attend = Operator(
     'focal_attention(Tensor qkv, Tensor bias, SymInt height, SymInt width, int[] sizes,'
-    ' float scale) -> (Tensor, Tensor)',
+    ' int shift, float scale) -> (Tensor, Tensor)',
     _attend,
     _outputs,
 )
 attend_backward = Operator(
     'focal_attention_backward(Tensor d_out, Tensor qkv, Tensor bias, Tensor out,'
-    ' Tensor log_sum, int[] sizes, float scale) -> (Tensor, Tensor)',
+    ' Tensor log_sum, int[] sizes, int shift, float scale) -> (Tensor, Tensor)',
     _attend_backward,
     _gradients,
 )
@@ -328,11 +324,12 @@ class Attend(torch.autograd.Function):
         height: int,
         width: int,
         sizes: list[int],
+        shift: int,
         scale: float,
     ) -> Tensor:
-        out, log_sum = attend(qkv, bias, height, width, sizes, scale)
+        out, log_sum = attend(qkv, bias, height, width, sizes, shift, scale)
         ctx.save_for_backward(qkv, bias, out, log_sum)
-        ctx.sizes, ctx.scale = sizes, scale
+        ctx.others = sizes, shift, scale
         return out
 
     @staticmethod
@@ -342,20 +339,14 @@ class Attend(torch.autograd.Function):
                 "attn_impl='triton' does not support second derivatives (create_graph=True); "
                 "use attn_impl='sdpa'"
             )
-        gradients = attend_backward(d_out, *ctx.saved_tensors, ctx.sizes, ctx.scale)
-        return *gradients, None, None, None, None
+        gradients = attend_backward(d_out, *ctx.saved_tensors, *ctx.others)
+        return *gradients, None, None, None, None, None
 
 
 def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
     """See :func:`mmfocal.ops.focal_attention.focal_attention`."""
     geometry = inputs.geometry
-    sizes = [
-        geometry.window_size,
-        geometry.expand_size,
-        geometry.focal_window,
-        geometry.focal_level,
-        inputs.shift,
-    ]
     if bias.shape[-1] != num_columns(geometry):
         bias = to_columns(bias, geometry, NO_KEY)
-    return Attend.apply(inputs.qkv, bias.contiguous(), *inputs.map_size, sizes, inputs.scale)
+    others = (sizes_of(geometry), inputs.shift, inputs.scale)
+    return Attend.apply(inputs.qkv, bias.contiguous(), *inputs.map_size, *others)
