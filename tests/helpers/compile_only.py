@@ -6,30 +6,32 @@ or store single values in global memory, not vectors.
 
 Run as ``python -m tests.helpers.compile_only bias``, ``tokens`` or ``attention DTYPE HEAD_DIM
 CAPABILITY CONFIG``, without ``TRITON_INTERPRET``. A kernel is compiled once.
-``written`` prints each kernel's name and the tensors that it writes to, as PyTorch's compiler sees
-them.
+``traced`` prints each kernel in the graphs of a compiled pass, and the tensors that it writes to.
 """
 
 import builtins
 import dis
 import importlib.util
-import inspect
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
 import triton
+from functorch.compile import make_boxed_func
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
+from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
 from torch._inductor.codegen import wrapper
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 
-from mmfocal.ops.focal_attention.geometry import FocalGeometry
+from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs
 from mmfocal.ops.focal_attention.impl.triton import attention, bias, configs, operators, tokens
 from mmfocal.ops.focal_attention.impl.triton.columns import num_columns
 
@@ -87,18 +89,6 @@ def by_name(kernel: Any, args: tuple, constants: dict[str, Any]) -> tuple[dict, 
     return values, options
 
 
-def print_written(
-    kernel: Any, grid: tuple[int, ...], like: Tensor, *args: Any, **constants: Any
-) -> None:
-    """In place of ``operators.start``."""
-    from torch._higher_order_ops.triton_kernel_wrap import identify_mutated_tensors
-
-    values, _ = by_name(kernel, args, constants)
-    further = len(inspect.signature(identify_mutated_tensors).parameters) - 2
-    names = identify_mutated_tensors(kernel, values, *[{}] * further)
-    print(kernel.__name__, *sorted(names))
-
-
 def compile_kernel(
     kernel: Any, grid: tuple[int, ...], like: Tensor, *args: Any, **constants: Any
 ) -> None:
@@ -132,8 +122,9 @@ def compile_kernel(
 def bias_calls() -> None:
     tables = [torch.zeros(169, 3), torch.zeros(1, 3, 49, 132), torch.zeros(3, 81)]
     sizes = [7, 3, 3, 2]
-    combined = bias.combine.launcher(tables, sizes)
-    bias.combine_backward.launcher(combined, combined, tables, sizes)
+    index = bias._index(tables[0], sizes)
+    combined = bias.combine.launcher(tables, index, sizes)
+    bias.combine_backward.launcher(combined, combined, tables, index, sizes)
 
 
 def tokens_calls() -> None:
@@ -141,46 +132,82 @@ def tokens_calls() -> None:
     weights, biases = [torch.zeros(1, 49)], [torch.zeros(1)]
     for side, channels in ((28, 96), (14, 192)):
         x = torch.zeros(1, side, side, channels)
-        out = tokens.pool.launcher(x, weights, biases, [7, 2], 3, torch.bfloat16)
-        tokens.pool_backward.launcher(out, out, weights, [7, 2], 3, side, side, torch.float32)
+        out = tokens.pool.launcher(x, weights, biases, [7, 3, 7, 2], 3, torch.bfloat16)
+        tokens.pool_backward.launcher(
+            out, out, weights, [7, 3, 7, 2], 3, side, side, torch.float32
+        )
 
 
 def attention_calls(dtype: str, head_dim: str, capability: str, config: str) -> None:
     """Call two stages of a model, which share kernels, and the kernels of the fixed order."""
     CAPABILITY[0], dtype, head_dim = int(capability), getattr(torch, dtype), int(head_dim)
-    attention._capability = lambda _: CAPABILITY[0] // 10
+    attention.capability = lambda _: (CAPABILITY[0] // 10, 0)
     if config != 'chosen':
         fitting = configs.fitting(dtype, head_dim)[0 if config == 'smallest' else -1]
         attention.Plan.choose = lambda *_: fitting
 
-    def call(num_heads: int, scale: float, *sizes: int) -> None:
-        geometry = FocalGeometry(*sizes[:4])
+    def call(num_heads: int, scale: float, shift: int, *sizes: int) -> None:
+        geometry = FocalGeometry(*sizes)
         qkv = torch.zeros(2, geometry.num_tokens(14, 28), 3 * num_heads * head_dim, dtype=dtype)
         bias = torch.zeros(num_heads, 49, num_columns(geometry))
-        out, log_sum = attention.attend.launcher(qkv, bias, 14, 28, sizes, scale)
-        attention.attend_backward.launcher(out, qkv, bias, out, log_sum, sizes, scale)
+        out, log_sum = attention.attend.launcher(qkv, bias, 14, 28, sizes, shift, scale)
+        attention.attend_backward.launcher(out, qkv, bias, out, log_sum, sizes, shift, scale)
 
-    call(32, 1.0, 7, 3, 7, 2, 3)
-    call(16, 0.5, 7, 0, 1, 2, 3)
+    call(32, 1.0, 3, 7, 3, 7, 2)
+    call(16, 0.5, 3, 7, 0, 1, 2)
     torch.use_deterministic_algorithms(True)
-    call(32, 1.0, 7, 3, 7, 2, 3)
+    call(32, 1.0, 3, 7, 3, 7, 2)
 
 
-def all_calls() -> None:
-    bias_calls()
-    tokens_calls()
-    attention_calls('bfloat16', '32', '90', 'chosen')
+def print_graph(graph: torch.fx.GraphModule, _: list) -> Callable:
+    """Print the kernels and opaque operators of a graph; return a function that computes nothing.
+
+    This takes the place of Inductor, which starts the kernels that are in its graph.
+    """
+    for node in graph.graph.nodes:
+        if 'tensors_to_clone' in node.kwargs:
+            kernel = kernel_side_table.get_kernel(node.kwargs['kernel_idx'])
+            print(kernel.fn.__name__, *sorted(node.kwargs['tensors_to_clone']))
+        elif str(node.target).startswith('mmfocal'):
+            print(node.target)
+    values = [getattr(node, 'meta', {}).get('val') for node in graph.graph.output_node().args[0]]
+    return make_boxed_func(lambda *_: [None if x is None else zeros_like(x) for x in values])
 
 
-def replace_start(function: Any) -> None:
-    for module in (operators, attention, bias, tokens):
-        module.start = function
+def zeros_like(x: Tensor) -> Tensor:
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype).zero_()
+
+
+def trace(dtype: torch.dtype) -> None:
+    """Compile tokens, combined bias and attention as one graph, forward and backward."""
+    geometry, backend = FocalGeometry(2, 1, 1, 2), aot_autograd(fw_compiler=print_graph)
+
+    @torch.compile(fullgraph=True, backend=backend)
+    def attend(x: Tensor, weight: Tensor, pool_bias: Tensor, *tables: Tensor) -> Tensor:
+        pooled = tokens.pool_tokens(x, [weight], [pool_bias], geometry, 1)
+        tables = FocalBias(*tables[:2], tables[2:])
+        combined = bias.combined_columns(tables, geometry)
+        inputs = FocalInputs(torch.cat([pooled] * 3, -1), (4, 6), tables, geometry, 1.0, 1)
+        return attention.focal_attention(inputs, combined)
+
+    shapes = [(1, 4), (1,), (9, 1), (1, 1, 4, 12), (1, 4)]
+    parameters = [torch.zeros(shape, requires_grad=True) for shape in shapes]
+    attend(torch.zeros(2, 3, 5, 16, dtype=dtype, requires_grad=True), *parameters).sum().backward()
+
+
+def trace_all() -> None:
+    """Trace both orders of summation."""
+    trace(torch.float32)
+    torch.use_deterministic_algorithms(True)
+    trace(torch.bfloat16)
 
 
 if __name__ == '__main__':
-    replace_start(print_written if sys.argv[1] == 'written' else compile_kernel)
+    if sys.argv[1] != 'traced':
+        for module in (operators, attention, bias, tokens):
+            module.start = compile_kernel
     # asks for no GPU
     target = SimpleNamespace(get_current_target=lambda: GPUTarget('cuda', CAPABILITY[0], 32))
     triton.runtime.driver.set_active(target)
     calls = {'bias': bias_calls, 'tokens': tokens_calls, 'attention': attention_calls}
-    (calls | {'written': all_calls})[sys.argv[1]](*sys.argv[2:])
+    (calls | {'traced': trace_all})[sys.argv[1]](*sys.argv[2:])

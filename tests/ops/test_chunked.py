@@ -54,7 +54,9 @@ def test_tiles_cover_every_window_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for kib in (1, 200, 800, 3000, 10000):
         monkeypatch.setattr(chunked, 'TILE_BYTES', kib * 2**10)
         tokens = to_tokens(inputs, geometry)
-        attention = chunked.ChunkedAttention(tokens, bias, (21, 35), geometry, 1.0, 0)
+        attention = chunked.ChunkedAttention(
+            tokens, bias, chunked.Call((21, 35), geometry, 1.0, 0)
+        )
         count = torch.zeros(2, 4, *windows)
         tiles = [tile for _, _, tiles in attention.planes_and_tiles() for tile in tiles]
         for tile in tiles:
@@ -85,7 +87,7 @@ def test_no_denormal_weights() -> None:
     tables = to_bias(inputs, geometry)
     bias = bias_module.combined_bias(tables, geometry)
     tokens = to_tokens(inputs, geometry)
-    attention = chunked.ChunkedAttention(tokens, bias, (21, 35), geometry, 0.4, 0)
+    attention = chunked.ChunkedAttention(tokens, bias, chunked.Call((21, 35), geometry, 0.4, 0))
     for images, heads, tiles in attention.planes_and_tiles():
         maps = attention.windows(attention.load_maps(images, heads))
         for tile in tiles:

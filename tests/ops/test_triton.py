@@ -9,6 +9,7 @@ import torch
 import torch._dynamo.testing
 from torch import Tensor
 
+from mmfocal import compat
 from mmfocal.ops.focal_attention import FocalBias, FocalGeometry, FocalInputs
 from mmfocal.ops.focal_attention.impl import triton as backend
 from mmfocal.ops.focal_attention.impl.triton import attention, configs
@@ -138,13 +139,13 @@ def op_arguments() -> tuple:
     inputs = {k: v.to(DEVICE, SHARPEST) for k, v in few_images(geometry, (1, 2), heads=1).items()}
     bias = backend.combined_columns(to_bias(inputs, geometry), geometry)
     qkv = to_tokens(inputs, geometry).nan_to_num(0)  # opcheck compares arguments with themselves
-    return qkv, bias, 2, 4, [2, 1, 1, 2, 1], 0.4
+    return qkv, bias, 2, 4, [2, 1, 1, 2], 1, 0.4
 
 
 def backward_arguments() -> tuple:
-    qkv, bias, *_, sizes, scale = op_arguments()
+    qkv, bias, _, _, *others = op_arguments()
     out, log_sum = attention.attend(*op_arguments())
-    return torch.ones_like(out), qkv, bias, out, log_sum, sizes, scale
+    return torch.ones_like(out), qkv, bias, out, log_sum, *others
 
 
 def test_opcheck() -> None:
@@ -328,7 +329,7 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         return backend.device_reasons(torch.device('cuda', 0), dtype)
 
     monkeypatch.setattr(backend, 'INTERPRETED', False)
-    monkeypatch.setattr(backend, '_kept_capability', lambda device: (7, 5))
+    monkeypatch.setattr(backend, 'capability', lambda device: (7, 5))
     assert reasons(torch.float32) == reasons(torch.float16) == []
     needed = 'torch.bfloat16 needs compute capability 8.0, this GPU has 7.5'
     assert reasons(torch.bfloat16) == [needed]
@@ -378,25 +379,20 @@ def test_tuning_prints_the_fastest(
 
 
 @needs_compilers
-def test_compilers_see_what_kernels_write() -> None:
-    """No input: compiled code copies each tensor that a kernel might write to."""
-    wrap = pytest.importorskip('torch._higher_order_ops.triton_kernel_wrap')
-    if not hasattr(wrap, 'identify_mutated_tensors'):
-        pytest.skip('this PyTorch does not look into kernels')
-    coarse = [f'd_coarse_{level}_ptr' for level in range(3)]
-    written = {
-        'combine_kernel': ['combined_ptr'],
-        'combine_backward_kernel': [*coarse, 'd_neighbors_ptr', 'd_own_ptr'],
-        'pool_kernel': ['tokens_ptr'],
-        'pool_backward_kernel': ['d_x_ptr', 'sums_ptr'],
-        'forward_kernel': ['log_sum_ptr', 'out_ptr'],
-        'prepare_kernel': ['delta_ptr', 'sums_ptr'],
-        'gradient_kernel': ['d_bias_ptr', 'sums_ptr'],
-        'key_gradient_kernel': ['sums_ptr'],
-        'finish_kernel': ['d_bias_ptr', 'd_qkv_ptr'],
-    }
-    found = {(name, *names) for name, *names in run_compiler('written')}
-    assert found == {(name, *names) for name, names in written.items()}
+@pytest.mark.skipif(not compat.infers_schemas(), reason='this PyTorch does not trace kernels')
+def test_compiled_models_start_kernels_themselves() -> None:
+    """No operator is opaque, and no input is written to: compilers copy tensors that are."""
+    forward = ['pool_kernel tokens_ptr', 'combine_kernel combined_ptr']
+    forward += ['forward_kernel log_sum_ptr out_ptr', 'prepare_kernel delta_ptr sums_ptr']
+    gradient, finish = 'gradient_kernel d_bias_ptr sums_ptr', 'finish_kernel d_bias_ptr d_qkv_ptr'
+    last = [
+        finish,
+        'combine_backward_kernel d_tables_ptr',
+        'pool_backward_kernel d_x_ptr sums_ptr',
+    ]
+    ordered = [*[gradient] * 2, *['key_gradient_kernel sums_ptr'] * 2]
+    found = [' '.join(words) for words in run_compiler('traced')]
+    assert found == [*forward, gradient, *last, *forward, *ordered, *last]
 
 
 @needs_compilers

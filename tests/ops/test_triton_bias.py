@@ -71,28 +71,29 @@ def test_equals_plain_pytorch(case: str, dtype: torch.dtype) -> None:
         assert (value[~is_key] <= plain.NO_KEY / 2).all()
 
 
-def op_arguments() -> tuple[list[Tensor], list[int]]:
-    bias = make_bias(FocalGeometry(2, 1, 1, 2), torch.float32, heads=1)
-    return [table.detach() for table in plain.bias_tables(bias)], [2, 1, 1, 2]
+def op_arguments() -> tuple[list[Tensor], Tensor, list[int]]:
+    sizes = [2, 1, 1, 2]
+    bias = make_bias(FocalGeometry(*sizes), torch.float32, heads=1)
+    tables = [table.detach() for table in plain.bias_tables(bias)]
+    return tables, operator._index(tables[0], sizes), sizes
 
 
 def test_opcheck() -> None:
-    tables, sizes = op_arguments()
-    torch.library.opcheck(operator.combine.operator, (tables, sizes))
-    combined = operator.combine(tables, sizes)
-    arguments = (torch.ones_like(combined), combined, tables, sizes)
+    arguments = op_arguments()
+    torch.library.opcheck(operator.combine.operator, arguments)
+    combined = operator.combine(*arguments)
+    arguments = (torch.ones_like(combined), combined, *arguments)
     torch.library.opcheck(operator.combine_backward.operator, arguments)
 
 
 def test_one_kernel_forward_and_one_backward() -> None:
-    tables, sizes = op_arguments()
-    assert launches(operator.combine.operator, tables, sizes) == ['combine_kernel']
-    combined = operator.combine(tables, sizes)
-    names = launches(operator.combine_backward.operator, combined, combined, tables, sizes)
+    arguments = op_arguments()
+    assert launches(operator.combine.operator, *arguments) == ['combine_kernel']
+    combined = operator.combine(*arguments)
+    names = launches(operator.combine_backward.operator, combined, combined, *arguments)
     assert names == ['combine_backward_kernel']
-    names = launches(
-        operator.combine_backward.operator, combined.mT.contiguous().mT, combined, tables, sizes
-    )
+    strided = combined.mT.contiguous().mT
+    names = launches(operator.combine_backward.operator, strided, combined, *arguments)
     assert names == ['aten.clone.default', 'combine_backward_kernel']
 
 

@@ -22,7 +22,7 @@ from mmfocal.ops.block import (
     run_block,
 )
 from mmfocal.ops.focal_attention.geometry import split_maps
-from mmfocal.ops.focal_attention.impl.chunked import ChunkedAttention
+from mmfocal.ops.focal_attention.impl.chunked import Call, ChunkedAttention
 
 from . import memory
 from .linear import linear
@@ -108,12 +108,13 @@ def _attend(
     """
     batch, dim = len(tokens), len(p.qkv.weight) // 3
     num_heads = len(combined_bias)
+    call = Call(map_size, p.geometry, p.scale, shift)
     out = memory.scratch('attended map', (batch, *map_size, dim), tokens)
     by_head = out.unflatten(-1, (num_heads, -1))
     for images, heads in _images_and_heads(tokens, dim, num_heads):
         qkv = _project(tokens[images], _select_heads(p.qkv, num_heads, heads))
         bias = combined_bias[heads]
-        attention = ChunkedAttention(qkv, bias, map_size, p.geometry, p.scale, shift)
+        attention = ChunkedAttention(qkv, bias, call)
         attention.forward(by_head[images, ..., heads, :].flatten(-2))
     return out
 

@@ -45,20 +45,27 @@ def map_tables(change: Callable[[Tensor], Tensor], bias: FocalBias) -> FocalBias
     return FocalBias(change(bias.window), neighbors, tuple(change(table) for table in bias.coarse))
 
 
+def entry_counts(geometry: FocalGeometry) -> list[int]:
+    """Return the number of entries of a head: window keys, neighbor keys, each coarse level."""
+    w = geometry.window_size
+    coarse = [(w + region.side - 1) ** 2 for region in geometry.regions[1:]]
+    return [(2 * w - 1) ** 2, w * w * geometry.num_neighbors, *coarse]
+
+
 def _expected_shapes(
     bias: FocalBias, geometry: FocalGeometry
 ) -> dict[str, tuple[Tensor, tuple[int, ...]]]:
     """Return every table with its expected shape."""
     w, num_heads = geometry.window_size, bias.window.shape[1]
+    window, _, *coarse = entry_counts(geometry)
     expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
-        'bias.window': (bias.window, ((2 * w - 1) ** 2, num_heads))
+        'bias.window': (bias.window, (window, num_heads))
     }
     if bias.neighbors is not None:
         neighbors = (1, num_heads, w * w, geometry.num_neighbors)
         expected['bias.neighbors'] = (bias.neighbors, neighbors)
-    for level, (table, region) in enumerate(zip(bias.coarse, geometry.regions[1:])):
-        shape = (num_heads, (w + region.side - 1) ** 2)
-        expected[f'bias.coarse[{level}]'] = (table, shape)
+    for level, (table, entries) in enumerate(zip(bias.coarse, coarse)):
+        expected[f'bias.coarse[{level}]'] = (table, (num_heads, entries))
     return expected
 
 
@@ -155,9 +162,7 @@ def _doubled_keys(geometry: FocalGeometry, second: Tensor, num_keys: int) -> Dou
 
 
 def _compute_index(geometry: FocalGeometry, device: torch.device) -> BiasIndex:
-    w = geometry.window_size
-    counts = [(2 * w - 1) ** 2, w * w * geometry.num_neighbors]
-    counts += [(w + region.side - 1) ** 2 for region in geometry.regions[1:]]
+    w, counts = geometry.window_size, entry_counts(geometry)
     none = sum(counts)
     first, second = _fine_entries(geometry, none, device)
     parts, start = [first], sum(counts[:2])

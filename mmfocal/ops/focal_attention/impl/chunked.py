@@ -146,29 +146,27 @@ class Tile(NamedTuple):
         return tuple(part.stop - part.start for part in self)
 
 
+class Call(NamedTuple):
+    """What a call consists of besides tensors; see ``FocalInputs``."""
+
+    map_size: tuple[int, int]
+    geometry: FocalGeometry
+    scale: float
+    shift: int
+
+
 class ChunkedAttention:
     """Data that the tiles of one call share: maps, bias and masks.
 
     Args:
         qkv: Queries, keys and values of all tokens, ``(B, T, 3C)``.
         bias: Combined bias ``(h, w*w, K)``; everything is computed in its dtype.
-        map_size: Rows and columns of the map.
-        geometry: The key set of a window.
-        scale: Factor on the query-key products.
-        shift: Number of tokens that the map is rolled by.
+        call: Map size, geometry, scale and shift.
     """
 
-    def __init__(
-        self,
-        qkv: Tensor,
-        bias: Tensor,
-        map_size: tuple[int, int],
-        geometry: FocalGeometry,
-        scale: float,
-        shift: int,
-    ) -> None:
-        self.bias, self.geometry, self.scale = bias, geometry, scale
-        self.shift, self.map_size = shift, map_size
+    def __init__(self, qkv: Tensor, bias: Tensor, call: Call) -> None:
+        self.map_size, self.geometry, self.scale, self.shift = call
+        self.bias = bias
         self.w, self.regions = self.geometry.window_size, self.geometry.regions
         self.num_heads, self.area, self.num_keys = bias.shape
         self.maps = view_maps(qkv, self.map_size, self.num_heads, self.geometry)
@@ -368,10 +366,10 @@ class ChunkedAttention:
 
 class _ChunkedFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, bias: Tensor, *others: Any) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor, call: Call) -> Tensor:
         ctx.save_for_backward(qkv, bias)
-        ctx.others = others
-        attention = ChunkedAttention(qkv, bias, *others)
+        ctx.call = call
+        attention = ChunkedAttention(qkv, bias, call)
         out = qkv.new_empty(qkv.shape[0], *attention.map_size, qkv.shape[-1] // 3)
         attention.forward(out)
         return out
@@ -386,11 +384,11 @@ class _ChunkedFunction(torch.autograd.Function):
         qkv, bias = ctx.saved_tensors
         d_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
         d_bias = torch.zeros_like(bias)
-        ChunkedAttention(qkv, bias, *ctx.others).backward(d_out, d_qkv, d_bias)
-        return d_qkv, d_bias, None, None, None, None
+        ChunkedAttention(qkv, bias, ctx.call).backward(d_out, d_qkv, d_bias)
+        return d_qkv, d_bias, None
 
 
 def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
     """See :func:`mmfocal.ops.focal_attention.focal_attention`."""
-    qkv, map_size, _, geometry, scale, shift, _ = inputs
-    return _ChunkedFunction.apply(qkv, bias, map_size, geometry, scale, shift)
+    call = Call(inputs.map_size, inputs.geometry, inputs.scale, inputs.shift)
+    return _ChunkedFunction.apply(inputs.qkv, bias, call)

@@ -10,7 +10,6 @@ set before the import, the kernels also run on CPU tensors, slowly, in Triton's 
 """
 
 from contextlib import suppress
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -22,7 +21,7 @@ from mmfocal import compat
 from ...inputs import FocalInputs
 from .attention import focal_attention
 from .bias import combined_columns
-from .operators import ARE_REGISTERED, INTERPRETED, MAX_EXTENT, MAX_WINDOW_SIZE
+from .operators import ARE_REGISTERED, INTERPRETED, MAX_EXTENT, MAX_WINDOW_SIZE, capability
 from .tokens import pool_tokens, tokens_dtype
 
 __all__ = [
@@ -45,20 +44,12 @@ VERSION = MIN_VERSION  # replaced by the installed version
 for _name in ('triton', 'pytorch-triton', 'triton-windows'):
     with suppress(PackageNotFoundError):
         VERSION = version(_name)
-IS_TOO_OLD = [int(part) for part in VERSION.split('.')[:2]] < [3, 3]
+IS_TOO_OLD = compat.numbers(VERSION) < compat.numbers(MIN_VERSION)
 
 
 def _is_unregistered() -> bool:
     """Return whether the call needs registered operators and this PyTorch cannot register them."""
     return not (ARE_REGISTERED or compat.is_plain_eager())
-
-
-def _capability(device: torch.device) -> tuple[int, int]:
-    gpu = torch.cuda.get_device_properties(device)  # get_device_capability does not compile
-    return gpu.major, gpu.minor
-
-
-_kept_capability = cache(_capability)  # does not compile either
 
 
 def _interpreter_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -85,7 +76,7 @@ def _device_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
     if dtype == torch.float64:
         reasons.append('torch.float64 is supported under TRITON_INTERPRET=1 only')
     needed = 8 if dtype == torch.bfloat16 else 7
-    major, minor = (_capability if compat.is_compiling() else _kept_capability)(device)
+    major, minor = capability(device)
     if major < needed:
         reasons.append(
             f'{dtype} needs compute capability {needed}.0, this GPU has {major}.{minor}'

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention and its gradients as operators: allocation of outputs and kernel launches.
 
-Triton is imported when an operator runs, not before. Operators accept no objects, so ``sizes`` are
-integers here: window size, expand size, focal window and focal level of the geometry, and shift.
+Triton is imported when an operator runs, not before.
 """
 
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from ...bias import NO_KEY
 from ...geometry import regions_of
 from ...inputs import FocalInputs
 from . import configs
-from .columns import num_columns, to_columns
-from .operators import Operator, ceil_div, start
+from .columns import ALIGNMENT, num_columns, to_columns
+from .operators import Operator, capability, ceil_div, sizes_of, start
 
 # Number of programs that share the gradients of a bias: several per multiprocessor of a large GPU.
 # More programs take more memory, because each strip of windows has its own sum. The number, and
@@ -68,7 +67,7 @@ class Plan(NamedTuple):
     @property
     def query_blocks(self) -> int:
         """Number of query blocks of a window, all heads."""
-        queries = self.constants['WINDOW'] ** 2
+        queries = self.constants['WINDOW_SIZE'] ** 2
         return self.num_heads * ceil_div(queries, self.constants['BLOCK_Q'])
 
     def key_blocks(self, block: int) -> int:
@@ -77,21 +76,15 @@ class Plan(NamedTuple):
 
     @property
     def windows_per_strip(self) -> int:
-        programs = self.query_blocks * self.key_blocks(64)
+        programs = self.query_blocks * self.key_blocks(ALIGNMENT)
         return ceil_div(self.num_windows, max(1, BIAS_PROGRAMS // programs))
 
     @property
-    def strips(self) -> int:
+    def num_strips(self) -> int:
         return ceil_div(self.num_windows, self.windows_per_strip)
 
     def choose(self, kernel: str) -> configs.Config:
         return configs.choose(kernel, self.dtype, self.constants['HEAD_DIM'], self.capability)
-
-
-def _capability(device: torch.device) -> int:
-    if device.type != 'cuda' or not torch.cuda.is_available():
-        return 0
-    return torch.cuda.get_device_properties(device).major  # get_device_capability does not compile
 
 
 def _make_plan(
@@ -100,25 +93,26 @@ def _make_plan(
     num_heads: int,
     head_dim: int,
     sizes: tuple[int, ...],
+    shift: int,
     scale: float,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Plan:
-    w, expand_size, focal_window, levels, shift = sizes
+    window_size, expand_size, focal_window, focal_level = sizes
     largest = configs.largest_block(dtype, head_dim)
     constants = {
-        'WINDOW': w,
-        'COARSE_LEVELS': levels - 1,
+        'WINDOW_SIZE': window_size,
+        'FOCAL_LEVEL': focal_level,
         'SHIFT': shift,
         'HEAD_DIM': head_dim,
         'BLOCK_D': configs.block(head_dim),
-        'BLOCK_Q': min(largest, configs.block(w * w)),
+        'BLOCK_Q': min(largest, configs.block(window_size**2)),
     }
-    regions = regions_of(w, expand_size, focal_window, levels)
+    regions = regions_of(window_size, expand_size, focal_window, focal_level)
     return Plan(
         batch,
-        map_size[0] // w,
-        map_size[1] // w,
+        map_size[0] // window_size,
+        map_size[1] // window_size,
         num_heads,
         expand_size,
         focal_window,
@@ -126,7 +120,7 @@ def _make_plan(
         tuple(region.side for region in regions),
         constants,
         dtype,
-        _capability(device),
+        capability(device)[0],
     )
 
 
@@ -134,7 +128,7 @@ _kept_plan = lru_cache(maxsize=1024)(_make_plan)
 
 
 def _plan_of(
-    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
+    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], shift: int, scale: float
 ) -> Plan:
     """Make the plan of a call of ``attend``; cached unless it is being compiled."""
     make = _kept_plan if compat.is_plain_tensor(qkv) else _make_plan
@@ -145,6 +139,7 @@ def _plan_of(
         num_heads,
         qkv.shape[2] // 3 // num_heads,
         tuple(sizes),
+        shift,
         scale,
         qkv.dtype,
         qkv.device,
@@ -173,7 +168,7 @@ def _start_chosen(
 
 
 def _outputs(
-    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
+    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], shift: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Return uninitialized outputs of ``attend``."""
     batch, _, channels = qkv.shape
@@ -182,18 +177,18 @@ def _outputs(
 
 
 def _attend(
-    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], scale: float
+    qkv: Tensor, bias: Tensor, height: int, width: int, sizes: list[int], shift: int, scale: float
 ) -> tuple[Tensor, Tensor]:
     from .kernels.forward import forward_kernel
 
-    out, log_sum = _outputs(qkv, bias, height, width, sizes, scale)
+    out, log_sum = _outputs(qkv, bias, height, width, sizes, shift, scale)
     if out.numel() == 0:
         return out, log_sum
     qkv = _with_dense_channels(qkv)
-    plan = _plan_of(qkv, bias, height, width, sizes, scale)
-    programs = plan.num_windows * plan.query_blocks
+    plan = _plan_of(qkv, bias, height, width, sizes, shift, scale)
+    num_programs = plan.num_windows * plan.query_blocks
     _start_chosen(
-        'forward', forward_kernel, plan, lambda _: programs,
+        'forward', forward_kernel, plan, lambda _: num_programs,
         qkv, bias, out, log_sum, *qkv.stride()[:2], *plan.of_windows,
     )  # fmt: skip
     return out, log_sum
@@ -203,13 +198,13 @@ def _prepare(plan: Plan, out: Tensor, d_out: Tensor, delta: Tensor, sums: Tensor
     """Compute ``delta`` and fill ``sums`` with zeros."""
     from .kernels.gradients import prepare_kernel
 
-    image_tokens = delta.shape[2] * delta.shape[3]
-    tokens = plan.batch * image_tokens
-    programs = ceil_div(tokens, BLOCK_TOKENS) * plan.num_heads
+    map_tokens = delta.shape[2] * delta.shape[3]
+    batch_tokens = plan.batch * map_tokens
+    num_programs = ceil_div(batch_tokens, BLOCK_TOKENS) * plan.num_heads
     num_sums = sums.numel()
     start(
-        prepare_kernel, (programs + ceil_div(num_sums, BLOCK_SIZE),), out,
-        out, d_out, delta, sums, plan.num_heads, image_tokens, tokens, programs, num_sums,
+        prepare_kernel, (num_programs + ceil_div(num_sums, BLOCK_SIZE),), out,
+        out, d_out, delta, sums, plan.num_heads, map_tokens, batch_tokens, num_programs, num_sums,
         HEAD_DIM=plan.constants['HEAD_DIM'], BLOCK_D=plan.constants['BLOCK_D'],
         BLOCK=BLOCK_TOKENS, BLOCK_SIZE=BLOCK_SIZE, num_warps=4,
     )  # fmt: skip
@@ -222,7 +217,7 @@ def _add_gradients(plan: Plan, queries: tuple[Tensor, ...], sums: Tensor, strips
     qkv = queries[0]
     _start_chosen(
         'gradient', gradient_kernel, plan,
-        lambda block: plan.strips * plan.query_blocks * plan.key_blocks(block),
+        lambda block: plan.num_strips * plan.query_blocks * plan.key_blocks(block),
         *queries, sums, strips, *qkv.stride()[:2], *plan.of_windows,
         plan.num_windows, plan.windows_per_strip, sums.shape[1], 0, IS_ORDERED=False,
     )  # fmt: skip
@@ -238,20 +233,21 @@ def _add_gradients_in_order(
     strides, constants = qkv.stride()[:2], plan.constants
     for block in range(plan.key_blocks(config.BLOCK_K)):
         start(
-            gradient_kernel, (plan.strips * plan.query_blocks,), qkv,
+            gradient_kernel, (plan.num_strips * plan.query_blocks,), qkv,
             *queries, sums, strips, *strides, *plan.of_windows,
             plan.num_windows, plan.windows_per_strip, sums.shape[1], block,
             IS_ORDERED=True, **constants, **config._asdict(),
         )  # fmt: skip
-    w, levels = constants['WINDOW'], constants['COARSE_LEVELS']
     largest = configs.largest_block(plan.dtype, constants['HEAD_DIM'])
-    cells = (w, *(2**level for level in range(levels)))  # side of a window on each map
-    for region, side in enumerate(cells):
-        tile = 8 if region == 0 and largest == 64 else 4
+    # side of a window on each map
+    coarse = (2**level for level in range(constants['FOCAL_LEVEL'] - 1))
+    cells = (constants['WINDOW_SIZE'], *coarse)
+    for region_index, side in enumerate(cells):
+        tile = 8 if region_index == 0 and largest == 64 else 4
         tiles = ceil_div(plan.nh * side, tile) * ceil_div(plan.nw * side, tile)
         start(
             key_gradient_kernel, (plan.batch * tiles * plan.num_heads,), qkv,
-            *queries, sums, *strides, *plan.of_windows, sums.shape[1], region,
+            *queries, sums, *strides, *plan.of_windows, sums.shape[1], region_index,
             **constants, TILE=tile, num_warps=4, num_stages=1,
         )  # fmt: skip
 
@@ -261,10 +257,10 @@ def _finish(sums: Tensor, d_qkv: Tensor, strips: Tensor, d_bias: Tensor) -> None
     from .kernels.gradients import finish_kernel
 
     num_sums, num_bias = sums.numel(), d_bias.numel()
-    programs = 0 if sums is d_qkv else ceil_div(num_sums, BLOCK_SIZE)
+    num_programs = 0 if sums is d_qkv else ceil_div(num_sums, BLOCK_SIZE)
     start(
-        finish_kernel, (programs + ceil_div(num_bias, BLOCK_BIAS),), sums,
-        sums, d_qkv, strips, d_bias, num_sums, programs, strips.shape[0], num_bias,
+        finish_kernel, (num_programs + ceil_div(num_bias, BLOCK_BIAS),), sums,
+        sums, d_qkv, strips, d_bias, num_sums, num_programs, strips.shape[0], num_bias,
         BLOCK_SIZE=BLOCK_SIZE, BLOCK=BLOCK_BIAS, BLOCK_STRIPS=BLOCK_STRIPS, num_warps=8,
     )  # fmt: skip
 
@@ -284,6 +280,7 @@ def _attend_backward(
     out: Tensor,
     log_sum: Tensor,
     sizes: list[int],
+    shift: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     d_qkv, d_bias = _gradients(d_out, qkv, bias, out, log_sum)
@@ -291,9 +288,9 @@ def _attend_backward(
         return d_qkv, d_bias.zero_()
     qkv, d_out = _with_dense_channels(qkv), d_out.contiguous()
     height, width = out.shape[1:3]
-    plan = _plan_of(qkv, bias, height, width, sizes, scale)
+    plan = _plan_of(qkv, bias, height, width, sizes, shift, scale)
     sums = d_qkv if d_qkv.dtype == bias.dtype else bias.new_empty(d_qkv.shape)
-    delta, strips = torch.empty_like(log_sum), bias.new_empty(plan.strips, *bias.shape)
+    delta, strips = torch.empty_like(log_sum), bias.new_empty(plan.num_strips, *bias.shape)
     _prepare(plan, out, d_out, delta, sums)
     is_ordered = torch.are_deterministic_algorithms_enabled()
     add = _add_gradients_in_order if is_ordered else _add_gradients
@@ -304,13 +301,13 @@ def _attend_backward(
 
 attend = Operator(
     'focal_attention(Tensor qkv, Tensor bias, SymInt height, SymInt width, int[] sizes,'
-    ' float scale) -> (Tensor, Tensor)',
+    ' int shift, float scale) -> (Tensor, Tensor)',
     _attend,
     _outputs,
 )
 attend_backward = Operator(
     'focal_attention_backward(Tensor d_out, Tensor qkv, Tensor bias, Tensor out,'
-    ' Tensor log_sum, int[] sizes, float scale) -> (Tensor, Tensor)',
+    ' Tensor log_sum, int[] sizes, int shift, float scale) -> (Tensor, Tensor)',
     _attend_backward,
     _gradients,
 )
@@ -327,11 +324,12 @@ class Attend(torch.autograd.Function):
         height: int,
         width: int,
         sizes: list[int],
+        shift: int,
         scale: float,
     ) -> Tensor:
-        out, log_sum = attend(qkv, bias, height, width, sizes, scale)
+        out, log_sum = attend(qkv, bias, height, width, sizes, shift, scale)
         ctx.save_for_backward(qkv, bias, out, log_sum)
-        ctx.sizes, ctx.scale = sizes, scale
+        ctx.others = sizes, shift, scale
         return out
 
     @staticmethod
@@ -341,20 +339,14 @@ class Attend(torch.autograd.Function):
                 "attn_impl='triton' does not support second derivatives (create_graph=True); "
                 "use attn_impl='sdpa'"
             )
-        gradients = attend_backward(d_out, *ctx.saved_tensors, ctx.sizes, ctx.scale)
-        return *gradients, None, None, None, None
+        gradients = attend_backward(d_out, *ctx.saved_tensors, *ctx.others)
+        return *gradients, None, None, None, None, None
 
 
 def focal_attention(inputs: FocalInputs, bias: Tensor) -> Tensor:
     """See :func:`mmfocal.ops.focal_attention.focal_attention`."""
     geometry = inputs.geometry
-    sizes = [
-        geometry.window_size,
-        geometry.expand_size,
-        geometry.focal_window,
-        geometry.focal_level,
-        inputs.shift,
-    ]
     if bias.shape[-1] != num_columns(geometry):
         bias = to_columns(bias, geometry, NO_KEY)
-    return Attend.apply(inputs.qkv, bias.contiguous(), *inputs.map_size, sizes, inputs.scale)
+    others = (sizes_of(geometry), inputs.shift, inputs.scale)
+    return Attend.apply(inputs.qkv, bias.contiguous(), *inputs.map_size, *others)

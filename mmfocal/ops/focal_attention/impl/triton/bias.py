@@ -2,12 +2,11 @@
 """Combined bias and gradients of its tables, each by one kernel.
 
 The result equals ``focal_attention.bias.combined_bias``, with padding columns between the regions
-as in ``columns``. Operators accept no objects: ``sizes`` are the arguments of ``FocalGeometry``,
-and tables are in the order of ``bias_tables``.
+as in ``columns``. Operators take the tables in the order of ``bias_tables``.
 """
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,148 +18,134 @@ from mmfocal.ops.focal_attention.bias import FocalBias
 from mmfocal.ops.focal_attention.geometry import FocalGeometry
 
 from .columns import num_columns, to_columns
-from .operators import MAX_COARSE_LEVELS, Operator, ceil_div, start
+from .operators import MAX_FOCAL_LEVEL, Operator, ceil_div, sizes_of, start
 
 
-class Indices(NamedTuple):
-    """Indices between entries of the tables and places of the combined bias; 32-bit integers.
+def _make_index(geometry: FocalGeometry) -> Tensor:
+    """Return the index of the combined bias as one tensor of 32-bit integers.
 
-    Attributes:
-        first, second: Entries of each place, ``(w*w*columns,)``; ``num_entries`` means no entry.
-        starts: Start of the places of each entry in ``places``: ``(entries + 1,)``.
-        places: Places of all entries, ascending per entry.
-        num_neighbors: Number of neighbor keys of a window.
+    It consists of four parts. *Elements* are those of a head's combined bias.
+
+    - First and second entry of each element, ``(w*w*columns,)`` each; the number of entries means
+      no entry.
+    - Start of each entry's elements in the last part, ``(entries + 1,)``.
+    - Elements of all entries, ascending per entry.
     """
-
-    first: Tensor
-    second: Tensor
-    starts: Tensor
-    places: Tensor
-    num_neighbors: int
-
-    @property
-    def num_entries(self) -> int:
-        return self.starts.numel() - 1
-
-
-def _make_indices(geometry: FocalGeometry, device: torch.device) -> Indices:
     index = plain.bias_index(geometry, torch.device('cpu'))
-    side, tables = geometry.window_size, [(2 * geometry.window_size - 1) ** 2]
-    tables += [side**2 * geometry.num_neighbors]
-    tables += [(side + region.side - 1) ** 2 for region in geometry.regions[1:]]
-    none = sum(tables)
+    none = sum(plain.entry_counts(geometry))
     second = torch.full_like(index.entry, none)
     if index.doubled is not None:
         second[:, index.doubled.key] = index.doubled.entry
     first, second = (to_columns(x, geometry, none).flatten() for x in (index.entry, second))
-    flat = torch.cat([first, second])
-    counts = torch.bincount(flat, minlength=none + 1)[:none]
+    entries = torch.cat([first, second])
+    counts = torch.bincount(entries, minlength=none + 1)[:none]
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    places = flat.argsort(stable=True)[: int(starts[-1])] % first.numel()
-    first, second, starts, places = (
-        array.to(device, torch.int32) for array in (first, second, starts, places)
-    )
-    return Indices(first, second, starts, places, geometry.num_neighbors)
+    elements = entries.argsort(stable=True)[: int(starts[-1])] % first.numel()
+    return torch.cat([first, second, starts, elements]).int()
 
 
 _geometry = cache(FocalGeometry)
-_INDICES: dict[tuple, Indices] = {}
+_INDICES: dict[tuple, Tensor] = {}
 
 
-def _indices(sizes: list[int], device: torch.device) -> Indices:
-    """Return the indices, cached because copies to a GPU synchronize."""
-    key = (*sizes, device)
+@torch.compiler.assume_constant_result
+def _kept_index(device: torch.device, *sizes: int) -> Tensor:
+    """Return the index: cached, because copies to a GPU synchronize; constant in compiled code."""
+    key = (device, *sizes)
     if key not in _INDICES:
-        with compat.without_dispatch_modes():
-            _INDICES[key] = _make_indices(_geometry(*sizes), device)
+        # an inference tensor cannot be saved for backward
+        with compat.without_dispatch_modes(), torch.inference_mode(False):
+            _INDICES[key] = _make_index(_geometry(*sizes)).to(device)
     return _INDICES[key]
 
 
-def _shape(tables: list[Tensor], sizes: list[int]) -> tuple[int, int, int]:
-    """Return ``(h, w*w, columns)``."""
-    return tables[0].shape[1], sizes[0] ** 2, num_columns(_geometry(*sizes))
+def _index(table: Tensor, sizes: list[int]) -> Tensor:
+    """Return the index for a table; a fake tensor for a fake table."""
+    if compat.is_compiling() or compat.is_plain_tensor(table):
+        return _kept_index(table.device, *sizes)
+    values = _kept_index(torch.device('cpu'), *sizes).tolist()
+    return torch.tensor(values, dtype=torch.int32, device=table.device)
 
 
 def _five(tables: list[Tensor], sizes: list[int]) -> list[Tensor]:
     """Return window, neighbor and three coarse tables; the first one replaces missing ones."""
+    tables = [table.contiguous() for table in tables]
     neighbors = tables[1] if sizes[1] else tables[0]
     coarse = tables[2 if sizes[1] else 1 :]
-    return [tables[0], neighbors, *coarse, *[tables[0]] * (MAX_COARSE_LEVELS - len(coarse))]
+    return [tables[0], neighbors, *coarse, *[tables[0]] * (MAX_FOCAL_LEVEL - 1 - len(coarse))]
 
 
-def _combined(tables: list[Tensor], sizes: list[int]) -> Tensor:
-    return tables[0].new_empty(_shape(tables, sizes))
+def _counts(sizes: list[int]) -> list[int]:
+    """Return the number of entries of the same five tables; 0 for missing ones."""
+    counts = plain.entry_counts(_geometry(*sizes))
+    return [*counts, *[0] * (MAX_FOCAL_LEVEL + 1 - len(counts))]
 
 
-def _combine(tables: list[Tensor], sizes: list[int]) -> Tensor:
+def _combined(tables: list[Tensor], index: Tensor, sizes: list[int]) -> Tensor:
+    columns = num_columns(_geometry(*sizes))
+    return tables[0].new_empty(tables[0].shape[1], sizes[0] ** 2, columns)
+
+
+def _combine(tables: list[Tensor], index: Tensor, sizes: list[int]) -> Tensor:
     from .kernels.bias import BLOCK, combine_kernel
 
-    combined = _combined(tables, sizes)
-    index = _indices(sizes, combined.device)
-    num_heads, num_places = combined.shape[0], index.first.numel()
+    combined = _combined(tables, index, sizes)
+    num_heads, num_elements = combined.shape[0], combined.shape[1] * combined.shape[2]
     start(
-        combine_kernel, (ceil_div(num_places, BLOCK), num_heads), combined,
-        *_five([table.contiguous() for table in tables], sizes),
-        index.first, index.second, combined,
-        num_heads, sizes[0], index.num_neighbors, sizes[2], index.num_entries, num_places,
-        COARSE_LEVELS=sizes[3] - 1, BLOCK=BLOCK,
+        combine_kernel, (ceil_div(num_elements, BLOCK), num_heads), combined,
+        *_five(tables, sizes), index, combined,
+        num_heads, *_counts(sizes), num_elements, BLOCK=BLOCK,
     )  # fmt: skip
     return combined
 
 
-def _gradients(
-    d_combined: Tensor, combined: Tensor, tables: list[Tensor], sizes: list[int]
-) -> list[Tensor]:
-    return [table.new_empty(table.shape) for table in tables]
+def _gradient(
+    d_combined: Tensor, combined: Tensor, tables: list[Tensor], index: Tensor, sizes: list[int]
+) -> Tensor:
+    return combined.new_empty(sum(table.numel() for table in tables))
 
 
 def _combine_backward(
-    d_combined: Tensor, combined: Tensor, tables: list[Tensor], sizes: list[int]
-) -> list[Tensor]:
-    from .kernels.bias import BLOCK_ENTRIES, BLOCK_PLACES, combine_backward_kernel
+    d_combined: Tensor, combined: Tensor, tables: list[Tensor], index: Tensor, sizes: list[int]
+) -> Tensor:
+    from .kernels.bias import BLOCK_ELEMENTS, BLOCK_ENTRIES, combine_backward_kernel
 
-    gradients = _gradients(d_combined, combined, tables, sizes)
-    index = _indices(sizes, combined.device)
-    num_heads, num_entries = combined.shape[0], index.num_entries
+    gradient, counts = _gradient(d_combined, combined, tables, index, sizes), _counts(sizes)
+    num_heads, num_elements = combined.shape[0], combined.shape[1] * combined.shape[2]
     start(
-        combine_backward_kernel, (ceil_div(num_entries, BLOCK_ENTRIES), num_heads), combined,
-        d_combined.contiguous(), combined,
-        *_five([table.contiguous() for table in tables], sizes), *_five(gradients, sizes),
-        index.starts, index.places,
-        num_heads, sizes[0], index.num_neighbors, sizes[2], num_entries, index.first.numel(),
-        COARSE_LEVELS=sizes[3] - 1, BLOCK=BLOCK_ENTRIES, BLOCK_P=BLOCK_PLACES,
+        combine_backward_kernel, (ceil_div(sum(counts), BLOCK_ENTRIES), num_heads), combined,
+        d_combined.contiguous(), combined, *_five(tables, sizes), index, gradient,
+        num_heads, *counts, num_elements, BLOCK=BLOCK_ENTRIES, BLOCK_E=BLOCK_ELEMENTS,
     )  # fmt: skip
-    return gradients
+    return gradient
 
 
 combine = Operator(
-    'combined_columns(Tensor[] tables, int[] sizes) -> Tensor',
-    _combine,
-    _combined,
-    is_visible=False,
+    'combined_columns(Tensor[] tables, Tensor index, int[] sizes) -> Tensor', _combine, _combined
 )
 combine_backward = Operator(
-    'combined_columns_backward(Tensor d_combined, Tensor combined, Tensor[] tables, int[] sizes)'
-    ' -> Tensor[]',
+    'combined_columns_backward(Tensor d_combined, Tensor combined, Tensor[] tables, Tensor index,'
+    ' int[] sizes) -> Tensor',
     _combine_backward,
-    _gradients,
-    is_visible=False,
+    _gradient,
 )
 
 
 class _Combine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, sizes: list[int], *tables: Tensor) -> Tensor:
-        combined = combine(list(tables), sizes)
+    def forward(ctx: Any, sizes: list[int], index: Tensor, *tables: Tensor) -> Tensor:
+        combined = combine(list(tables), index, sizes)
         ctx.sizes = sizes
-        ctx.save_for_backward(combined, *tables)
+        ctx.save_for_backward(combined, index, *tables)
         return combined
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_combined: Tensor) -> tuple[Tensor | None, ...]:
-        combined, *tables = ctx.saved_tensors
-        return None, *combine_backward(d_combined, combined, tables, ctx.sizes)
+        combined, index, *tables = ctx.saved_tensors
+        gradient = combine_backward(d_combined, combined, tables, index, ctx.sizes)
+        parts = gradient.split([table.numel() for table in tables])
+        return None, None, *(part.view(table.shape) for part, table in zip(parts, tables))
 
 
 def combined_columns(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
@@ -168,14 +153,9 @@ def combined_columns(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
 
     Returns:
         ``(h, w*w, columns)`` with ``NO_KEY`` between the regions; ``(h, w*w, K)`` from
-        :func:`mmfocal.ops.focal_attention.bias.combined_bias` for more than three coarse levels.
+        :func:`mmfocal.ops.focal_attention.bias.combined_bias` for a focal level over 4.
     """
-    if len(bias.coarse) > MAX_COARSE_LEVELS:
+    if geometry.focal_level > MAX_FOCAL_LEVEL:
         return plain.combined_bias(bias, geometry)
-    sizes = [
-        geometry.window_size,
-        geometry.expand_size,
-        geometry.focal_window,
-        geometry.focal_level,
-    ]
-    return _Combine.apply(sizes, *plain.bias_tables(bias))
+    sizes = sizes_of(geometry)
+    return _Combine.apply(sizes, _index(bias.window, sizes), *plain.bias_tables(bias))

@@ -118,7 +118,7 @@ def tuned(kernel: Any, dtype: torch.dtype, head_dim: int, restored: str | None =
     ]
     # Triton's autotuner already distinguishes the dtypes of tensors.
     restore_value = None if restored is None else [restored]
-    return triton.autotune(configs, key=['HEAD_DIM', 'WINDOW'], restore_value=restore_value)(
+    return triton.autotune(configs, key=['HEAD_DIM', 'WINDOW_SIZE'], restore_value=restore_value)(
         kernel
     )
 

@@ -6,16 +6,22 @@ it directly. Code that is compiled, runs under a dispatch mode or uses fake tens
 operator of the same name: the launcher with a schema and a fake implementation. If PyTorch
 supports it (``torch.library.triton_op``), compilers see the kernels of an operator and start them
 themselves.
+
+Operators accept no objects: ``sizes`` are the arguments of ``FocalGeometry``, see
+:func:`sizes_of`.
 """
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmfocal import compat, settings
+
+from ...geometry import FocalGeometry
 
 INTERPRETED = settings.is_on(settings.TRITON_INTERPRET)
 # Available since torch 2.4; with older releases, launchers run in eager mode only.
@@ -26,12 +32,33 @@ ARE_KERNELS_VISIBLE = (
 )
 # Limits of the kernels.
 MAX_WINDOW_SIZE = 16
-MAX_COARSE_LEVELS = 3
+MAX_FOCAL_LEVEL = 4
 MAX_EXTENT = 2**31  # of an image, in elements: offsets within it are 32-bit integers
 
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
+
+
+def sizes_of(geometry: FocalGeometry) -> list[int]:
+    """Return window size, expand size, focal window and focal level."""
+    g = geometry
+    return [g.window_size, g.expand_size, g.focal_window, g.focal_level]
+
+
+def _read_capability(device: torch.device) -> tuple[int, int]:
+    if device.type != 'cuda' or not torch.cuda.is_available():
+        return 0, 0
+    gpu = torch.cuda.get_device_properties(device)  # get_device_capability does not compile
+    return gpu.major, gpu.minor
+
+
+_kept_capability = cache(_read_capability)  # does not compile either
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """Return major and minor compute capability of a GPU; zeros without a GPU."""
+    return (_read_capability if compat.is_compiling() else _kept_capability)(device)
 
 
 def start(kernel: Any, grid: Any, like: Tensor, *args: Any, **constants: Any) -> None:
@@ -58,17 +85,13 @@ class Operator:
         schema: Name, arguments and results, in the format of ``torch.library``.
         launcher: Function with the arguments of the schema and matching annotations.
         outputs: Function of the same arguments that returns uninitialized results.
-        is_visible: Whether compilers may see the kernels; false if the launcher uses tensors that
-            are not arguments.
     """
 
-    def __init__(
-        self, schema: str, launcher: Callable, outputs: Callable, is_visible: bool = True
-    ) -> None:
+    def __init__(self, schema: str, launcher: Callable, outputs: Callable) -> None:
         self.launcher = launcher
         self.operator: Any = None
         name, arguments = schema.partition('(')[::2]
-        if ARE_KERNELS_VISIBLE and is_visible:
+        if ARE_KERNELS_VISIBLE:
             torch.library.triton_op(f'mmfocal::{name}', launcher, mutates_args=())
         elif ARE_REGISTERED:
             torch.library.define(f'mmfocal::{name}', '(' + arguments)

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of a map and its coarse maps by one kernel: pad, roll, pool, concatenate and cast.
-
-Operators accept no objects: ``sizes`` are the window size and the focal level.
-"""
+"""Tokens of a map and its coarse maps by one kernel: pad, roll, pool, concatenate and cast."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +12,12 @@ from mmfocal import compat
 from mmfocal.ops.focal_attention.geometry import FocalGeometry, compute_dtype
 
 from .operators import (
-    MAX_COARSE_LEVELS,
     MAX_EXTENT,
+    MAX_FOCAL_LEVEL,
     MAX_WINDOW_SIZE,
     Operator,
     ceil_div,
+    sizes_of,
     start,
 )
 
@@ -29,37 +27,37 @@ STRIPS = 2048
 BLOCK_C = 32
 
 
-def _windows(height: int, width: int, window: int) -> tuple[int, int]:
+def _windows(height: int, width: int, sizes: list[int]) -> tuple[int, int]:
     """Return the number of windows vertically and horizontally; the last ones may be padded."""
-    return ceil_div(height, window), ceil_div(width, window)
+    return ceil_div(height, sizes[0]), ceil_div(width, sizes[0])
 
 
 def _num_tokens(x: Tensor, sizes: list[int]) -> int:
-    window, levels = sizes
-    nh, nw = _windows(x.shape[1], x.shape[2], window)
-    return nh * nw * (window**2 + sum(4**level for level in range(levels - 1)))
+    window_size, _, _, focal_level = sizes
+    nh, nw = _windows(x.shape[1], x.shape[2], sizes)
+    return nh * nw * (window_size**2 + sum(4**level for level in range(focal_level - 1)))
 
 
 def _areas(sizes: list[int]) -> list[int]:
-    """Return the number of weights of each level."""
-    window, levels = sizes
-    return [(window >> level) ** 2 for level in range(levels - 1)]
+    """Return the number of weights of each coarse level."""
+    window_size, _, _, focal_level = sizes
+    return [(window_size >> level) ** 2 for level in range(focal_level - 1)]
 
 
 def _three(parameters: list[Tensor], other: Tensor) -> list[Tensor]:
-    """Return one value per possible level, ``other`` for missing levels."""
+    """Return one value per possible coarse level, ``other`` for missing ones."""
     parameters = [parameter.contiguous() for parameter in parameters]
-    return [*parameters, *[other] * (MAX_COARSE_LEVELS - len(parameters))]
+    return [*parameters, *[other] * (MAX_FOCAL_LEVEL - 1 - len(parameters))]
 
 
 def _constants(dtype: torch.dtype, sizes: list[int]) -> dict:
     """Return the constants of both kernels for a dtype of the map."""
-    window, levels = sizes
+    window_size, _, _, focal_level = sizes
     return {
         'IS_DOUBLE': dtype == torch.float64,
-        'WINDOW': window,
-        'COARSE_LEVELS': levels - 1,
-        'BLOCK_P': 1 << (window**2 - 1).bit_length(),
+        'WINDOW_SIZE': window_size,
+        'FOCAL_LEVEL': focal_level,
+        'BLOCK_P': 1 << (window_size**2 - 1).bit_length(),
         'BLOCK_C': BLOCK_C,
     }
 
@@ -89,7 +87,7 @@ def _pool(
     if tokens.numel() == 0:
         return tokens
     batch, height, width, channels = x.shape
-    nh, nw = _windows(height, width, sizes[0])
+    nh, nw = _windows(height, width, sizes)
     start(
         pool_kernel, (batch * nh * nw * ceil_div(channels, BLOCK_C),), x,
         x, tokens, *_three(weights, x), *_three(biases, x),
@@ -110,7 +108,8 @@ def _gradients(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     batch, _, channels = tokens.shape
-    num_sums = sum(_areas(sizes)) + sizes[1] - 1
+    areas = _areas(sizes)
+    num_sums = sum(areas) + len(areas)  # and a bias each
     sums = tokens.new_empty(num_sums, dtype=compute_dtype(dtype))
     return tokens.new_empty(batch, height, width, channels, dtype=dtype), sums
 
@@ -131,7 +130,7 @@ def _pool_backward(
     if tokens.numel() == 0:
         return d_x, sums.zero_()
     batch, num_tokens, channels = tokens.shape
-    nh, nw = _windows(height, width, sizes[0])
+    nh, nw = _windows(height, width, sizes)
     items = batch * nh * nw * ceil_div(channels, BLOCK_C)
     per_strip = ceil_div(items, STRIPS)
     strips = ceil_div(items, per_strip)
@@ -164,8 +163,8 @@ class _Pool(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, sizes: list[int], shift: int, dtype: torch.dtype, *parameters: Tensor
     ) -> Tensor:
-        levels = len(parameters) // 2
-        weights, biases = parameters[:levels], parameters[levels:]
+        half = len(parameters) // 2
+        weights, biases = parameters[:half], parameters[half:]
         ctx.sizes, ctx.shift, ctx.map_size, ctx.dtype = sizes, shift, x.shape[1:3], x.dtype
         tokens = pool(x, list(weights), list(biases), sizes, shift, dtype)
         ctx.save_for_backward(tokens, *weights)  # the next linear layer saves the tokens anyway
@@ -187,18 +186,14 @@ class _Pool(torch.autograd.Function):
         return d_x, None, None, None, *d_weights, *d_biases
 
 
-def _sizes_of(geometry: FocalGeometry) -> list[int]:
-    return [geometry.window_size, geometry.focal_level]
-
-
 def unsupported_reasons(x: Tensor, geometry: FocalGeometry) -> list[str]:
     """Return the reasons why a map or its geometry is unsupported."""
-    reasons, levels, w = [], geometry.focal_level - 1, geometry.window_size
-    if levels > MAX_COARSE_LEVELS:
-        reasons.append(f'up to {MAX_COARSE_LEVELS} coarse levels are supported, got {levels}')
+    reasons, focal_level, w = [], geometry.focal_level, geometry.window_size
+    if focal_level > MAX_FOCAL_LEVEL:
+        reasons.append(f'focal levels over {MAX_FOCAL_LEVEL} are not supported, got {focal_level}')
     if w > MAX_WINDOW_SIZE:
         reasons.append(f'windows over {MAX_WINDOW_SIZE} are not supported, got {w}')
-    if _num_tokens(x, _sizes_of(geometry)) * x.shape[3] >= MAX_EXTENT:
+    if _num_tokens(x, sizes_of(geometry)) * x.shape[3] >= MAX_EXTENT:
         reasons.append(f'the tokens of an image must have less than {MAX_EXTENT} elements')
     return reasons
 
@@ -216,7 +211,6 @@ def pool_tokens(
     biases: Sequence[Tensor],
     geometry: FocalGeometry,
     shift: int,
-    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Compute the tokens of a map for attention; coarse tokens are pooled by a linear layer.
 
@@ -230,11 +224,10 @@ def pool_tokens(
         biases: ``(1,)`` per coarse level.
         geometry: Window size and levels.
         shift: 0 to ``w - 1``.
-        dtype: Dtype of the result; None for :func:`tokens_dtype`.
 
     Returns:
-        ``(B, T, C)``: the tokens of the padded map, row-major, then of each coarse level. The
-        gradient of ``x`` has the dtype of ``x``.
+        ``(B, T, C)`` in :func:`tokens_dtype`: the tokens of the padded map, row-major, then of
+        each coarse level. The gradient of ``x`` has the dtype of ``x``.
 
     Raises:
         ValueError: See :func:`unsupported_reasons`.
@@ -242,6 +235,4 @@ def pool_tokens(
     reasons = unsupported_reasons(x, geometry)
     if reasons:
         raise ValueError('; '.join(reasons))
-    if dtype is None:
-        dtype = tokens_dtype(x)
-    return _Pool.apply(x, _sizes_of(geometry), shift, dtype, *weights, *biases)
+    return _Pool.apply(x, sizes_of(geometry), shift, tokens_dtype(x), *weights, *biases)

@@ -17,9 +17,10 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 WHOLE_REGION = tl.constexpr(1 << 30)  # block of keys that holds any region
 # Avoids recompilation for sizes that are 1 or multiples of 16. `num_sums` and `num_bias` are not
 # listed: they are multiples of 16 in practice, which lets masked loads and stores use vectors.
-SIZES = [
+UNSPECIALIZED = [
     'nh', 'nw', 'num_heads', 'expand_size', 'focal_window', 'num_windows', 'windows_per_strip',
-    'first_block', 'region', 'strips', 'programs', 'tokens', 'image_tokens',
+    'first_block', 'region_index', 'num_strips', 'num_programs', 'num_tokens', 'map_tokens',
+    'batch_tokens',
 ]  # fmt: skip
 
 
@@ -31,8 +32,8 @@ class Grid(NamedTuple):
     nw: tl.tensor
     expand_size: tl.tensor
     focal_window: tl.tensor
-    WINDOW: tl.constexpr
-    COARSE_LEVELS: tl.constexpr
+    WINDOW_SIZE: tl.constexpr
+    FOCAL_LEVEL: tl.constexpr
     SHIFT: tl.constexpr
 
 
@@ -40,15 +41,15 @@ class Grid(NamedTuple):
 class Heads(NamedTuple):
     """Number of heads, scale of the logits, channels of a head, and the block that holds them."""
 
-    number: tl.tensor
+    num_heads: tl.tensor
     scale: tl.tensor
-    DIM: tl.constexpr
-    BLOCK: tl.constexpr
+    HEAD_DIM: tl.constexpr
+    BLOCK_D: tl.constexpr
 
 
 @bundle
 class Tokens(NamedTuple):
-    """Tensor of tokens, ``(B, tokens, channels)``, whose channels are contiguous."""
+    """Tensor of tokens, ``(B, T, channels)``, whose channels are contiguous."""
 
     ptr: tl.tensor
     stride_image: tl.tensor
@@ -107,12 +108,12 @@ class QueryBlock(NamedTuple):
     """A block of queries, the same for all windows: ``(BLOCK_Q,)``.
 
     Attributes:
-        place: Position in the window.
+        position: Position in the window.
         clamped: The same, but queries beyond the window have the window's last position.
         exists: Whether the query lies in the window.
     """
 
-    place: tl.tensor
+    position: tl.tensor
     clamped: tl.tensor
     exists: tl.tensor
 
@@ -160,14 +161,14 @@ def count_columns(region):
 def fine_region(grid):
     zero = grid.nh * 0
     return Region(
-        side=grid.WINDOW + 2 * grid.expand_size,
-        step=zero + grid.WINDOW,
+        side=grid.WINDOW_SIZE + 2 * grid.expand_size,
+        step=zero + grid.WINDOW_SIZE,
         margin=grid.expand_size + zero,
         first=zero,
         is_wrapped=zero == 0,
         first_token=zero,
-        rows=grid.nh * grid.WINDOW,
-        cols=grid.nw * grid.WINDOW,
+        rows=grid.nh * grid.WINDOW_SIZE,
+        cols=grid.nw * grid.WINDOW_SIZE,
     )
 
 
@@ -195,7 +196,7 @@ def find_region(block, grid, BLOCK_K: tl.constexpr):
     block.
     """
     region, first = fine_region(grid), block * 0
-    for level in tl.static_range(grid.COARSE_LEVELS):
+    for level in tl.static_range(grid.FOCAL_LEVEL - 1):
         following = first + tl.cdiv(region.side * region.side, BLOCK_K)
         is_further = block >= following
         first = tl.where(is_further, following, first)
@@ -214,22 +215,22 @@ def count_blocks(grid, BLOCK_K: tl.constexpr):
 def find_key_block(number, grid, BLOCK_K: tl.constexpr):
     """Return a block of keys by its index among the blocks of all regions."""
     region, first = find_region(number, grid, BLOCK_K)
-    place = (number - first) * BLOCK_K + tl.arange(0, BLOCK_K)
+    position = (number - first) * BLOCK_K + tl.arange(0, BLOCK_K)
     return KeyBlock(
         region=region,
-        column=region.first + place,
-        row=place // region.side - region.margin,
-        col=place % region.side - region.margin,
-        exists=place < region.side * region.side,
+        column=region.first + position,
+        row=position // region.side - region.margin,
+        col=position % region.side - region.margin,
+        exists=position < region.side * region.side,
     )
 
 
 @triton.jit
 def find_query_block(first, grid, BLOCK_Q: tl.constexpr):
     """Return the block of queries that begins at a position of the window."""
-    AREA: tl.constexpr = grid.WINDOW * grid.WINDOW
-    place = first + tl.arange(0, BLOCK_Q)
-    return QueryBlock(place=place, clamped=tl.minimum(place, AREA - 1), exists=place < AREA)
+    AREA: tl.constexpr = grid.WINDOW_SIZE * grid.WINDOW_SIZE
+    position = first + tl.arange(0, BLOCK_Q)
+    return QueryBlock(position, clamped=tl.minimum(position, AREA - 1), exists=position < AREA)
 
 
 @triton.jit
@@ -265,29 +266,30 @@ def locate(number, grid):
 @triton.jit
 def query_tokens(queries, window, grid):
     """Return the tokens of a block of queries in a window: ``(BLOCK_Q,)``."""
-    row = window.row * grid.WINDOW + queries.clamped // grid.WINDOW
-    return row * (grid.nw * grid.WINDOW) + window.col * grid.WINDOW + queries.clamped % grid.WINDOW
+    row = window.row * grid.WINDOW_SIZE + queries.clamped // grid.WINDOW_SIZE
+    col = window.col * grid.WINDOW_SIZE + queries.clamped % grid.WINDOW_SIZE
+    return row * (grid.nw * grid.WINDOW_SIZE) + col
 
 
 @triton.jit
-def rows_of(tokens, image, head, PART: tl.constexpr, heads):
+def rows_of(tensor, image, head, PART: tl.constexpr, heads):
     """Return the rows of a head; queries, keys and values are parts 0, 1 and 2 of the channels."""
-    first = tokens.ptr + image * tokens.stride_image + head * heads.DIM
-    return Rows(first + PART * (heads.number * heads.DIM), tokens.stride_token)
+    first = tensor.ptr + image * tensor.stride_image + head * heads.HEAD_DIM
+    return Rows(first + PART * (heads.num_heads * heads.HEAD_DIM), tensor.stride_token)
 
 
 @triton.jit
 def channels_of(rows, tokens, heads):
     """Return pointers to the channels of tokens: ``(tokens, BLOCK_D)``."""
-    return rows.ptr + tokens[:, None] * rows.stride_token + tl.arange(0, heads.BLOCK)[None, :]
+    return rows.ptr + tokens[:, None] * rows.stride_token + tl.arange(0, heads.BLOCK_D)[None, :]
 
 
 @triton.jit
 def channel_mask(exist, heads):
     """Return the mask of ``(tokens, BLOCK_D)``; channels are masked only if d < BLOCK_D."""
     mask = exist[:, None]
-    if heads.DIM < heads.BLOCK:
-        mask = mask & (tl.arange(0, heads.BLOCK) < heads.DIM)[None, :]
+    if heads.HEAD_DIM < heads.BLOCK_D:
+        mask = mask & (tl.arange(0, heads.BLOCK_D) < heads.HEAD_DIM)[None, :]
     return mask
 
 
@@ -325,16 +327,16 @@ def load_keys(qkv, tokens, on_map, image, head, heads):
 @triton.jit
 def sum_pointers(ptr, tokens, image, head, grid, heads):
     """Return pointers to values per query and head, ``(B, h, H, W)``."""
-    image_tokens = grid.nh * grid.nw * (grid.WINDOW * grid.WINDOW)
-    return ptr + (image * heads.number + head) * image_tokens + tokens
+    map_tokens = grid.nh * grid.nw * (grid.WINDOW_SIZE * grid.WINDOW_SIZE)
+    return ptr + (image * heads.num_heads + head) * map_tokens + tokens
 
 
 @triton.jit
 def bias_of(ptr, head, grid):
     """Return the bias of a head."""
-    last, _ = find_region(grid.nh * 0 + grid.COARSE_LEVELS, grid, WHOLE_REGION)
+    last, _ = find_region(grid.nh * 0 + (grid.FOCAL_LEVEL - 1), grid, WHOLE_REGION)
     num_columns = count_columns(last)
-    return Bias(ptr + head * (grid.WINDOW * grid.WINDOW) * num_columns, num_columns)
+    return Bias(ptr + head * (grid.WINDOW_SIZE * grid.WINDOW_SIZE) * num_columns, num_columns)
 
 
 @triton.jit
@@ -364,12 +366,12 @@ def seam_mask(query, keys, window, grid):
 
     The seam crosses the last windows only; see ``geometry.seam_mask``.
     """
-    WINDOW: tl.constexpr = grid.WINDOW
-    is_own = (keys.row >= 0) & (keys.row < WINDOW) & (keys.col >= 0) & (keys.col < WINDOW)
-    is_own = is_own & keys.region.is_wrapped
-    SEAM: tl.constexpr = WINDOW - grid.SHIFT  # rows and columns before it
-    other_row = (query // WINDOW >= SEAM)[:, None] != (keys.row >= SEAM)[None, :]
-    other_col = (query % WINDOW >= SEAM)[:, None] != (keys.col >= SEAM)[None, :]
+    WINDOW_SIZE: tl.constexpr = grid.WINDOW_SIZE
+    is_own = (keys.row >= 0) & (keys.row < WINDOW_SIZE) & keys.region.is_wrapped
+    is_own = is_own & (keys.col >= 0) & (keys.col < WINDOW_SIZE)
+    SEAM: tl.constexpr = WINDOW_SIZE - grid.SHIFT  # rows and columns before it
+    other_row = (query // WINDOW_SIZE >= SEAM)[:, None] != (keys.row >= SEAM)[None, :]
+    other_col = (query % WINDOW_SIZE >= SEAM)[:, None] != (keys.col >= SEAM)[None, :]
     is_beyond = (window.is_last_row & other_row) | (window.is_last_col & other_col)
     return tl.where(is_own[None, :] & is_beyond, MASKED * LOG2_E, 0.0)
 

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from .blocks import (
     LOG2_E,
-    SIZES,
+    UNSPECIALIZED,
     Grid,
     Heads,
     Tokens,
@@ -43,12 +43,12 @@ class Results(NamedTuple):
 @triton.jit
 def attend(qkv, bias_ptr, results, grid, heads, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr):
     """Compute a block of queries; see ``forward_kernel``."""
-    AREA: tl.constexpr = grid.WINDOW * grid.WINDOW
+    AREA: tl.constexpr = grid.WINDOW_SIZE * grid.WINDOW_SIZE
     Q_BLOCKS: tl.constexpr = (AREA + BLOCK_Q - 1) // BLOCK_Q
     program, windows = tl.program_id(0), grid.nh * grid.nw
-    head = program // (Q_BLOCKS * windows) % heads.number
+    head = program // (Q_BLOCKS * windows) % heads.num_heads
     number = program // Q_BLOCKS % windows
-    number += program // (Q_BLOCKS * windows * heads.number) * windows
+    number += program // (Q_BLOCKS * windows * heads.num_heads) * windows
     window = locate(number, grid)
     queries = find_query_block(program % Q_BLOCKS * BLOCK_Q, grid, BLOCK_Q)
     tokens = query_tokens(queries, window, grid)
@@ -56,18 +56,18 @@ def attend(qkv, bias_ptr, results, grid, heads, BLOCK_Q: tl.constexpr, BLOCK_K: 
     head_bias = bias_of(bias_ptr, head, grid)
 
     dtype: tl.constexpr = bias_ptr.dtype.element_ty
-    acc = tl.zeros((BLOCK_Q, heads.BLOCK), dtype)
+    acc = tl.zeros((BLOCK_Q, heads.BLOCK_D), dtype)
     total = tl.zeros((BLOCK_Q,), dtype)
     peak = tl.full((BLOCK_Q,), float('-inf'), dtype)
-    for place in range(0, count_blocks(grid, BLOCK_K)):
-        block = find_key_block(place, grid, BLOCK_K)
+    for key_block in range(0, count_blocks(grid, BLOCK_K)):
+        block = find_key_block(key_block, grid, BLOCK_K)
         k_tokens, on_map = find_keys(block, window)
         keys = load_keys(qkv, k_tokens, on_map, window.image, head, heads)
         bias = load_bias(head_bias, queries, block)
         logits = tl.dot(q, tl.trans(keys.k), input_precision='ieee') * (heads.scale * LOG2_E)
         logits = logits + bias + key_mask(on_map)[None, :]
         if grid.SHIFT > 0:
-            logits += seam_mask(queries.place, block, window, grid)
+            logits += seam_mask(queries.position, block, window, grid)
         new_peak = tl.maximum(peak, tl.max(logits, 1))  # finite: a block holds an existing key
         weights = tl.exp2(logits - new_peak[:, None])
         decay = tl.exp2(peak - new_peak)
@@ -75,7 +75,7 @@ def attend(qkv, bias_ptr, results, grid, heads, BLOCK_Q: tl.constexpr, BLOCK_K: 
         acc = add_dot(acc * decay[:, None], weights, keys.v)
         peak = new_peak
 
-    channels = heads.number * heads.DIM
+    channels = heads.num_heads * heads.HEAD_DIM
     out = Tokens(results.out_ptr, windows * AREA * channels, channels)
     rows = rows_of(out, window.image, head, 0, heads)
     store_rows(rows, tokens, acc / total[:, None], queries.exists, heads)
@@ -83,7 +83,7 @@ def attend(qkv, bias_ptr, results, grid, heads, BLOCK_Q: tl.constexpr, BLOCK_K: 
     tl.store(pointers, peak + tl.log2(total), mask=queries.exists)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def forward_kernel(
     # (B, T, 3C); (h, w*w, columns); written: (B, H, W, C); (B, h, H, W)
     qkv_ptr,
@@ -92,7 +92,7 @@ def forward_kernel(
     log_sum_ptr,
     stride_image,
     stride_token,
-    # sizes
+    # numbers
     nh,
     nw,
     num_heads,
@@ -100,8 +100,8 @@ def forward_kernel(
     focal_window,
     scale,
     # constants
-    WINDOW: tl.constexpr,
-    COARSE_LEVELS: tl.constexpr,
+    WINDOW_SIZE: tl.constexpr,
+    FOCAL_LEVEL: tl.constexpr,
     SHIFT: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -113,7 +113,7 @@ def forward_kernel(
         Tokens(qkv_ptr, stride_image, stride_token),
         bias_ptr,
         Results(out_ptr, log_sum_ptr),
-        Grid(nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, SHIFT),
+        Grid(nh, nw, expand_size, focal_window, WINDOW_SIZE, FOCAL_LEVEL, SHIFT),
         Heads(num_heads, scale, HEAD_DIM, BLOCK_D),
         BLOCK_Q,
         BLOCK_K,

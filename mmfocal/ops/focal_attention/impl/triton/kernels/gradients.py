@@ -8,7 +8,7 @@ import triton.language as tl
 
 from .blocks import (
     LOG2_E,
-    SIZES,
+    UNSPECIALIZED,
     WHOLE_REGION,
     Grid,
     Heads,
@@ -81,12 +81,12 @@ class Queries(NamedTuple):
     """Data of a block of queries of a window that the gradients need.
 
     Attributes:
-        place: Positions in the window, ``(BLOCK_Q,)``.
+        position: Positions in the window, ``(BLOCK_Q,)``.
         q, d_out: ``(BLOCK_Q, BLOCK_D)``.
         log_sum, delta: ``(BLOCK_Q,)``.
     """
 
-    place: tl.tensor
+    position: tl.tensor
     q: tl.tensor
     d_out: tl.tensor
     log_sum: tl.tensor
@@ -98,15 +98,15 @@ class Outputs(NamedTuple):
     """Output and its gradient, ``(B, H, W, C)``; sums of their products, ``(B, h, H, W)``.
 
     Attributes:
-        image_tokens: Tokens of an image.
-        tokens: Tokens of all images.
+        map_tokens: Tokens of the map of an image.
+        batch_tokens: Those of all images.
     """
 
     out_ptr: tl.tensor
     d_out_ptr: tl.tensor
     delta_ptr: tl.tensor
-    image_tokens: tl.tensor
-    tokens: tl.tensor
+    map_tokens: tl.tensor
+    batch_tokens: tl.tensor
 
 
 @bundle
@@ -133,13 +133,13 @@ class Tile(NamedTuple):
 def load_queries(inputs, block, window, head, grid, heads):
     """Load a block of queries; the weights of queries beyond the window are zero."""
     tokens, image, exist = query_tokens(block, window, grid), window.image, block.exists
-    channels = heads.number * heads.DIM
-    image_size = grid.nh * grid.nw * (grid.WINDOW * grid.WINDOW) * channels
+    channels = heads.num_heads * heads.HEAD_DIM
+    image_size = grid.nh * grid.nw * (grid.WINDOW_SIZE * grid.WINDOW_SIZE) * channels
     d_out = Tokens(inputs.d_out_ptr, image_size, channels)
     log_sum = sum_pointers(inputs.log_sum_ptr, tokens, image, head, grid, heads)
     delta = sum_pointers(inputs.delta_ptr, tokens, image, head, grid, heads)
     return Queries(
-        place=block.place,
+        position=block.position,
         q=load_rows(rows_of(inputs.qkv, image, head, 0, heads), tokens, exist, heads),
         d_out=load_rows(rows_of(d_out, image, head, 0, heads), tokens, exist, heads),
         log_sum=tl.load(log_sum, mask=exist, other=float('inf')),
@@ -153,7 +153,7 @@ def compute_logit_gradients(queries, keys, block, bias, window, grid, heads):
     logits = tl.dot(keys.k, tl.trans(queries.q), input_precision='ieee')
     logits = logits * (heads.scale * LOG2_E) + bias + key_mask(keys.on_map)[:, None]
     if grid.SHIFT > 0:
-        logits += tl.trans(seam_mask(queries.place, block, window, grid))
+        logits += tl.trans(seam_mask(queries.position, block, window, grid))
     weights = tl.exp2(logits - queries.log_sum[None, :])
     d_weights = tl.dot(keys.v, tl.trans(queries.d_out), input_precision='ieee')
     return weights, weights * (d_weights - queries.delta[None, :])
@@ -162,37 +162,37 @@ def compute_logit_gradients(queries, keys, block, bias, window, grid, heads):
 @triton.jit
 def compute_delta(outputs, program, heads, BLOCK: tl.constexpr):
     """Sum output times its gradient for a block of tokens; see ``prepare_kernel``."""
-    head, channels = program % heads.number, heads.number * heads.DIM
-    token = (program // heads.number).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    exists, offset = token < outputs.tokens, head * heads.DIM
-    out = load_rows(Rows(outputs.out_ptr + offset, channels), token, exists, heads)
-    d_out = load_rows(Rows(outputs.d_out_ptr + offset, channels), token, exists, heads)
+    head, channels = program % heads.num_heads, heads.num_heads * heads.HEAD_DIM
+    token = (program // heads.num_heads).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    exists, first = token < outputs.batch_tokens, head * heads.HEAD_DIM
+    out = load_rows(Rows(outputs.out_ptr + first, channels), token, exists, heads)
+    d_out = load_rows(Rows(outputs.d_out_ptr + first, channels), token, exists, heads)
     dtype: tl.constexpr = outputs.delta_ptr.dtype.element_ty
     delta = tl.sum(out.to(dtype) * d_out.to(dtype), 1)
-    length = outputs.image_tokens
-    place = (token // length * heads.number + head) * length + token % length
-    tl.store(outputs.delta_ptr + place, delta, mask=exists)
+    length = outputs.map_tokens
+    offset = (token // length * heads.num_heads + head) * length + token % length
+    tl.store(outputs.delta_ptr + offset, delta, mask=exists)
 
 
 @triton.jit
 def fill_zeros(ptr, program, size, BLOCK: tl.constexpr):
     """Fill a block of ``size`` elements with zeros."""
-    place = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(ptr + place, tl.zeros((BLOCK,), ptr.dtype.element_ty), mask=place < size)
+    offset = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(ptr + offset, tl.zeros((BLOCK,), ptr.dtype.element_ty), mask=offset < size)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def prepare_kernel(
     # (B, H, W, C), twice; written: (B, h, H, W); sums of `num_sums` elements
     out_ptr,
     d_out_ptr,
     delta_ptr,
     sums_ptr,
-    # sizes
+    # numbers
     num_heads,
-    image_tokens,
-    tokens,
-    programs,
+    map_tokens,
+    batch_tokens,
+    num_programs,
     num_sums,
     # constants
     HEAD_DIM: tl.constexpr,
@@ -202,64 +202,70 @@ def prepare_kernel(
 ):
     """Sum output times its gradient, a term of the gradients of all logits of a query.
 
-    Programs: first ``programs`` ones, (blocks of the tokens of all images, h); then those that
+    Programs: first ``num_programs`` ones, (blocks of the tokens of all images, h); then those that
     fill the sums of gradients with zeros.
     """
     program = tl.program_id(0)
-    if program < programs:
-        outputs = Outputs(out_ptr, d_out_ptr, delta_ptr, image_tokens, tokens)
+    if program < num_programs:
+        outputs = Outputs(out_ptr, d_out_ptr, delta_ptr, map_tokens, batch_tokens)
         compute_delta(outputs, program, Heads(num_heads, 1.0, HEAD_DIM, BLOCK_D), BLOCK)
     else:
-        fill_zeros(sums_ptr, program - programs, num_sums, BLOCK_SIZE)
+        fill_zeros(sums_ptr, program - num_programs, num_sums, BLOCK_SIZE)
 
 
 @triton.jit
 def convert(source_ptr, target_ptr, program, size, BLOCK: tl.constexpr):
     """Convert a block of ``size`` elements to the dtype of the target."""
-    place = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    values = tl.load(source_ptr + place, mask=place < size)
-    tl.store(target_ptr + place, values.to(target_ptr.dtype.element_ty), mask=place < size)
+    offset = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(source_ptr + offset, mask=offset < size)
+    tl.store(target_ptr + offset, values.to(target_ptr.dtype.element_ty), mask=offset < size)
 
 
 @triton.jit
 def add_strips(
-    strips_ptr, sum_ptr, program, strips, num_bias, BLOCK: tl.constexpr, BLOCK_STRIPS: tl.constexpr
+    strips_ptr,
+    sum_ptr,
+    program,
+    num_strips,
+    num_bias,
+    BLOCK: tl.constexpr,
+    BLOCK_STRIPS: tl.constexpr,
 ):
-    """Sum ``(strips, num_bias)`` over the first dimension for a block, in a fixed order."""
-    place = program * BLOCK + tl.arange(0, BLOCK)
+    """Sum ``(num_strips, num_bias)`` over the first dimension for a block, in a fixed order."""
+    offset = program * BLOCK + tl.arange(0, BLOCK)
     acc = tl.zeros((BLOCK_STRIPS, BLOCK), sum_ptr.dtype.element_ty)
-    for first in range(0, strips, BLOCK_STRIPS):
+    for first in range(0, num_strips, BLOCK_STRIPS):
         strip = first + tl.arange(0, BLOCK_STRIPS).to(tl.int64)
-        mask = (strip < strips)[:, None] & (place < num_bias)[None, :]
-        pointers = strips_ptr + strip[:, None] * num_bias + place[None, :]
+        mask = (strip < num_strips)[:, None] & (offset < num_bias)[None, :]
+        pointers = strips_ptr + strip[:, None] * num_bias + offset[None, :]
         acc += tl.load(pointers, mask=mask, other=0.0)
-    tl.store(sum_ptr + place, tl.sum(acc, 0), mask=place < num_bias)
+    tl.store(sum_ptr + offset, tl.sum(acc, 0), mask=offset < num_bias)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def finish_kernel(
-    # `num_sums` elements, to be rounded; (strips, num_bias), to be added up
+    # `num_sums` elements, to be rounded; (num_strips, num_bias), to be added up
     sums_ptr,
     d_qkv_ptr,
     strips_ptr,
     d_bias_ptr,
-    # sizes
+    # numbers
     num_sums,
-    programs,
-    strips,
+    num_programs,
+    num_strips,
     num_bias,
     # constants
     BLOCK_SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_STRIPS: tl.constexpr,
 ):
-    """Round the sums of gradients (first ``programs`` programs); sum over strips (others)."""
+    """Round the sums of gradients (first ``num_programs`` programs); sum over strips (others)."""
     program = tl.program_id(0)
-    if program < programs:
+    if program < num_programs:
         convert(sums_ptr, d_qkv_ptr, program, num_sums, BLOCK_SIZE)
     else:
-        program -= programs
-        add_strips(strips_ptr, d_bias_ptr, program, strips, num_bias, BLOCK, BLOCK_STRIPS)
+        program -= num_programs
+        add_strips(strips_ptr, d_bias_ptr, program, num_strips, num_bias, BLOCK, BLOCK_STRIPS)
 
 
 @triton.jit
@@ -267,14 +273,14 @@ def compute_gradients(
     inputs, sums, strips, grid, heads, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr
 ):
     """Compute the gradients of a block of queries and keys; see ``gradient_kernel``."""
-    Q_BLOCKS: tl.constexpr = (grid.WINDOW * grid.WINDOW + BLOCK_Q - 1) // BLOCK_Q
+    Q_BLOCKS: tl.constexpr = (grid.WINDOW_SIZE * grid.WINDOW_SIZE + BLOCK_Q - 1) // BLOCK_Q
     program, num_blocks = tl.program_id(0), strips.first_block * 0 + 1
     if not strips.IS_ORDERED:
         num_blocks = count_blocks(grid, BLOCK_K)
     query_block = find_query_block(program // num_blocks % Q_BLOCKS * BLOCK_Q, grid, BLOCK_Q)
     exist = query_block.exists
-    head = program // (num_blocks * Q_BLOCKS) % heads.number
-    strip = program // (num_blocks * Q_BLOCKS * heads.number)
+    head = program // (num_blocks * Q_BLOCKS) % heads.num_heads
+    strip = program // (num_blocks * Q_BLOCKS * heads.num_heads)
     block = find_key_block(strips.first_block + program % num_blocks, grid, BLOCK_K)
     bias = tl.trans(load_bias(bias_of(inputs.bias_ptr, head, grid), query_block, block))
 
@@ -290,7 +296,7 @@ def compute_gradients(
             queries, keys, block, bias, window, grid, heads
         )
         d_bias += d_logits
-        no_queries = tl.zeros((BLOCK_Q, heads.BLOCK), dtype)
+        no_queries = tl.zeros((BLOCK_Q, heads.BLOCK_D), dtype)
         d_q = add_dot(no_queries, tl.trans(d_logits), keys.k) * heads.scale
         rows = rows_of(sums, window.image, head, 0, heads)
         # Not a result of `load_queries`: to PyTorch, writing there writes to all that it loads.
@@ -300,18 +306,18 @@ def compute_gradients(
             store_rows(rows, q_tokens, d_q, exist, heads)
         else:
             add_rows(rows, q_tokens, d_q, exist, heads)
-            no_keys = tl.zeros((BLOCK_K, heads.BLOCK), dtype)
+            no_keys = tl.zeros((BLOCK_K, heads.BLOCK_D), dtype)
             d_k = add_dot(no_keys, d_logits, queries.q) * heads.scale
             add_rows(rows_of(sums, window.image, head, 1, heads), tokens, d_k, on_map, heads)
             d_v = add_dot(no_keys, weights, queries.d_out)
             add_rows(rows_of(sums, window.image, head, 2, heads), tokens, d_v, on_map, heads)
 
-    d_head_bias = bias_of(strips.d_bias_ptr, strip.to(tl.int64) * heads.number + head, grid)
-    pointers = bias_pointers(d_head_bias, query_block.place, block)
+    d_head_bias = bias_of(strips.d_bias_ptr, strip.to(tl.int64) * heads.num_heads + head, grid)
+    pointers = bias_pointers(d_head_bias, query_block.position, block)
     tl.store(pointers, tl.trans(d_bias), mask=exist[:, None])
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def gradient_kernel(
     # as in the forward kernel; gradient of the output; (B, h, H, W)
     qkv_ptr,
@@ -324,7 +330,7 @@ def gradient_kernel(
     d_bias_ptr,
     stride_image,
     stride_token,
-    # sizes
+    # numbers
     nh,
     nw,
     num_heads,
@@ -333,11 +339,11 @@ def gradient_kernel(
     scale,
     num_windows,
     windows_per_strip,
-    tokens,
+    num_tokens,
     first_block,
     # constants
-    WINDOW: tl.constexpr,
-    COARSE_LEVELS: tl.constexpr,
+    WINDOW_SIZE: tl.constexpr,
+    FOCAL_LEVEL: tl.constexpr,
     SHIFT: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -355,9 +361,9 @@ def gradient_kernel(
     qkv, channels = Tokens(qkv_ptr, stride_image, stride_token), 3 * num_heads * HEAD_DIM
     compute_gradients(
         Inputs(qkv, bias_ptr, log_sum_ptr, d_out_ptr, delta_ptr),
-        Tokens(sums_ptr, tokens * channels, channels),
+        Tokens(sums_ptr, num_tokens * channels, channels),
         Strips(d_bias_ptr, num_windows, windows_per_strip, first_block, IS_ORDERED),
-        Grid(nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, SHIFT),
+        Grid(nh, nw, expand_size, focal_window, WINDOW_SIZE, FOCAL_LEVEL, SHIFT),
         Heads(num_heads, scale, HEAD_DIM, BLOCK_D),
         BLOCK_Q,
         BLOCK_K,
@@ -411,10 +417,10 @@ def seen_keys(tile, region, unwrapped_row, unwrapped_col):
     """Return a tile as keys of a window; keys outside its region are marked as padding."""
     row = tile.row - unwrapped_row * region.step
     col = tile.col - unwrapped_col * region.step
-    place_row, place_col, side = row + region.margin, col + region.margin, region.side
-    exists = tile.on_map & (place_row >= 0) & (place_row < side)
-    exists = exists & (place_col >= 0) & (place_col < side)
-    column = region.first + place_row * side + place_col
+    region_row, region_col, side = row + region.margin, col + region.margin, region.side
+    exists = tile.on_map & (region_row >= 0) & (region_row < side)
+    exists = exists & (region_col >= 0) & (region_col < side)
+    column = region.first + region_row * side + region_col
     return KeyBlock(region=region, column=column, row=row, col=col, exists=exists)
 
 
@@ -424,13 +430,13 @@ def compute_key_gradients(
 ):
     """Compute the gradients of a tile of keys of a region; see ``key_gradient_kernel``."""
     dtype: tl.constexpr = inputs.bias_ptr.dtype.element_ty
-    head = tl.program_id(0) % heads.number
+    head = tl.program_id(0) % heads.num_heads
     region, _ = find_region(region_index, grid, WHOLE_REGION)
-    tile = find_tile(tl.program_id(0) // heads.number, region, TILE)
+    tile = find_tile(tl.program_id(0) // heads.num_heads, region, TILE)
     keys = load_keys(inputs.qkv, tile.tokens, tile.on_map, tile.image, head, heads)
     head_bias = bias_of(inputs.bias_ptr, head, grid)
-    d_k = tl.zeros((TILE * TILE, heads.BLOCK), dtype)
-    d_v = tl.zeros((TILE * TILE, heads.BLOCK), dtype)
+    d_k = tl.zeros((TILE * TILE, heads.BLOCK_D), dtype)
+    d_v = tl.zeros((TILE * TILE, heads.BLOCK_D), dtype)
     bottom = tl.minimum(tile.top + TILE, region.rows) - 1
     right = tl.minimum(tile.left + TILE, region.cols) - 1
     first_row, last_row = viewers(tile.top, bottom, grid.nh, region)
@@ -439,7 +445,7 @@ def compute_key_gradients(
         for col in range(first_col, last_col + 1):
             window = window_at(tile.image, wrap(row, grid.nh), wrap(col, grid.nw), grid)
             block = seen_keys(tile, region, row, col)
-            for first in range(0, grid.WINDOW * grid.WINDOW, BLOCK_Q):
+            for first in range(0, grid.WINDOW_SIZE * grid.WINDOW_SIZE, BLOCK_Q):
                 query_block = find_query_block(first, grid, BLOCK_Q)
                 queries = load_queries(inputs, query_block, window, head, grid, heads)
                 pointers = bias_pointers(head_bias, query_block.clamped, block)
@@ -457,7 +463,7 @@ def compute_key_gradients(
     store_rows(rows, tile.tokens, d_v, tile.on_map, heads)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def key_gradient_kernel(
     # as in the gradient kernel
     qkv_ptr,
@@ -468,18 +474,18 @@ def key_gradient_kernel(
     sums_ptr,
     stride_image,
     stride_token,
-    # sizes
+    # numbers
     nh,
     nw,
     num_heads,
     expand_size,
     focal_window,
     scale,
-    tokens,
-    region,  # its index in geometry.regions
+    num_tokens,
+    region_index,  # in geometry.regions
     # constants
-    WINDOW: tl.constexpr,
-    COARSE_LEVELS: tl.constexpr,
+    WINDOW_SIZE: tl.constexpr,
+    FOCAL_LEVEL: tl.constexpr,
     SHIFT: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -494,9 +500,9 @@ def key_gradient_kernel(
     qkv, channels = Tokens(qkv_ptr, stride_image, stride_token), 3 * num_heads * HEAD_DIM
     compute_key_gradients(
         Inputs(qkv, bias_ptr, log_sum_ptr, d_out_ptr, delta_ptr),
-        Tokens(sums_ptr, tokens * channels, channels),
-        region,
-        Grid(nh, nw, expand_size, focal_window, WINDOW, COARSE_LEVELS, SHIFT),
+        Tokens(sums_ptr, num_tokens * channels, channels),
+        region_index,
+        Grid(nh, nw, expand_size, focal_window, WINDOW_SIZE, FOCAL_LEVEL, SHIFT),
         Heads(num_heads, scale, HEAD_DIM, BLOCK_D),
         BLOCK_Q,
         TILE,

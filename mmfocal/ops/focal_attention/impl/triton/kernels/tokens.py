@@ -14,7 +14,7 @@ import triton.language as tl
 from .bundle import bundle
 
 # These differ between stages and images, which share one kernel.
-SIZES = [
+UNSPECIALIZED = [
     'height', 'width', 'nh', 'nw', 'shift', 'num_tokens', 'num_items', 'items_per_strip',
 ]  # fmt: skip
 
@@ -24,7 +24,7 @@ class Layout(NamedTuple):
     """Sizes of a map, of its windows and tokens, and of blocks.
 
     Attributes:
-        COARSE_LEVELS: Number of coarse levels.
+        FOCAL_LEVEL: Number of levels, the fine one too.
         ACCUMULATOR: Dtype of sums.
     """
 
@@ -35,8 +35,8 @@ class Layout(NamedTuple):
     shift: tl.tensor
     num_tokens: tl.tensor
     channels: tl.tensor
-    WINDOW: tl.constexpr
-    COARSE_LEVELS: tl.constexpr
+    WINDOW_SIZE: tl.constexpr
+    FOCAL_LEVEL: tl.constexpr
     BLOCK_P: tl.constexpr
     BLOCK_C: tl.constexpr
     ACCUMULATOR: tl.constexpr
@@ -65,8 +65,8 @@ def _source(row, col, exists, layout):
     """Return the offset of a position on the unpadded map, and whether it is not padding."""
     row += layout.shift
     col += layout.shift
-    row = tl.where(row < layout.nh * layout.WINDOW, row, row - layout.nh * layout.WINDOW)
-    col = tl.where(col < layout.nw * layout.WINDOW, col, col - layout.nw * layout.WINDOW)
+    row = tl.where(row < layout.nh * layout.WINDOW_SIZE, row, row - layout.nh * layout.WINDOW_SIZE)
+    col = tl.where(col < layout.nw * layout.WINDOW_SIZE, col, col - layout.nw * layout.WINDOW_SIZE)
     return row * layout.width + col, exists & (row < layout.height) & (col < layout.width)
 
 
@@ -96,26 +96,26 @@ def _image(ptr, item, layout):
 
 
 @triton.jit
-def _trimmed(windows, WINDOW: tl.constexpr, LEVEL: tl.constexpr):
+def _trimmed(windows, WINDOW_SIZE: tl.constexpr, LEVEL: tl.constexpr):
     """Return the first position of the first cell along an axis, after trimming."""
-    CELL: tl.constexpr = WINDOW >> LEVEL
-    return (windows * WINDOW - (windows << LEVEL) * CELL) // 2
+    CELL: tl.constexpr = WINDOW_SIZE >> LEVEL
+    return (windows * WINDOW_SIZE - (windows << LEVEL) * CELL) // 2
 
 
 @triton.jit
 def _first_token(layout, LEVEL: tl.constexpr):
     """Return the first token of a coarse level."""
     CELLS: tl.constexpr = ((1 << (2 * LEVEL)) - 1) // 3  # of a window on all levels before
-    return layout.nh * layout.nw * (layout.WINDOW * layout.WINDOW + CELLS)
+    return layout.nh * layout.nw * (layout.WINDOW_SIZE * layout.WINDOW_SIZE + CELLS)
 
 
 @triton.jit
 def _cell_positions(cell_row, cell_col, layout, LEVEL: tl.constexpr):
     """Return row and column of a cell's positions, and whether they exist: ``(BLOCK_P,)``."""
-    CELL: tl.constexpr = layout.WINDOW >> LEVEL
+    CELL: tl.constexpr = layout.WINDOW_SIZE >> LEVEL
     position = tl.arange(0, layout.BLOCK_P)
-    row = _trimmed(layout.nh, layout.WINDOW, LEVEL) + cell_row * CELL + position // CELL
-    col = _trimmed(layout.nw, layout.WINDOW, LEVEL) + cell_col * CELL + position % CELL
+    row = _trimmed(layout.nh, layout.WINDOW_SIZE, LEVEL) + cell_row * CELL + position // CELL
+    col = _trimmed(layout.nw, layout.WINDOW_SIZE, LEVEL) + cell_col * CELL + position % CELL
     return row, col, position < CELL * CELL
 
 
@@ -138,7 +138,7 @@ def _cell(x_ptr, cell_row, cell_col, channel, layout, LEVEL: tl.constexpr):
 def _token_cell(tokens_ptr, cell_row, cell_col, channel, layout, LEVEL: tl.constexpr):
     """Return the same from the tokens of the padded and rolled map."""
     row, col, exists = _cell_positions(cell_row, cell_col, layout, LEVEL)
-    return _load(tokens_ptr, row * (layout.nw * layout.WINDOW) + col, exists, channel, layout)
+    return _load(tokens_ptr, row * (layout.nw * layout.WINDOW_SIZE) + col, exists, channel, layout)
 
 
 @triton.jit
@@ -147,11 +147,11 @@ def _copy_window(x_ptr, tokens_ptr, item, layout):
     # the window is the cell of level 0, even if that level does not exist
     x = _cell(x_ptr, item.row, item.col, item.channel, layout, 0)
     position = tl.arange(0, layout.BLOCK_P)
-    row = item.row * layout.WINDOW + position // layout.WINDOW
-    col = item.col * layout.WINDOW + position % layout.WINDOW
-    mask = (position < layout.WINDOW * layout.WINDOW)[:, None]
+    row = item.row * layout.WINDOW_SIZE + position // layout.WINDOW_SIZE
+    col = item.col * layout.WINDOW_SIZE + position % layout.WINDOW_SIZE
+    mask = (position < layout.WINDOW_SIZE * layout.WINDOW_SIZE)[:, None]
     mask = mask & (item.channel < layout.channels)[None, :]
-    token = row * (layout.nw * layout.WINDOW) + col
+    token = row * (layout.nw * layout.WINDOW_SIZE) + col
     pointers = _rows(tokens_ptr, token, item.channel, layout)
     tl.store(pointers, x.to(tokens_ptr.dtype.element_ty), mask=mask)
 
@@ -161,7 +161,7 @@ def _pool_level(x_ptr, tokens_ptr, pooling, item, layout, LEVEL: tl.constexpr):
     """Write the ``2^k x 2^k`` coarse tokens of a window."""
     CELLS: tl.constexpr = 1 << LEVEL
     position, channel = tl.arange(0, layout.BLOCK_P), item.channel
-    is_weight = position < (layout.WINDOW >> LEVEL) * (layout.WINDOW >> LEVEL)
+    is_weight = position < (layout.WINDOW_SIZE >> LEVEL) * (layout.WINDOW_SIZE >> LEVEL)
     weight = tl.load(pooling.weights[LEVEL] + position, mask=is_weight, other=0.0)
     weight = weight.to(layout.ACCUMULATOR)
     bias = tl.load(pooling.biases[LEVEL]).to(layout.ACCUMULATOR)
@@ -183,11 +183,11 @@ def _pool(x_ptr, tokens_ptr, pooling, layout):
     x_ptr = _image(x_ptr, item, layout)
     tokens_ptr += item.image * layout.num_tokens * layout.channels
     _copy_window(x_ptr, tokens_ptr, item, layout)
-    for level in tl.static_range(layout.COARSE_LEVELS):
+    for level in tl.static_range(layout.FOCAL_LEVEL - 1):
         _pool_level(x_ptr, tokens_ptr, pooling, item, layout, level)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def pool_kernel(
     # map (B, H, W, C); tokens (B, T, C), written; weights (p*p) and bias of each level
     x_ptr,
@@ -198,7 +198,7 @@ def pool_kernel(
     bias_0_ptr,
     bias_1_ptr,
     bias_2_ptr,
-    # sizes
+    # numbers
     height,
     width,
     nh,
@@ -208,8 +208,8 @@ def pool_kernel(
     channels,
     # constants
     IS_DOUBLE: tl.constexpr,  # float64 maps, sums and parameters
-    WINDOW: tl.constexpr,
-    COARSE_LEVELS: tl.constexpr,
+    WINDOW_SIZE: tl.constexpr,
+    FOCAL_LEVEL: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -223,7 +223,7 @@ def pool_kernel(
         Pooling(weights, biases),
         Layout(
             height, width, nh, nw, shift, num_tokens, channels,
-            WINDOW, COARSE_LEVELS, BLOCK_P, BLOCK_C, ACCUMULATOR,
+            WINDOW_SIZE, FOCAL_LEVEL, BLOCK_P, BLOCK_C, ACCUMULATOR,
         ),
     )  # fmt: skip
 
@@ -251,9 +251,9 @@ class Gradients(NamedTuple):
 @triton.jit
 def _cell_share(d_tokens_ptr, weight_ptr, positions, channel, layout, LEVEL: tl.constexpr):
     """Return the gradient of positions through their coarse token: ``(BLOCK_P, BLOCK_C)``."""
-    CELL: tl.constexpr = layout.WINDOW >> LEVEL
-    row = positions.row - _trimmed(layout.nh, layout.WINDOW, LEVEL)
-    col = positions.col - _trimmed(layout.nw, layout.WINDOW, LEVEL)
+    CELL: tl.constexpr = layout.WINDOW_SIZE >> LEVEL
+    row = positions.row - _trimmed(layout.nh, layout.WINDOW_SIZE, LEVEL)
+    col = positions.col - _trimmed(layout.nw, layout.WINDOW_SIZE, LEVEL)
     cell_row, cell_col, cells = row // CELL, col // CELL, layout.nw << LEVEL
     pooled = (row >= 0) & (cell_row < layout.nh << LEVEL) & (col >= 0) & (cell_col < cells)
     token = _first_token(layout, LEVEL) + cell_row * cells + cell_col
@@ -267,15 +267,15 @@ def _cell_share(d_tokens_ptr, weight_ptr, positions, channel, layout, LEVEL: tl.
 def _map_gradient(pointers, item, layout):
     """Write the gradient of a window of the map, except for padding."""
     position, channel = tl.arange(0, layout.BLOCK_P), item.channel
-    row = item.row * layout.WINDOW + position // layout.WINDOW
-    col = item.col * layout.WINDOW + position % layout.WINDOW
-    offsets, inside = _source(row, col, position < layout.WINDOW * layout.WINDOW, layout)
+    row = item.row * layout.WINDOW_SIZE + position // layout.WINDOW_SIZE
+    col = item.col * layout.WINDOW_SIZE + position % layout.WINDOW_SIZE
+    offsets, inside = _source(row, col, position < layout.WINDOW_SIZE * layout.WINDOW_SIZE, layout)
     mask = inside[:, None] & (channel < layout.channels)[None, :]
     positions = Positions(row, col, mask)
     d_tokens_ptr = pointers.d_tokens_ptr + item.image * layout.num_tokens * layout.channels
-    own = _rows(d_tokens_ptr, row * (layout.nw * layout.WINDOW) + col, channel, layout)
+    own = _rows(d_tokens_ptr, row * (layout.nw * layout.WINDOW_SIZE) + col, channel, layout)
     d_x = tl.load(own, mask=mask, other=0.0).to(layout.ACCUMULATOR)
-    for level in tl.static_range(layout.COARSE_LEVELS):
+    for level in tl.static_range(layout.FOCAL_LEVEL - 1):
         weight_ptr = pointers.weights[level]
         d_x += _cell_share(d_tokens_ptr, weight_ptr, positions, channel, layout, level)
     rows = _rows(_image(pointers.d_x_ptr, item, layout), offsets, channel, layout)
@@ -296,13 +296,13 @@ def _level_gradient(pointers, sums_ptr, begin, end, layout, LEVEL: tl.constexpr)
             row = item.row * CELLS + cell // CELLS
             col = item.col * CELLS + cell % CELLS
             token = _first_token(layout, LEVEL) + row * (layout.nw * CELLS) + col
-            place = pointers.d_tokens_ptr + (first + token) * layout.channels + channel
-            d_pooled = tl.load(place, mask=channel < layout.channels, other=0.0)
+            rows = pointers.d_tokens_ptr + (first + token) * layout.channels + channel
+            d_pooled = tl.load(rows, mask=channel < layout.channels, other=0.0)
             d_pooled = d_pooled.to(layout.ACCUMULATOR)
             x = _token_cell(tokens_ptr, row, col, channel, layout, LEVEL)
             d_weight += tl.sum(x.to(layout.ACCUMULATOR) * d_pooled[None, :], 1)
             d_bias += d_pooled
-    AREA: tl.constexpr = (layout.WINDOW >> LEVEL) * (layout.WINDOW >> LEVEL)
+    AREA: tl.constexpr = (layout.WINDOW_SIZE >> LEVEL) * (layout.WINDOW_SIZE >> LEVEL)
     position = tl.arange(0, layout.BLOCK_P)
     tl.store(sums_ptr + position, d_weight, mask=position < AREA)
     tl.store(sums_ptr + AREA, tl.sum(d_bias, 0))
@@ -316,12 +316,12 @@ def _pool_backward(pointers, num_items, items_per_strip, layout, NUM_SUMS: tl.co
     for number in range(begin, end):
         _map_gradient(pointers, _locate(number, layout), layout)
     sums_ptr = pointers.sums_ptr + tl.program_id(0) * NUM_SUMS
-    for level in tl.static_range(layout.COARSE_LEVELS):
+    for level in tl.static_range(layout.FOCAL_LEVEL - 1):
         _level_gradient(pointers, sums_ptr, begin, end, layout, level)
-        sums_ptr += (layout.WINDOW >> level) * (layout.WINDOW >> level) + 1
+        sums_ptr += (layout.WINDOW_SIZE >> level) * (layout.WINDOW_SIZE >> level) + 1
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=UNSPECIALIZED)
 def pool_backward_kernel(
     # gradient of the tokens; tokens; gradient of the map, written; weights of each level;
     # gradients of the weights and the bias of each level after the other, by strips, written:
@@ -333,7 +333,7 @@ def pool_backward_kernel(
     weight_1_ptr,
     weight_2_ptr,
     sums_ptr,
-    # sizes
+    # numbers
     height,
     width,
     nh,
@@ -346,8 +346,8 @@ def pool_backward_kernel(
     # constants
     NUM_SUMS: tl.constexpr,
     IS_DOUBLE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    COARSE_LEVELS: tl.constexpr,
+    WINDOW_SIZE: tl.constexpr,
+    FOCAL_LEVEL: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -360,7 +360,7 @@ def pool_backward_kernel(
         items_per_strip,
         Layout(
             height, width, nh, nw, shift, num_tokens, channels,
-            WINDOW, COARSE_LEVELS, BLOCK_P, BLOCK_C, ACCUMULATOR,
+            WINDOW_SIZE, FOCAL_LEVEL, BLOCK_P, BLOCK_C, ACCUMULATOR,
         ),
         NUM_SUMS,
     )  # fmt: skip
