@@ -21,9 +21,11 @@ from mmengine.registry import LOOPS, MODELS, DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 
+from mmfocal.settings import world_size
+
 from ..config_shape import check_type
 from ..findings import Findings, first_few
-from ..machine import dicts_in, kind_of, world_size
+from ..machine import dicts_in, kind_of
 from ..meta_model import build_meta_model
 from ..options import nearest, parameters_of, registered
 
