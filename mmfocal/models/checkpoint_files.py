@@ -34,7 +34,7 @@ def _history_method(owner: type, name: str) -> Any:
     return getattr(owner, name)
 
 
-def _training_globals() -> AbstractContextManager:
+def _training_globals() -> AbstractContextManager[Any]:
     """Allow the restricted unpickler to load the objects in MMEngine's training checkpoints.
 
     These are NumPy scalars and HistoryBuffers. PyTorch < 2.6 has no such setting.

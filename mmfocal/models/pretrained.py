@@ -129,7 +129,7 @@ def _describe(state: StateDict) -> dict[str, int]:
     return found
 
 
-def _may_start_fresh(key: str, source: StateDict, may_lack: re.Pattern | None) -> bool:
+def _may_start_fresh(key: str, source: StateDict, may_lack: re.Pattern[str] | None) -> bool:
     """Return whether a parameter may be absent from a file.
 
     Output norms may be absent. A neighbor table may be absent if the file's blocks of the same
@@ -176,7 +176,7 @@ class Match(NamedTuple):
 
 
 def match(
-    source: StateDict, model: FocalTransformer, path: str, may_lack: re.Pattern | None = None
+    source: StateDict, model: FocalTransformer, path: str, may_lack: re.Pattern[str] | None = None
 ) -> Match:
     """Match a file's parameters to a backbone, without changing the backbone.
 
@@ -222,7 +222,7 @@ def match(
 
 
 def _check_same_model(
-    source: StateDict, target: StateDict, path: str, may_lack: re.Pattern | None
+    source: StateDict, target: StateDict, path: str, may_lack: re.Pattern[str] | None
 ) -> None:
     """Reject a file of another width or depth, or with missing or unexpected keys."""
     theirs, ours = _describe(source), _describe(target)

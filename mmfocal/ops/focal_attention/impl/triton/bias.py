@@ -64,7 +64,7 @@ def _make_indices(geometry: FocalGeometry, device: torch.device) -> Indices:
 
 
 _geometry = cache(FocalGeometry)
-_INDICES: dict[tuple, Indices] = {}
+_INDICES: dict[tuple[Any, ...], Indices] = {}
 
 
 def _indices(sizes: list[int], device: torch.device) -> Indices:

@@ -63,7 +63,11 @@ class Operator:
     """
 
     def __init__(
-        self, schema: str, launcher: Callable, outputs: Callable, is_visible: bool = True
+        self,
+        schema: str,
+        launcher: Callable[..., Any],
+        outputs: Callable[..., Any],
+        is_visible: bool = True,
     ) -> None:
         self.launcher = launcher
         self.operator: Any = None

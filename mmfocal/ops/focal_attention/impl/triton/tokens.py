@@ -52,7 +52,7 @@ def _three(parameters: list[Tensor], other: Tensor) -> list[Tensor]:
     return [*parameters, *[other] * (MAX_COARSE_LEVELS - len(parameters))]
 
 
-def _constants(dtype: torch.dtype, sizes: list[int]) -> dict:
+def _constants(dtype: torch.dtype, sizes: list[int]) -> dict[str, bool | int]:
     """Return the constants of both kernels for a dtype of the map."""
     window, levels = sizes
     return {
