@@ -119,8 +119,8 @@ def _check_launcher(launcher: str) -> None:
     if absent := settings.absent(launcher):
         commands = dict(pytorch='torchrun', slurm='srun', mpi='mpirun')
         raise InputError(
-            f'--launcher {launcher}: {" and ".join(absent)} are not set; expected a start by '
-            f'{commands[launcher]}, or --launcher none for one process'
+            f'--launcher {launcher}: {" and ".join(absent)} are not set; start with '
+            f'{commands[launcher]}, or use --launcher none for a single process'
         )
 
 

@@ -303,7 +303,7 @@ class FocalPretrained:
     Use it as the backbone's ``init_cfg=dict(type='FocalPretrained', checkpoint=...)``.
 
     Args:
-        checkpoint: Local path or address of a file of the released code, of this backbone, or of
+        checkpoint: Local path or URL of a file of the released code, of this backbone, or of
             a whole model around it, ``.pth`` or safetensors; ``hf-hub:OWNER/NAME`` for the Hugging
             Face Hub. With the prefix ``swin:``, ``SwinPretrained`` loads the file.
         allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
@@ -338,7 +338,7 @@ class SwinPretrained(FocalPretrained):
     keep their initial values.
 
     Args:
-        checkpoint: Local path or address of a file of the original code, timm, mmpretrain, mmdet
+        checkpoint: Local path or URL of a file of the original code, timm, mmpretrain, mmdet
             or mmseg, ``.pth`` or safetensors; ``hf-hub:OWNER/NAME`` for the Hugging Face Hub.
         allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
     """
