@@ -56,6 +56,7 @@ def call_methods() -> dict[str, object]:
 
 # torch.compiler.is_compiling exists since torch 2.3; Dynamo supports the older name, too
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
+is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]  # no __all__
 
 
 def check_compiler() -> None:
@@ -78,12 +79,12 @@ def is_traced_for_export() -> bool:
     """
     if getattr(torch.compiler, 'is_dynamo_compiling', is_compiling)():
         return False
-    return torch.jit.is_tracing() or getattr(torch.compiler, 'is_exporting', lambda: False)()
+    return is_tracing() or getattr(torch.compiler, 'is_exporting', lambda: False)()
 
 
 def is_recorded() -> bool:
     """Return whether computations are recorded in a graph to run later."""
-    return is_compiling() or torch.jit.is_tracing()
+    return is_compiling() or is_tracing()
 
 
 def are_transforms_active() -> bool:
@@ -100,7 +101,7 @@ def is_dispatch_mode_active() -> bool:
     return mode() is not None
 
 
-def without_dispatch_modes() -> AbstractContextManager:
+def without_dispatch_modes() -> AbstractContextManager[Any]:
     """Return a context manager that disables dispatch modes."""
     return getattr(_python_dispatch, '_disable_current_modes', nullcontext)()
 
@@ -189,7 +190,7 @@ _OVERRIDDEN = {
 }
 
 
-def _method(owner: Any, name: str, known: str) -> Callable:
+def _method(owner: Any, name: str, known: str) -> Callable[..., Any]:
     """Return a private method of a host.
 
     Raises:
@@ -237,7 +238,9 @@ def import_strategies() -> tuple[type, type]:
     return DDPStrategy, SingleDeviceStrategy
 
 
-def replace_model_lookup(inferencer: type, lookup: Callable[[Any, str, Callable], tuple]) -> None:
+def replace_model_lookup(
+    inferencer: type, lookup: Callable[[Any, str, Callable[..., Any]], tuple[Any, Any]]
+) -> None:
     """Replace the method by which MMEngine's inferencers find a model's config and weights.
 
     MMEngine has no public way to register names.
@@ -265,7 +268,7 @@ def propose(rpn_head: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return _method(rpn_head, '_predict_by_feat_single', _MMDET)(*args, **kwargs)
 
 
-def run_branch(head: nn.Module, branch: str, *args: Any, **kwargs: Any) -> dict:
+def run_branch(head: nn.Module, branch: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Run the ``'bbox'`` or ``'mask'`` branch of a RoI head, without loss or decoding.
 
     mmdet 3.0 to 3.5 have no public name for it.

@@ -51,7 +51,7 @@ def check_not_inputs(paths: Iterable[StrPath], inputs: Iterable[StrPath]) -> Non
 
     Args:
         paths: Files to write.
-        inputs: Files that must stay; addresses and missing files are ignored.
+        inputs: Files that must stay; URLs and missing files are ignored.
 
     Raises:
         FileExistsError: If a path leads to an input.
@@ -67,7 +67,7 @@ def check_not_inputs(paths: Iterable[StrPath], inputs: Iterable[StrPath]) -> Non
 def _identity(path: StrPath) -> tuple[int, int] | None:
     try:
         found = os.stat(path)
-    except (OSError, ValueError):  # missing, an address, or no valid name
+    except (OSError, ValueError):  # missing, a URL, or no valid name
         return None
     return found.st_dev, found.st_ino
 

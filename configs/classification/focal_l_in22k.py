@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pre-training for HTC++, DyHead and UperNet at 640 pixels; not run."""
 
-_base_ = 'focal_t_in1k.py'
+_base_ = ['focal_t_in1k.py', '../_base_/backbones/focal_large.py']
 
 # choice: Swin's recipe on ImageNet-22K (fall 2011 release), for which there is no validation set;
 # the paper says "common practice"
 classes = 21841
 data_preprocessor = dict(num_classes=classes)
 model = dict(
-    backbone=dict(arch='large', with_cp=True),
-    head=dict(in_channels=1536, num_classes=classes),
+    backbone=dict(
+        arch=_base_.focal_l.arch,
+        drop_path_rate=_base_.focal_l.drop_path_rate,
+        with_cp=True,
+    ),
+    head=dict(in_channels=_base_.focal_l_channels[-1], num_classes=classes),
 )
 # choice: weight decay as in Swin's text; its released config has weight_decay=0.05
 optim_wrapper = dict(optimizer=dict(weight_decay=0.01))

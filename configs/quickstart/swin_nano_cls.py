@@ -10,10 +10,10 @@ model = dict(
     backbone=dict(
         _delete_=True,
         type='SwinTransformer',
-        arch=dict(embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8)),
+        arch=_base_.backbone.arch,
         img_size=56,
         window_size=7,
         pad_small_map=True,  # the last map has 2 rows
-        drop_path_rate=0.0,
+        drop_path_rate=_base_.backbone.drop_path_rate,
     )
 )

@@ -201,7 +201,7 @@ class SaveOnSignal(Hook):
         self._start_counting()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Count the iterations of the training again.
+        """Resume counting training iterations.
 
         Args:
             runner: The runner.

@@ -22,7 +22,7 @@ _LENGTH = 60  # of the values in messages
 
 
 class _Shape(NamedTuple):
-    """What a value must be.
+    """Requirement on a value.
 
     Attributes:
         words: Its description.

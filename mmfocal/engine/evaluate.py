@@ -186,7 +186,7 @@ def use_tta(cfg: Config) -> None:
     """
     hook = cfg.get('default_hooks', {}).get('visualization') or {}
     if cfg.default_scope == 'mmpretrain' and hook.get('enable'):
-        raise InputError('--tta: mmpretrain shows single views only; use --show-dir')
+        raise InputError('--tta --show: mmpretrain cannot show merged views; use --show-dir')
     for key in ('tta_model', 'tta_pipeline'):
         if key not in cfg:
             hint = _TTA_MODELS if cfg.default_scope == 'mmdet' else ''

@@ -62,7 +62,7 @@ def write_atomically(content: bytes, path: Path) -> None:
 
 
 def read_run_checkpoint(path: str | Path, allow_pickle: bool = False) -> dict[str, Any]:
-    """Read a checkpoint of a run: a file, or the folder of a sharded training.
+    """Read a checkpoint of a run: a file, or the folder of a sharded run.
 
     Args:
         path: Local path.
@@ -125,7 +125,7 @@ def _protect_loaders(allow_pickle: bool) -> None:
 
 
 def _openmmlab_address(name: str) -> str:
-    """Look up an address, or a path below MMEngine's home, in OpenMMLab's list of models."""
+    """Look up a URL, or a path below MMEngine's home, in OpenMMLab's list of models."""
     model = name.split('://', 1)[1]
     model = mmengine_checkpoint.get_deprecated_model_names().get(model, model)
     models = mmengine_checkpoint.get_external_models()
@@ -142,13 +142,13 @@ def local_copy(address: str) -> str:
 
     Args:
         address: ``https://.../model-0123abcd.pth``, whose name has the first digits of its
-            SHA-256, or any address with ``#sha256=...`` or ``#unverified``.
+            SHA-256, or any URL with ``#sha256=...`` or ``#unverified``.
 
     Returns:
         Path of the copy in PyTorch's hub folder.
 
     Raises:
-        InputError: If the address has no checksum, or if the file does not match it.
+        InputError: If the URL has no checksum, or if the file does not match it.
     """
     try:
         return str(download(address))

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command line, config and runner for detection, segmentation and classification."""
 
-import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -10,11 +9,12 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmfocal import settings
 from mmfocal.errors import InputError, MissingFileError
 from mmfocal.zoo import find_config
 
 from .checks import check_shape
-from .machine import RANK_VARIABLES, dicts_in
+from .machine import dicts_in
 from .options import KeyValues, merge_options, warn_of_misspelled
 from .quiet import QUIET
 
@@ -94,8 +94,8 @@ def load_config(args: Namespace) -> Config:
             type than expected, if the work directory is a file, or if the launcher's variables
             are absent.
     """
+    settings.set_local_rank(args.local_rank)
     _check_launcher(args.launcher)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(find_config(args.config))
     cfg.launcher = args.launcher
     warn_of_misspelled(cfg)
@@ -116,13 +116,11 @@ def load_config(args: Namespace) -> Config:
 
 def _check_launcher(launcher: str) -> None:
     """Check that the launcher has set its variables."""
-    names = () if launcher == 'none' else RANK_VARIABLES.get(launcher, ('RANK', 'WORLD_SIZE'))
-    absent = [name for name in names if name not in os.environ]
-    if absent:
+    if absent := settings.absent(launcher):
         commands = dict(pytorch='torchrun', slurm='srun', mpi='mpirun')
         raise InputError(
-            f'--launcher {launcher}: {" and ".join(absent)} are not set; expected a start by '
-            f'{commands[launcher]}, or --launcher none for one process'
+            f'--launcher {launcher}: {" and ".join(absent)} are not set; start with '
+            f'{commands[launcher]}, or use --launcher none for a single process'
         )
 
 

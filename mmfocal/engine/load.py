@@ -29,7 +29,7 @@ class LoadWholeModel(Hook):
     names of the released classifiers, and only warns about missing parameters.
 
     Args:
-        checkpoint: Local path or address; a released classification file is converted.
+        checkpoint: Local path or URL; a released classification file is converted.
         allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
     """
 
@@ -94,15 +94,15 @@ def other_classes(
     )
     names = [first_few(each[place:]) or 'none' for each in (theirs, ours)]
     return (
-        f'{path} has {len(theirs)} classes, from index {place} on {names[0]}; the test data has '
-        f'{len(ours)}, from there on {names[1]}. Predictions are compared by index'
+        f'the classes of {path} and of the test data differ from index {place} on: {names[0]} '
+        f'(of {len(theirs)}) and {names[1]} (of {len(ours)}). Predictions are compared by index'
     )
 
 
 class CheckParameters(Hook):
     """Compare a checkpoint with the model before ``--resume`` or ``load_from`` loads it.
 
-    MMEngine only logs what does not fit, so that a training would go on with random layers.
+    MMEngine only logs what does not fit, so that training would continue with random layers.
     """
 
     priority = 'VERY_HIGH'  # before the EMA hook, which loads the parameters too

@@ -2,8 +2,6 @@
 """Adapt configs for NVIDIA GPUs to machines without a GPU."""
 
 import gc
-import os
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,11 +10,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 
-# launcher -> variables of rank, world size and local rank
-RANK_VARIABLES = {
-    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
-}
+from mmfocal import settings
 
 
 def adapt_to_machine(cfg: Config) -> None:
@@ -68,8 +62,7 @@ def is_first_process(launcher: str) -> bool:
     Args:
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
     """
-    variable, *_ = RANK_VARIABLES.get(launcher, ('RANK',))
-    return launcher == 'none' or int(os.environ.get(variable, 0)) == 0
+    return settings.rank(launcher) == 0
 
 
 def tell(cfg: Config, line: str) -> None:
@@ -83,29 +76,10 @@ def tell(cfg: Config, line: str) -> None:
         print(line, flush=True)
 
 
-def world_size(launcher: str) -> int:
-    """Return the number of processes that the launcher starts.
-
-    Args:
-        launcher: As in MMEngine's configs.
-    """
-    variable = RANK_VARIABLES.get(launcher, ('RANK', 'WORLD_SIZE'))[1]
-    return 1 if launcher == 'none' else int(os.environ.get(variable, 1))
-
-
 def _start_gloo(launcher: str) -> None:
-    if dist.is_initialized():
-        return
-    if launcher in RANK_VARIABLES:
-        for name, source in zip(
-            ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), RANK_VARIABLES[launcher], strict=True
-        ):
-            os.environ[name] = os.environ[source]
-        os.environ.setdefault('MASTER_PORT', '29500')
-    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
-        nodes = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
-        os.environ['MASTER_ADDR'] = subprocess.check_output(nodes, text=True).split()[0]
-    dist.init_process_group('gloo')
+    if not dist.is_initialized():
+        settings.set_rendezvous(launcher)
+        dist.init_process_group('gloo')
 
 
 def leave_process_group() -> None:
@@ -114,7 +88,7 @@ def leave_process_group() -> None:
     Such a worker hosts the store of its group. The threads of the store can abort the process when
     it exits.
     """
-    if dist.is_initialized() and os.environ.get('TORCH_DISABLE_SHARE_RDZV_TCP_STORE') == '1':
+    if dist.is_initialized() and settings.is_on(settings.STORE_PER_WORKER):
         gc.collect()  # runners are part of cycles
         dist.barrier()  # the store is needed until every process reaches this line
         dist.destroy_process_group()

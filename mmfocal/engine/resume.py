@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resume a training, even if it was killed during a write or during the last validation."""
+"""Resume a run, even if it was killed during a write or during the last validation."""
 
 import copy
 import math
@@ -36,10 +36,10 @@ def latest_checkpoint(
     filename_tmpl: str | None = None,
     allow_pickle: bool = False,
 ) -> str | None:
-    """Return the newest intact checkpoint of a training.
+    """Return the newest intact checkpoint of a run.
 
     Args:
-        work_dir: Directory of the training; the file that its ``last_checkpoint`` names comes
+        work_dir: Directory of the run; the file that its ``last_checkpoint`` names comes
             first, as in MMEngine.
         out_dir: ``default_hooks.checkpoint.out_dir``. Its checkpoints are in a folder with the
             name of the work directory.
@@ -62,7 +62,7 @@ def latest_checkpoint(
 def _newest_first(
     work_dir: str | Path, out_dir: str | Path | None, filename_tmpl: str | None, allow_pickle: bool
 ) -> Iterator[str | Path]:
-    """Yield the checkpoints of a training, damaged ones too; remote ones are addresses."""
+    """Yield the checkpoints of a run, damaged ones too; remote ones are URLs."""
     folders = [Path(work_dir)]
     if out_dir:
         folders.append(Path(out_dir, Path(os.path.abspath(work_dir)).name))
@@ -161,9 +161,9 @@ def check_work_dir(cfg: Config, allow_pickle: bool = False) -> None:
     newest = next(_newest_first(*_places(cfg), allow_pickle), None)
     if newest is not None:
         raise InputError(
-            f'{cfg.work_dir} has checkpoints of an earlier training, the newest is {newest}. '
+            f'{cfg.work_dir} has checkpoints of an earlier run; the newest is {newest}. '
             'A new training would replace them. Expected one of\n'
-            '  --resume        to go on from there\n'
+            '  --resume        to continue that run\n'
             '  --work-dir DIR  to train in another folder\n'
             '  --overwrite     to replace them'
         )
@@ -196,8 +196,8 @@ def resume(cfg: Config, checkpoint: str, allow_pickle: bool = False) -> None:
         start = f' from {cfg.load_from}' if cfg.load_from else ''
         tell(
             cfg,
-            f'--resume: there is no checkpoint in {cfg.work_dir}, '
-            f'the training starts at iteration 0{start}',
+            f'--resume: there is no checkpoint in {cfg.work_dir}; '
+            f'training starts at iteration 0{start}',
         )
         return
     tell(cfg, f'--resume: resuming from {found}')

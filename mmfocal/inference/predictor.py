@@ -83,7 +83,7 @@ class Predictor:
         """Predict on an image.
 
         Args:
-            image: Path, address, or BGR image ``(H, W, 3)``, uint8.
+            image: Path, URL, or BGR image ``(H, W, 3)``, uint8.
 
         Returns:
             ``Boxes``, ``LabelMap`` or ``ClassScores``.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Input of predictions: images, folders, patterns, addresses, videos and cameras."""
+"""Input of predictions: images, folders, patterns, URLs, videos and cameras."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -26,7 +26,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """Read an image.
 
     Args:
-        path: File or address.
+        path: File or URL.
 
     Returns:
         BGR image ``(H, W, 3)``, uint8.
@@ -50,7 +50,7 @@ class Source:
 
     Attributes:
         name: Unique name for its results, without suffix; includes subfolders.
-        path: File, address, or the camera's number.
+        path: File, URL, or the camera's number.
         kind: ``'image'``, ``'video'`` or ``'camera'``.
     """
 
@@ -117,7 +117,7 @@ def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
     Args:
         inputs: Images, videos, folders (searched with their subfolders, without hidden names;
             other files in it are skipped, also those of a pattern), patterns such as
-            ``'scans/*.png'``, addresses of images, and numbers of cameras.
+            ``'scans/*.png'``, URLs of images, and numbers of cameras.
 
     Returns:
         Sources in the order of the inputs, those of a folder or pattern sorted.
@@ -136,10 +136,10 @@ def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
 
 
 def without_query(path: str) -> str:
-    """Remove the query of an address; local names may contain ``?`` and ``#``.
+    """Remove the query of a URL; local names may contain ``?`` and ``#``.
 
     Args:
-        path: File or address.
+        path: File or URL.
     """
     return path.partition('?')[0].partition('#')[0] if '://' in path else path
 

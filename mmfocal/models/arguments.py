@@ -47,7 +47,7 @@ def per_stage(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def parse_arch(
-    arch: str | dict, zoo: dict[str, dict]
+    arch: str | dict[str, Any], zoo: dict[str, dict[str, Any]]
 ) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     """Return width, depths and heads of ``arch``, a name in ``zoo`` or a dict."""
     if isinstance(arch, str):

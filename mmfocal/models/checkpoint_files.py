@@ -23,7 +23,7 @@ StateDict = dict[str, Tensor]
 
 SUFFIXES = ('.pth', '.safetensors')
 HUB = 'hf-hub:'  # timm's prefix
-UNVERIFIED = '#unverified'  # end of an address whose file may be any
+UNVERIFIED = '#unverified'  # at the end of a URL, skips verification
 _NAMED_HASH = re.compile(r'-([0-9a-f]{8,64})\.\w+$')  # as in model-0123abcd.pth
 
 
@@ -34,7 +34,7 @@ def _history_method(owner: type, name: str) -> Any:
     return getattr(owner, name)
 
 
-def _training_globals() -> AbstractContextManager:
+def _training_globals() -> AbstractContextManager[Any]:
     """Allow the restricted unpickler to load the objects in MMEngine's training checkpoints.
 
     These are NumPy scalars and HistoryBuffers. PyTorch < 2.6 has no such setting.
@@ -56,7 +56,7 @@ def _training_globals() -> AbstractContextManager:
 
 
 def _hub_address(name: str) -> str:
-    """Return the address of ``OWNER/NAME[@REVISION]``'s weights on the Hugging Face Hub."""
+    """Return the URL of ``OWNER/NAME[@REVISION]``'s weights on the Hugging Face Hub."""
     repository, _, revision = name.partition('@')
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', repository):
         raise InputError(f'{HUB}{name}: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION')
@@ -65,7 +65,7 @@ def _hub_address(name: str) -> str:
 
 
 def split_checksum(address: str) -> tuple[str, str]:
-    """Split the SHA-256 off an address.
+    """Split the SHA-256 off a URL.
 
     Args:
         address: ``https://...#sha256=...``, or one whose name has the first digits
@@ -73,7 +73,7 @@ def split_checksum(address: str) -> tuple[str, str]:
             ``https://...#unverified``.
 
     Returns:
-        The address alone, and the digits; empty if there are none.
+        The URL alone, and the digits; empty if there are none.
 
     Raises:
         ValueError: If ``sha256=`` is not followed by 8 to 64 hexadecimal digits.
@@ -85,7 +85,7 @@ def split_checksum(address: str) -> tuple[str, str]:
         named = _NAMED_HASH.search(url.split('?')[0])
         return url, named[1] if named else ''
     if not re.fullmatch('[0-9a-f]{8,64}', checksum.lower()):
-        raise InputError(f'{address}: expected 8 to 64 hexadecimal digits behind #sha256=')
+        raise InputError(f'{address}: expected 8 to 64 hexadecimal digits after #sha256=')
     return url, checksum.lower()
 
 
@@ -94,7 +94,7 @@ def download(address: str, needs_checksum: bool = True) -> Path:
 
     Args:
         address: See ``split_checksum``.
-        needs_checksum: Whether an address without a checksum is an error, unless it ends in
+        needs_checksum: Whether a URL without a checksum is an error, unless it ends in
             ``#unverified``.
 
     Raises:
@@ -105,7 +105,7 @@ def download(address: str, needs_checksum: bool = True) -> Path:
     if needs_checksum and not (checksum or address.endswith(UNVERIFIED)):
         raise InputError(
             f'{address}: downloads need a checksum; expected a name like model-0123abcd.pth, or '
-            f'#sha256=... at the end of the address; {UNVERIFIED} there downloads without one'
+            f'#sha256=... at the end of the URL; {UNVERIFIED} at the end downloads without one'
         )
     path = Path(torch.hub.get_dir(), 'checkpoints', _cached_name(address, url))
     if not path.is_file():
@@ -127,9 +127,9 @@ def download(address: str, needs_checksum: bool = True) -> Path:
 
 
 def _cached_name(address: str, url: str) -> str:
-    """Return a file name that no other address has; it keeps the suffix.
+    """Return a file name that no other URL has; it keeps the suffix.
 
-    The query is a part of the address: ``get.pth?id=1`` and ``get.pth?id=2`` are two files.
+    The query is a part of the URL: ``get.pth?id=1`` and ``get.pth?id=2`` are two files.
     """
     name = url.split('?')[0].rsplit('/', 1)[-1][-100:]
     return f'{hashlib.sha256(address.encode()).hexdigest()[:16]}_{name}'
@@ -165,7 +165,7 @@ def read_checkpoint(path: str, allow_pickle: bool = False) -> dict[str, Any]:
     """Read a checkpoint file without running code from it.
 
     Args:
-        path: Local path, ``.pth`` or ``.safetensors``, or an address (``https://...``, or
+        path: Local path, ``.pth`` or ``.safetensors``, or a URL (``https://...``, or
             ``hf-hub:OWNER/NAME`` of the Hugging Face Hub), which is downloaded once. Addresses
             need a checksum (``model-0123abcd.pth`` or ``...#sha256=...``) or end in
             ``#unverified``; it is optional for the Hub.

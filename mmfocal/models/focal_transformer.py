@@ -299,7 +299,7 @@ class FocalStage(nn.Module):
 
 
 @MODELS.register_module()
-class FocalTransformer(BaseModule):
+class FocalTransformer(BaseModule):  # type: ignore[misc]  # MMEngine is not typed
     """Focal Transformer backbone for classification, detection and segmentation.
 
     Args:
@@ -349,7 +349,7 @@ class FocalTransformer(BaseModule):
 
     def __init__(
         self,
-        arch: str | dict = 'tiny',
+        arch: str | dict[str, Any] = 'tiny',
         in_channels: int = 3,
         window_size: int | Sequence[int] = 7,
         focal_levels: int | Sequence[int] = (2, 2, 2, 2),
@@ -373,7 +373,7 @@ class FocalTransformer(BaseModule):
         norm_eval: bool = False,
         with_cp: bool = False,
         attn_impl: str = 'auto',
-        init_cfg: dict | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         embed_dims, self.depths, num_heads = parse_arch(arch, self.arch_zoo)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers of the backbone around the attention; shapes as in ``focal_transformer``."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ def convolve(x: Tensor, conv: nn.Module, stride: int) -> Tensor:
     token wide. It is made two tokens wide there; the added zeros equal the padding's.
     """
     x = x.permute(0, 3, 1, 2)
-    if x.device.type == 'cpu' and not torch.jit.is_tracing() and x.shape[3] == stride:
+    if x.device.type == 'cpu' and not compat.is_tracing() and x.shape[3] == stride:
         return conv(F.pad(x, (0, stride)))[..., :1].permute(0, 2, 3, 1)
     return conv(x).permute(0, 2, 3, 1)
 
@@ -103,7 +105,7 @@ class FcPool(nn.Module):
 
 def make_pool_layer(method: str, dim: int, cell: int) -> nn.Module:
     """Return a layer that pools ``cell x cell`` tokens to one coarse token (paper: ``'fc'``)."""
-    layers = {
+    layers: dict[str, Callable[[], nn.Module]] = {
         'fc': lambda: FcPool(cell),
         'conv': lambda: nn.Conv2d(dim, dim, cell, stride=cell, groups=dim),
         'mean': lambda: nn.AvgPool2d(cell),

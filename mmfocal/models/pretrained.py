@@ -129,7 +129,7 @@ def _describe(state: StateDict) -> dict[str, int]:
     return found
 
 
-def _may_start_fresh(key: str, source: StateDict, may_lack: re.Pattern | None) -> bool:
+def _may_start_fresh(key: str, source: StateDict, may_lack: re.Pattern[str] | None) -> bool:
     """Return whether a parameter may be absent from a file.
 
     Output norms may be absent. A neighbor table may be absent if the file's blocks of the same
@@ -176,7 +176,7 @@ class Match(NamedTuple):
 
 
 def match(
-    source: StateDict, model: FocalTransformer, path: str, may_lack: re.Pattern | None = None
+    source: StateDict, model: FocalTransformer, path: str, may_lack: re.Pattern[str] | None = None
 ) -> Match:
     """Match a file's parameters to a backbone, without changing the backbone.
 
@@ -222,7 +222,7 @@ def match(
 
 
 def _check_same_model(
-    source: StateDict, target: StateDict, path: str, may_lack: re.Pattern | None
+    source: StateDict, target: StateDict, path: str, may_lack: re.Pattern[str] | None
 ) -> None:
     """Reject a file of another width or depth, or with missing or unexpected keys."""
     theirs, ours = _describe(source), _describe(target)
@@ -303,7 +303,7 @@ class FocalPretrained:
     Use it as the backbone's ``init_cfg=dict(type='FocalPretrained', checkpoint=...)``.
 
     Args:
-        checkpoint: Local path or address of a file of the released code, of this backbone, or of
+        checkpoint: Local path or URL of a file of the released code, of this backbone, or of
             a whole model around it, ``.pth`` or safetensors; ``hf-hub:OWNER/NAME`` for the Hugging
             Face Hub. With the prefix ``swin:``, ``SwinPretrained`` loads the file.
         allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
@@ -338,7 +338,7 @@ class SwinPretrained(FocalPretrained):
     keep their initial values.
 
     Args:
-        checkpoint: Local path or address of a file of the original code, timm, mmpretrain, mmdet
+        checkpoint: Local path or URL of a file of the original code, timm, mmpretrain, mmdet
             or mmseg, ``.pth`` or safetensors; ``hf-hub:OWNER/NAME`` for the Hugging Face Hub.
         allow_pickle: Unpickle objects of any class. This can run any code: trusted files only.
     """

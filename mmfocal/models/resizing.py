@@ -24,6 +24,8 @@ def resize_coarse(table: Tensor, size: int) -> Tensor:
 
 def resize_window(table: Tensor, window: int) -> Tensor:
     """Resize a table of window keys: ``((2w-1)^2, h)`` -> ``((2*window-1)^2, h)``."""
+    # choice: bilinear as for the coarse tables, because the paper does not specify it; Swin's code
+    # is bicubic
     return resize_coarse(table.t(), 2 * window - 1).t()
 
 

@@ -95,7 +95,7 @@ def _by_supervision(form: str, labels: str, images: str, names: str | None) -> d
 
 
 def _from_yolo(images: str, labels: str, names: str) -> Any:
-    """Read YOLO's files by supervision, whose list of names has no gaps."""
+    """Read YOLO's files with supervision, whose list of names has no gaps."""
     import supervision as sv
 
     classes = _yolo_names(names)

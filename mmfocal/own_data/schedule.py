@@ -14,7 +14,7 @@ WARMUP_SHARE = 0.1  # maximum share of the training for a warm-up that is counte
 def plan(
     cfg: Config, images: int, batch: int, gpus: int = 1, epochs: int | None = None
 ) -> dict[str, Any]:
-    """Scale a training to a number of images.
+    """Scale a training schedule to a number of images.
 
     Args:
         cfg: Base config with ``auto_scale_lr.base_batch_size``.

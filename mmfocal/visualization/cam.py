@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class activation maps of Focal Transformers by grad-cam.
+"""Class activation maps of Focal Transformers with grad-cam.
 
 The output norms process maps as ``(B, H, W, C)``, but grad-cam expects ``(B, C, H, W)``. Without
 the conversion here, the result shows stripes and no error is raised.

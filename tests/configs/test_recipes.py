@@ -173,6 +173,11 @@ def test_sizes_differ_in_nothing_else(name):
     assert all(key.startswith(allowed) for key in changed), changed
 
 
+def test_sizes_have_one_source():
+    configs = [path for path in ROOT.rglob('*.py') if '_base_' not in path.parts]
+    assert [path for path in configs if re.search(r"\barch='", path.read_text())] == []
+
+
 def test_classification_regularizes_as_the_released_code():
     cfg = load('classification/focal_t_in1k')
     mixup, cutmix = cfg.model.train_cfg.augments

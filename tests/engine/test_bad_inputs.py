@@ -170,9 +170,9 @@ BAD_ANNOTATIONS = [
     ('polygon far left', first('annotations', segmentation=[*POLYGON, [1, 1, -2e6, 1, 5, 5]]),
      'corner further than'),
     ('polygon beyond floats', first('annotations', segmentation=[[1, 1, 9, 1e308, 1e308, 9]]),
-     'something else than numbers'),
+     'values that are not numbers'),
     ('polygon of a huge integer', first('annotations', segmentation=[[1, 1, 9, 10**400, 9, 9]]),
-     'something else than numbers'),
+     'values that are not numbers'),
     ('outline without end', first('annotations', segmentation=[[0, 0, 9e5, 9e5] * 20]),
      'outline of over 10,000,000 pixels'),
     ('relative polygons', every('annotations', segmentation=RELATIVE),
@@ -1100,7 +1100,7 @@ def test_own_data_are_told_in_one_go_with_the_lines_to_write(tmp_path, capsys, t
     [
         ('area', 50, None),
         ('area', float('nan'), 'area=nan'),  # msgspec rejects NaN
-        ('segmentation', [[1, 2, 3, 4, 5, 'x']], 'something else than numbers'),
+        ('segmentation', [[1, 2, 3, 4, 5, 'x']], 'values that are not numbers'),
         ('segmentation', dict(counts=[9, 999], size=[HEIGHT, WIDTH]), 'add up to 1008'),
         ('segmentation', None, 'have no segmentation'),
         ('image_id', [1], r'unknown image_id'),
@@ -1135,7 +1135,7 @@ def test_many_masks_are_sampled_unless_they_are_scored(tmp_path, monkeypatch, sc
     content['annotations'][1]['segmentation'] = [[1, 2, 3, 4, 5, 'x']]
     cfg = detection(tmp_path, content)
     if scored:
-        with pytest.raises(InputError, match=r'annotation id=2 .*something else than numbers'):
+        with pytest.raises(InputError, match=r'annotation id=2 .*values that are not numbers'):
             check_inputs(cfg, ['val'])
         return
     cfg.val_evaluator = None

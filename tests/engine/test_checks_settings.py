@@ -331,7 +331,10 @@ def test_the_hosts_schedules_pass(package, name):
         ),
         (
             {'default_hooks.checkpoint.by_epoch': True},
-            ['checkpoint.by_epoch=True with a loop by iterations', 'by_epoch=False, interval=100'],
+            [
+                'checkpoint.by_epoch=True with an iteration-based loop',
+                'by_epoch=False, interval=100',
+            ],
         ),
         (
             {'default_hooks.checkpoint': dict(_delete_=True, type='CheckpointHook', interval=1)},

@@ -28,7 +28,7 @@ def check(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def objects() -> list[dict[str, Any]]:
-    """What COCO's instances are, by image; the third image has none."""
+    """Return COCO's instances by image; the third image has none."""
     top_half = np.asfortranarray(np.arange(HEIGHT)[:, None] < HEIGHT // 2 + np.zeros(WIDTH), 'u1')
     compressed = coco_mask.encode(top_half)
     crowd = dict(counts=[HEIGHT * 2, HEIGHT * 3, HEIGHT * (WIDTH - 5)], size=[HEIGHT, WIDTH])

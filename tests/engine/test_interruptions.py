@@ -228,7 +228,7 @@ def test_nothing_to_go_on_from_is_told(tmp_path, capsys):
     resume(cfg, 'auto')
     assert not cfg.resume and cfg.load_from is None
     assert (
-        f'no checkpoint in {tmp_path}/absent, the training starts at iteration 0'
+        f'no checkpoint in {tmp_path}/absent; training starts at iteration 0'
         in capsys.readouterr().out
     )
 

@@ -332,7 +332,7 @@ def test_other_classes_than_those_of_the_test_data_are_told(runs, tmp_path, capf
     torch.save(content, tmp_path / 'other.pth')
     predictor = Predictor(runs['maskrcnn'], tmp_path / 'other.pth', device='cpu')
     told = ''.join(capfd.readouterr())
-    assert 'other.pth has 10 classes, from index 8 on x, y; the test data has 10, from' in told
+    assert 'other.pth and of the test data differ from index 8 on: x, y (of 10) and ' in told
     assert f'{CLASSES[8]}, {CLASSES[9]}' in told and predictor.classes[8:] == ('x', 'y')
 
 

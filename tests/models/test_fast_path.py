@@ -209,7 +209,7 @@ def test_kernels_compute_what_the_layers_compute(count_calls: Callable) -> None:
 )
 @torch.no_grad()
 def test_changed_blocks_skip_the_kernels(name: str, count_calls: Callable) -> None:
-    """What changed layers compute, with the attention of the GPU."""
+    """Changed layers run as written, with the attention of the GPU."""
     calls, x = count_calls(fast_path, 'run_block'), torch.randn(1, 3, 4, DIM).double()
     block, twin = make_block(impl='triton'), make_block(impl='reference')
     call_block(block.double(), x)

@@ -157,7 +157,7 @@ def read_data(args: Namespace, scope: str, files: dict[str, Path]) -> OwnData:
 
 
 def write_checked(text: str, out: Path) -> Config:
-    """Write the config and run the checks of a training."""
+    """Write the config and run the checks of a training run."""
     write(out, text)
     cfg = read_config(out)
     check_widths(cfg)
@@ -166,7 +166,7 @@ def write_checked(text: str, out: Path) -> Config:
 
 
 def is_absent(weights: str) -> bool:
-    """Return whether a checkpoint is a local file that does not exist; addresses are not tried."""
+    """Return whether a checkpoint is a local file that does not exist; URLs are not tried."""
     name = weights.removeprefix(SWIN)
     is_address = name.startswith(HUB) or '://' in name
     return not is_address and not Path(name).expanduser().is_file()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interrupt small trainings at random points, resume them, and compare their last checkpoints.
+"""Interrupt small runs at random points, resume them, and compare their last checkpoints.
 
 Each trial starts ``tools/train.py``, injects one fault, repeats the command with ``--resume`` and
-compares weights, EMA, optimizer and schedule bit for bit with a training that was not interrupted.
-The trainings are forks of this process, which has imported everything, so that a trial takes
+compares weights, EMA, optimizer and schedule bit for bit with a run that was not interrupted.
+The runs are forks of this process, which has imported everything, so that a trial takes
 seconds.
 """
 
@@ -84,11 +84,11 @@ class Trial:
         return self.reached - self.resumed
 
 
-# ---- trainings ---------------------------------------------------------------------------------
+# ---- runs --------------------------------------------------------------------------------------
 
 
 def _train(main: Main, work_dir: Path, log: Path, ranks: int) -> None:
-    """Body of a forked process: a training of one rank, or an agent that starts several."""
+    """Body of a forked process: a run of one rank, or an agent that starts several."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -109,7 +109,7 @@ def _train(main: Main, work_dir: Path, log: Path, ranks: int) -> None:
 
 
 def start(main: Main, work_dir: Path, log: Path, ranks: int) -> BaseProcess:
-    """Start a training.
+    """Start a run.
 
     Args:
         main: ``main`` of ``tools/train.py``.
@@ -123,7 +123,7 @@ def start(main: Main, work_dir: Path, log: Path, ranks: int) -> BaseProcess:
 
 
 def finish(process: BaseProcess) -> int | None:
-    """Wait for a training and return its exit code, None if it hangs; nothing is left running.
+    """Wait for a run and return its exit code, None if it hangs; nothing is left running.
 
     Args:
         process: A started training.
@@ -233,10 +233,10 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
 
 
 class Trials:
-    """Trainings without faults to compare with, and trials.
+    """Runs without faults to compare with, and trials.
 
     Args:
-        root: Folder for all trainings, with the data.
+        root: Folder for all runs, with the data.
     """
 
     def __init__(self, root: Path) -> None:
@@ -246,7 +246,7 @@ class Trials:
         self.size = 0
 
     def compare_with(self, ranks: int) -> dict[str, Tensor]:
-        """Return the state after a training without faults.
+        """Return the state after a run without faults.
 
         Args:
             ranks: Number of processes.
@@ -261,7 +261,7 @@ class Trials:
         return self.whole[ranks]
 
     def run(self, kind: str, seed: int) -> Trial | None:
-        """Interrupt and resume a training.
+        """Interrupt and resume a run.
 
         Args:
             kind: One of ``KINDS``.

@@ -2,7 +2,7 @@
 """Train a small detector in float32, bfloat16 and float16 on a CPU and compare losses and scores.
 
 The backbone runs under autocast. Its convolutions and the rest of the model stay in float32, as
-their operators are slow or missing in lower precision on CPUs. All trainings see the same images
+their operators are slow or missing in lower precision on CPUs. All runs see the same images
 in the same order.
 """
 

@@ -140,7 +140,7 @@ def rows(efficiency: float, price: float) -> Iterator[str]:
         dataset = cfg.train_dataloader.dataset
         if dataset.get('dataset', dataset).type not in TRAINING_SETS:
             continue
-        if re.search('nano|overfit', name):  # no trainings on whole data sets
+        if re.search('nano|overfit', name):  # not trained on whole data sets
             continue
         if cfg.model.backbone.type != 'FocalTransformer':
             continue

@@ -46,7 +46,7 @@ def _mb(count: float) -> float:
 
 
 def sample(trainer: psutil.Process, work_dir: Path) -> dict[str, float]:
-    """Measure a training.
+    """Measure a run.
 
     Args:
         trainer: Its main process; data workers are its children.

@@ -4,7 +4,7 @@
     python tools/visualize/attention.py RUN IMAGE --query 80 60 --stage 0 --head 2
     python tools/visualize/attention.py CONFIG CHECKPOINT IMAGE --query 80 60
 
-RUN is the folder of a training, CHECKPOINT any file that holds the backbone, or "none" for random
+RUN is the folder of a run, CHECKPOINT any file that holds the backbone, or "none" for random
 weights.
 """
 

@@ -36,8 +36,8 @@ def parse_args() -> argparse.Namespace:
         'inputs',
         nargs='+',
         metavar='[CHECKPOINT] IMAGE',
-        help='checkpoint of the whole model, or "none" for random weights, if a config came '
-        'before; then the image',
+        help='checkpoint of the whole model or "none" for random weights (only after a config), '
+        'then the image',
     )
     parser.add_argument(
         '--method', choices=METHODS, default='gradcam', help='method (default: gradcam)'

@@ -46,7 +46,7 @@ CONVENTIONS = {
     'default': Convention(
         _kinds('linear coarse_kv attention repeated product deform'),
         'every convolution, linear layer and matrix product that is computed',
-        'DyHead',
+        'no published table',
     ),
     'linear': Convention(
         _kinds('linear coarse_kv'),

@@ -556,7 +556,7 @@ def mask_problem(mask: Any, size: list[int], scored: bool) -> str | None:
         except (TypeError, OverflowError):
             reach = math.nan
         if not math.isfinite(reach):
-            return f'segmentation={_short(mask)} has something else than numbers; {expected}'
+            return f'segmentation={_short(mask)} has values that are not numbers; {expected}'
         if reach > _FAR and _is_huge(polygon):
             return (
                 f'segmentation={_short(mask)} has a corner further than {_FAR:,.0f} pixels from '

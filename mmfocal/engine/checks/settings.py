@@ -21,9 +21,11 @@ from mmengine.registry import LOOPS, MODELS, DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 
+from mmfocal.settings import world_size
+
 from ..config_shape import check_type
 from ..findings import Findings, first_few
-from ..machine import dicts_in, kind_of, world_size
+from ..machine import dicts_in, kind_of
 from ..meta_model import build_meta_model
 from ..options import nearest, parameters_of, registered
 
@@ -442,8 +444,8 @@ def loads_annotations(dataset: dict) -> bool:
 def check_schedule(cfg: Config, findings: Findings) -> None:
     """Check that nothing waits for the end of an epoch that never comes.
 
-    A loop by iterations ends one epoch, its last iteration. A loop by epochs with an endless
-    sampler ends none. Loops of other classes are not checked.
+    An iteration-based loop ends one epoch, at its last iteration. An epoch-based loop with an
+    endless sampler ends none. Loops of other classes are not checked.
 
     Args:
         cfg: Complete config; not checked without ``train_cfg``.
@@ -475,9 +477,9 @@ def _check_sampler(cfg: Config, findings: Findings) -> None:
     if kind in _ENDLESS:
         instead = {'train_dataloader.sampler.type': 'DefaultSampler'}
         findings.error(
-            f'train_dataloader.sampler.type={kind!r} never ends, so the first epoch of '
-            f'train_cfg={_short(cfg.train_cfg)} does not either; expected a sampler that ends, '
-            "such as DefaultSampler, or a loop by iterations: train_cfg=dict(type='Iter"
+            f'train_dataloader.sampler.type={kind!r} never ends, so the first '
+            f'epoch of train_cfg={_short(cfg.train_cfg)} would not end; expected a sampler that '
+            "ends, such as DefaultSampler, or an iteration-based loop: train_cfg=dict(type='Iter"
             "BasedTrainLoop', max_iters=...)",
             instead if kind == 'InfiniteSampler' else None,
         )
@@ -495,7 +497,7 @@ def _checkpoint_hooks(cfg: Config) -> Iterator[tuple[str, dict]]:
 
 
 def _check_arguments(cfg: Config, findings: Findings) -> None:
-    """Check the names that hooks which save would only reject at the first save."""
+    """Check the arguments of checkpoint hooks, which MMEngine reads at the first save."""
     known = {*inspect.signature(CheckpointHook).parameters, 'type', 'priority', '_scope_'}
     for key, hook in _checkpoint_hooks(cfg):
         for name in sorted(hook.keys() - (known - {'kwargs'})):
@@ -512,8 +514,8 @@ def _check_checkpoints(cfg: Config, findings: Findings) -> None:
         if hook.get('by_epoch', True) and interval > 0:
             every = interval if interval >= _FEW else cfg.train_cfg.get('val_interval', 1000)
             findings.error(
-                f'{key}.by_epoch={hook.get("by_epoch", "True (the default)")} with a loop by '
-                'iterations writes no checkpoint before the end of the training; expected '
+                f'{key}.by_epoch={hook.get("by_epoch", "True (the default)")} with an '
+                'iteration-based loop writes no checkpoint before the end of training; expected '
                 f'by_epoch=False and an interval in iterations instead of {interval}',
                 {f'{key}.type': 'CheckpointHook', f'{key}.by_epoch': False}
                 | {f'{key}.interval': every},
@@ -531,7 +533,7 @@ def _check_schedulers(cfg: Config, by_iteration: bool, findings: Findings) -> No
         if by_iteration and by_epoch and not adapts:
             findings.error(
                 f'{key}.by_epoch={scheduler.get("by_epoch", "True (the default)")} '
-                f'({kind_of(scheduler)}) with a loop by iterations never takes a step, so '
+                f'({kind_of(scheduler)}) with an iteration-based loop never takes a step, so '
                 'its values stay those of the start; expected by_epoch=False, and begin, end, '
                 'T_max and milestones in iterations',
                 {f'{key}.by_epoch': False},

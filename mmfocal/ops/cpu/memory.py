@@ -9,6 +9,7 @@ chunks that fit the cache, in memory that is reused.
 import math
 import threading
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class _Memory(threading.local):
     """Scratch memory of a thread, by name, device and dtype."""
 
     def __init__(self) -> None:
-        self.blocks: dict[tuple, Tensor] = {}
+        self.blocks: dict[tuple[Any, ...], Tensor] = {}
 
 
 _memory = _Memory()

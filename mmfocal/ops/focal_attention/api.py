@@ -63,7 +63,8 @@ def check_impl(impl: str, name: str = 'attn_impl') -> None:
 _logged: set[tuple[str, str]] = set()
 
 
-@torch.compiler.assume_constant_result  # runs while code is compiled
+# Runs while code is compiled. The decorator has no types.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def log_choice(name: str, device_type: str, reasons: Sequence[str] = ()) -> None:
     """Log which backend ``'auto'`` selected and why the preferred one is unsupported.
 
@@ -102,7 +103,7 @@ def _choose(impl: str, inputs: FocalInputs) -> Backend:
     return BACKENDS[name]
 
 
-def _without_autocast(device_type: str) -> AbstractContextManager:
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
     """Disable autocast, which casts bias and softmax; backends handle precision themselves."""
     if not compat.is_autocast_enabled(device_type):
         return nullcontext()

@@ -42,7 +42,7 @@ def make_map(size: tuple[int, int, int], dtype: torch.dtype = torch.float64) -> 
 
 
 @pytest.fixture
-def lean_calls(count_calls: Callable) -> list:
+def chunked_calls(count_calls: Callable) -> list:
     """Grows with each block that runs a few tokens or heads at a time."""
     return count_calls(block_module, '_attend')
 
@@ -78,10 +78,10 @@ def gradients(block: FocalBlock, x: Tensor, call: Callable) -> dict[str, Tensor]
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('name', BLOCKS)
 def test_equals_the_layers(
-    name: str, size: tuple[int, int, int], dtype: torch.dtype, lean_calls: list
+    name: str, size: tuple[int, int, int], dtype: torch.dtype, chunked_calls: list
 ) -> None:
     check(make_block(dtype, **BLOCKS[name]), make_map(size, dtype))
-    assert len(lean_calls) == 1
+    assert len(chunked_calls) == 1
 
 
 @pytest.mark.parametrize('training_bytes', [0, 2**30])
@@ -109,12 +109,12 @@ def test_trains_as_the_layers(
 )
 @pytest.mark.parametrize('chunk_bytes', [1, 5 * 4 * DIM * 8, 2**30], ids=['token', 'five', 'all'])
 def test_any_chunks(
-    qkv_bytes: int, chunk_bytes: int, lean_calls: list, monkeypatch: pytest.MonkeyPatch
+    qkv_bytes: int, chunk_bytes: int, chunked_calls: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_module, 'QKV_BYTES', qkv_bytes)
     monkeypatch.setattr(mlp_module, 'CHUNK_BYTES', chunk_bytes)
     check(make_block(), make_map((2, 15, 33)))
-    assert len(lean_calls) == 1
+    assert len(chunked_calls) == 1
 
 
 def test_heads_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,56 +127,56 @@ def test_heads_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_precision(dtype: torch.dtype, lean_calls: list) -> None:
+def test_half_precision(dtype: torch.dtype, chunked_calls: list) -> None:
     """As exact as layer by layer: the bias tables are combined, and keys weighted, in fp32."""
     block, x = make_block(torch.float32), make_map((2, 14, 21), torch.float32)
     truth = block(x)
     block, x = block.to(dtype), x.to(dtype)
     ours, plain = call_block(block, x), block(x)
-    assert len(lean_calls) == 1 and ours.dtype == dtype
+    assert len(chunked_calls) == 1 and ours.dtype == dtype
     assert (ours - truth).abs().mean() <= 1.1 * (plain - truth).abs().mean()
 
 
 @torch.no_grad()
-def test_input_and_former_outputs_stay(lean_calls: list) -> None:
+def test_input_and_former_outputs_stay(chunked_calls: list) -> None:
     block, x = make_block(), make_map((2, 15, 33))
     before, first = x.clone(), call_block(block, x)
     kept = first.clone()
     call_block(block, 2 * x)
     assert torch.equal(x, before) and torch.equal(first, kept)
-    assert len(lean_calls) == 2
+    assert len(chunked_calls) == 2
 
 
 @torch.no_grad()
-def test_transposed_input(lean_calls: list) -> None:
+def test_transposed_input(chunked_calls: list) -> None:
     block, x = make_block(), make_map((2, 15, 33))
     transposed = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     assert torch.equal(call_block(block, transposed), call_block(block, x))
-    assert len(lean_calls) == 2
+    assert len(chunked_calls) == 2
 
 
-def test_frozen_blocks(lean_calls: list) -> None:
+def test_frozen_blocks(chunked_calls: list) -> None:
     block, x = make_block().requires_grad_(False), make_map((2, 15, 33))
     with torch.no_grad():
         expected = call_block(block, x)
-    assert torch.equal(call_block(block, x), expected) and len(lean_calls) == 2
+    assert torch.equal(call_block(block, x), expected) and len(chunked_calls) == 2
     call_block(block, x.requires_grad_())
-    assert len(lean_calls) == 2
+    assert len(chunked_calls) == 2
 
 
-def test_training_after_inference_mode(lean_calls: list) -> None:
+def test_training_after_inference_mode(chunked_calls: list) -> None:
     block, x = make_block(), make_map((2, 15, 33))
     with torch.inference_mode():
         first = call_block(block, x)
     call_block(block, x).sum().backward()
     with torch.no_grad():
         assert torch.equal(call_block(block, x), first)
-    assert len(lean_calls) == 2
+    assert len(chunked_calls) == 2
     assert call_block(block, x[:0]).shape == (0, 15, 33, DIM)
 
 
 @torch.no_grad()
-def test_threads(lean_calls: list) -> None:
+def test_threads(chunked_calls: list) -> None:
     block, maps = make_block(), [scale * make_map((2, 15, 33)) for scale in range(1, 5)]
     alone = [call_block(block, x) for x in maps]
     together = [None] * len(maps)
@@ -193,15 +193,15 @@ def test_threads(lean_calls: list) -> None:
         thread.join()
     for ours, truth in zip(together, alone, strict=True):
         torch.testing.assert_close(ours, truth)
-    assert len(lean_calls) == 6 * len(maps)
+    assert len(chunked_calls) == 6 * len(maps)
 
 
 @torch.no_grad()
-def test_environment_chooses(lean_calls: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_chooses(chunked_calls: list, monkeypatch: pytest.MonkeyPatch) -> None:
     block, x = make_block(), make_map((2, 15, 33))
     monkeypatch.setenv('MMFOCAL_ATTN_IMPL', 'reference')
     truth = call_block(block, x)
-    assert not lean_calls
+    assert not chunked_calls
     monkeypatch.setenv('MMFOCAL_ATTN_IMPL', 'chunked')
     torch.testing.assert_close(call_block(block, x), truth)
-    assert len(lean_calls) == 1
+    assert len(chunked_calls) == 1

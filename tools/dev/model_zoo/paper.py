@@ -246,7 +246,7 @@ class Ours(NamedTuple):
         params: Trainable parameters.
         flops: Multiply-accumulates, counted as the row says.
         unit: ``Epochs`` or ``Iterations``.
-        length: Number of epochs or iterations of a training.
+        length: Number of epochs or iterations of a run.
         batch_size: Images per step, over all GPUs.
     """
 

@@ -45,10 +45,10 @@ def _make_index(geometry: FocalGeometry) -> Tensor:
 
 
 _geometry = cache(FocalGeometry)
-_INDICES: dict[tuple, Tensor] = {}
+_INDICES: dict[tuple[Any, ...], Tensor] = {}
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _kept_index(device: torch.device, *sizes: int) -> Tensor:
     """Return the index: cached, because copies to a GPU synchronize; constant in compiled code."""
     key = (device, *sizes)

@@ -73,7 +73,9 @@ def fitting(dtype: torch.dtype, head_dim: int) -> list[Config]:
     return configs or [CONFIGS[0]._replace(BLOCK_K=largest)]
 
 
-def _key(kernel: str, dtype: torch.dtype, head_dim: int, capability: int) -> tuple:
+def _key(
+    kernel: str, dtype: torch.dtype, head_dim: int, capability: int
+) -> tuple[str, int, int, int]:
     return kernel, dtype.itemsize, block(head_dim), capability
 
 

@@ -87,7 +87,9 @@ class Operator:
         outputs: Function of the same arguments that returns uninitialized results.
     """
 
-    def __init__(self, schema: str, launcher: Callable, outputs: Callable) -> None:
+    def __init__(
+        self, schema: str, launcher: Callable[..., Any], outputs: Callable[..., Any]
+    ) -> None:
         self.launcher = launcher
         self.operator: Any = None
         name, arguments = schema.partition('(')[::2]

@@ -50,7 +50,7 @@ def _three(parameters: list[Tensor], other: Tensor) -> list[Tensor]:
     return [*parameters, *[other] * (MAX_FOCAL_LEVEL - 1 - len(parameters))]
 
 
-def _constants(dtype: torch.dtype, sizes: list[int]) -> dict:
+def _constants(dtype: torch.dtype, sizes: list[int]) -> dict[str, bool | int]:
     """Return the constants of both kernels for a dtype of the map."""
     window_size, _, _, focal_level = sizes
     return {
