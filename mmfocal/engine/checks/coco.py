@@ -50,6 +50,8 @@ POLYGON_SAMPLE = 50_000  # polygons that are checked in a file for training
 _FAR, _LONG = 1e6, 1e7  # pixels
 _HIGHEST_ID = 2**53  # pycocotools stores ids as 64 bit floats
 _RELATIVE = 1.5  # highest coordinate that may be a share of the image
+_COMPARED = 400  # annotations whose boxes are compared with the bounds of their polygons
+_TOLERANCE = (1.5, 0.02)  # pixels and share of the box by which they may differ
 
 # ---- the file ----------------------------------------------------------------------------------
 
@@ -681,6 +683,7 @@ def check_entries(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray |
     kept = check_boxes(file, classes)
     if kept is not None:
         check_masks(file, kept)
+        check_order(file)
     return kept
 
 
@@ -771,6 +774,64 @@ def check_references(file: CocoFile) -> bool:
                 f'the id of one of its {len(known)} {part}'
             )
     return good
+
+
+# ---- boxes and polygons ------------------------------------------------------------------------
+
+
+def check_order(file: CocoFile) -> None:
+    """Compare boxes with the bounds of polygons, which tell other orders of the numbers.
+
+    Boxes of COCO equal the bounds. Those of other sets may differ, for instance where boxes
+    include what is hidden. They are an error only if most agree with another order.
+
+    Args:
+        file: A file whose boxes are sound; a sample of its annotations with polygons is read.
+    """
+    found = [
+        (annotation, bounds)
+        for annotation in sample(file.content['annotations'], _COMPARED)
+        if (bounds := _bounds(_mask_of(annotation)))
+    ]
+    if not found:
+        return
+    boxes = np.array([annotation['bbox'] for annotation, _ in found], float)
+    bounds = np.array([each for _, each in found])
+    start, size = boxes[:, :2], boxes[:, 2:]
+    slack = _TOLERANCE[0] + _TOLERANCE[1] * np.abs(size).max(axis=1, keepdims=True)
+    agree = {
+        order: (np.abs(np.hstack(corners) - bounds) <= slack).all(axis=1)
+        for order, corners in {
+            '': (start, start + size),
+            '[x1, y1, x2, y2]': (start, size),
+            '[x_center, y_center, width, height]': (start - size / 2, start + size / 2),
+            '[y1, x1, y2, x2]': (start[:, ::-1], size[:, ::-1]),
+            '[y, x, height, width] (or x and y of the polygons are swapped)': (
+                start[:, ::-1],
+                (start + size)[:, ::-1],
+            ),
+        }.items()
+    }
+    right = agree.pop('')
+    order, most = max(agree.items(), key=lambda each: each[1].sum())
+    if right.mean() > 0.5 or most.mean() <= 0.5:
+        return
+    first = found[int(np.argmax(most & ~right))][0]
+    file.error(
+        f'bbox of {most.sum()} of {len(found)} annotations with polygons in {file.path} seems to '
+        f'be {order}, by the bounds of the polygons; the first is id={first["id"]} with '
+        f'bbox={first["bbox"]}. COCO means bbox=[x, y, width, height] and polygons '
+        '[[x1, y1, x2, y2, ...], ...]'
+    )
+
+
+def _bounds(mask: Any) -> tuple[float, float, float, float] | None:
+    """Return x1, y1, x2, y2 of valid polygons, None for other masks."""
+    if not isinstance(mask, list) or mask_problem(mask, [], scored=False):
+        return None
+    xs = [x for polygon in mask if not _is_odd(polygon) for x in polygon[::2]]
+    ys = [y for polygon in mask if not _is_odd(polygon) for y in polygon[1::2]]
+    return (min(xs), min(ys), max(xs), max(ys)) if xs else None
 
 
 # ---- images ------------------------------------------------------------------------------------
