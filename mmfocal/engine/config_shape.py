@@ -45,6 +45,11 @@ def _are_ints(value: Any) -> bool:
     )
 
 
+def _are_counts(value: Any) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return all(isinstance(each, int) and each > 0 for each in values)
+
+
 def _are_dicts(value: Any) -> bool:
     return isinstance(value, dict) or (
         isinstance(value, (list, tuple)) and all(isinstance(each, dict) for each in value)
@@ -67,7 +72,7 @@ _INDICES = _Shape(
     'an integer other than 0, or a list of integers that is not empty',
     lambda value: bool(value) and _are_ints(value),
 )
-_TOPK = _Shape('an integer or a list of integers', _are_ints)
+_TOPK = _Shape('a positive integer or a list of them', _are_counts)
 _STEPS = _Shape(
     'a list of dicts',
     lambda value: isinstance(value, (list, tuple)) and not any(isinstance(x, str) for x in value),
@@ -107,6 +112,22 @@ _OF_DATA_SETS = {
 }
 
 
+def metrics_of(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
+    """Yield key and config of each metric of a split.
+
+    Args:
+        cfg: Complete config.
+        split: ``train``, ``val`` or ``test``.
+    """
+    key, evaluator = f'{split}_evaluator', cfg.get(f'{split}_evaluator') or ()
+    if isinstance(evaluator, dict) and 'metrics' in evaluator:  # an evaluator with its type
+        key, evaluator = f'{key}.metrics', evaluator['metrics']
+    if isinstance(evaluator, dict):
+        yield key, evaluator
+    else:
+        yield from ((f'{key}.{index}', each) for index, each in enumerate(evaluator) if each)
+
+
 def check_shape(cfg: Config) -> None:
     """Check that the parts of a config which other checks read are what they must be.
 
@@ -141,13 +162,9 @@ def _problems(cfg: Config) -> Iterator[tuple[str, Any, str]]:
         loader = cfg.get(f'{split}_dataloader')
         if isinstance(loader, dict):
             yield from _problems_of_data_set(f'{split}_dataloader.dataset', loader.get('dataset'))
-        metrics = cfg.get(f'{split}_evaluator')
-        if metrics and _are_dicts(metrics):
-            listed = not isinstance(metrics, dict)
-            for index, metric in enumerate(metrics if listed else [metrics]):
-                if kind_of(metric) == 'Accuracy':
-                    key = f'{split}_evaluator.{index}' if listed else f'{split}_evaluator'
-                    yield from _misfit(f'{key}.topk', metric.get('topk'), _TOPK)
+        if _are_dicts(cfg.get(f'{split}_evaluator')):
+            for key, metric in metrics_of(cfg, split):
+                yield from _misfit(f'{key}.topk', metric.get('topk'), _TOPK)
 
 
 def _misfit(key: str, value: Any, shape: _Shape) -> Iterator[tuple[str, Any, str]]:

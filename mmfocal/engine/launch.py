@@ -10,11 +10,12 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmfocal.errors import InputError, MissingFileError
+from mmfocal.errors import InputError
 from mmfocal.zoo import find_config
 
 from .checks import check_shape
-from .machine import RANK_VARIABLES, dicts_in
+from .config_files import read_config
+from .machine import RANK_VARIABLES
 from .options import KeyValues, merge_options, warn_of_misspelled
 from .quiet import QUIET
 
@@ -46,37 +47,6 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes this option, torch.distributed.run sets the variable
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-
-
-def read_config(path: str | Path) -> Config:
-    """Read a config file, which may have bases of this package: ``_base_ = 'mmfocal::...'``.
-
-    MMEngine looks up types of such a base, such as ``EncoderDecoder``, in the scope of the package
-    that the base comes from, ``_scope_``. Configs of this package use the scopes of their host
-    libraries, so ``_scope_`` is removed and ``default_scope`` applies.
-
-    Args:
-        path: Config file.
-
-    Returns:
-        The config.
-
-    Raises:
-        FileNotFoundError: If there is no such file, or a base is missing.
-        ValueError: If the file is no Python code.
-    """
-    try:
-        cfg = Config.fromfile(path)
-    except FileNotFoundError as error:
-        if not Path(path).is_file():
-            raise
-        raise MissingFileError(f'{path}: _base_ is missing: {error}') from error
-    except SyntaxError as error:
-        raise InputError(f'{path}: syntax error in it or in its _base_: {error}') from error
-    for node in dicts_in(dict(cfg)):
-        if node.get('_scope_') == 'mmfocal':
-            del node['_scope_']
-    return cfg
 
 
 def load_config(args: Namespace) -> Config:

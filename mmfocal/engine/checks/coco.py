@@ -21,6 +21,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
+from ..config_shape import metrics_of
 from ..findings import Findings, first_few
 from ..machine import dicts_in, kind_of
 from .images import (
@@ -1018,11 +1019,13 @@ class CocoMetric:
     """Settings of COCO evaluation that the checks use.
 
     Args:
-        path: Its annotation file; None if it scores the data set's own annotations.
+        key: Key of its annotation file in the config.
+        path: The file; None if it scores the data set's own annotations.
         masks: Whether it scores masks.
         sorts: Whether it sorts categories by id, as mmdet does for Objects365.
     """
 
+    key: str
     path: str | None
     masks: bool
     sorts: bool
@@ -1044,12 +1047,12 @@ def coco_metrics(cfg: Config, split: str) -> list[CocoMetric]:
         split: ``train``, ``val`` or ``test``.
     """
     found = []
-    for metric in _metrics(cfg, split):
+    for key, metric in metrics_of(cfg, split):
         if kind_of(metric) == 'CocoMetric' and not metric.get('format_only'):
             kinds = metric.get('metric', 'bbox')
             masks = 'segm' in ([kinds] if isinstance(kinds, str) else kinds)
             sorts = bool(metric.get('sort_categories'))
-            found.append(CocoMetric(metric.get('ann_file'), masks, sorts))
+            found.append(CocoMetric(f'{key}.ann_file', metric.get('ann_file'), masks, sorts))
     return found
 
 
@@ -1064,29 +1067,23 @@ def check_evaluator(
         data_files: COCO files of the data set, already read.
         findings: Collects the errors.
     """
-    key = f'{split}_evaluator.ann_file'
-    for metric in _metrics(cfg, split):
+    hint = "It is usually the data set's own."
+    for key, metric in metrics_of(cfg, split):
         if metric.get('ann_file'):
-            has_file(metric['ann_file'], "It is usually the data set's own.", key, findings)
+            has_file(metric['ann_file'], hint, f'{key}.ann_file', findings)
     for scores in coco_metrics(cfg, split):
         if not (data_files and scores.path and os.path.isfile(scores.path)):
             continue
         own = next((each for each in data_files if scores.reads(each.path)), None)
         if own is None:
             optional = split == 'test'
-            file = CocoFile(key, scores.path, findings, scores.masks, True, optional)
+            file = CocoFile(scores.key, scores.path, findings, scores.masks, True, optional)
             if not is_readable(file):
                 continue
             check_entries(file, None)
         else:
             file = own
         _compare(file, data_files, scores.sorts)
-
-
-def _metrics(cfg: Config, split: str) -> list[dict]:
-    evaluator = cfg.get(f'{split}_evaluator') or []
-    listed = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
-    return [metric for metric in listed if metric]
 
 
 def _compare(file: CocoFile, data_files: Sequence[CocoFile], sorts: bool) -> None:
