@@ -16,8 +16,10 @@ from mmfocal.zoo import find_config
 from .checks import check_shape
 from .config_files import read_config
 from .machine import RANK_VARIABLES
-from .options import KeyValues, merge_options, warn_of_misspelled
+from .options import KeyValues, merge_options, nearest, warn_of_misspelled
 from .quiet import QUIET
+
+_HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -72,7 +74,12 @@ def load_config(args: Namespace) -> Config:
     merge_options(cfg, args.cfg_options)
     if cfg.get('default_scope') is None:
         raise InputError(
-            f"{args.config}: 'default_scope' is missing; expected 'mmdet', 'mmseg' or 'mmpretrain'"
+            f"{args.config}: 'default_scope' is missing; expected {' or '.join(_HOSTS)}"
+        )
+    near = nearest(cfg.default_scope, _HOSTS)
+    if near not in (None, cfg.default_scope):
+        raise InputError(
+            f'{args.config}: default_scope={cfg.default_scope!r}; did you mean {near}?'
         )
     cfg.launcher = args.launcher
     default_dir = cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))

@@ -43,6 +43,7 @@ def findings_of(metric: Any, model: dict = MASKS, **settings) -> Findings:
         (dict(COCO, proposal_nums=[100]), r'proposal_nums=\[100\]; expected three numbers'),
         ([COCO, dict(type='mmseg.IoUMetric', iou_metrics=['mIuO'])], r'val_evaluator\.1\.iou_met'),
         (dict(type='IoUMetric', iou_metrics='miou'), "'miou' is unknown; .* did you mean 'mIoU'"),
+        (dict(type='IoUMetric', iou_metric=['mDice']), 'the nearest argument is iou_metrics'),
         (dict(type='SingleLabelMetric', items=['f1']), "'f1' is unknown; expected precision, "),
         (dict(type='SingleLabelMetric', average='makro'), "did you mean 'macro'?"),
         (dict(type='MultiLabelMetric', items=('precison',)), "did you mean 'precision'?"),
@@ -55,9 +56,11 @@ def test_unknown_values_of_metrics_are_named(metric, words):
     assert re.search(words, error)
 
 
-def test_the_nearest_value_is_a_line_to_write():
-    lines = findings_of(dict(COCO, metric=['bbox', 'seg'])).lines
-    assert lines == {'val_evaluator.metric': ['bbox', 'segm']}
+@pytest.mark.parametrize(
+    ('metric', 'nearest'), [('bbbox', 'bbox'), (['bbox', 'seg'], ['bbox', 'segm'])]
+)
+def test_the_nearest_value_is_a_line_to_write(metric, nearest):
+    assert findings_of(dict(COCO, metric=metric)).lines == {'val_evaluator.metric': nearest}
 
 
 @pytest.mark.parametrize('model', [BOXES, TWO_STAGES, dict(module=BOXES)])

@@ -29,6 +29,10 @@ _CHOICES: dict[str, dict[str, Sequence[str | None]]] = {
 # mmpretrain's metrics that compare with the class of an image
 _OF_CLASSES = ('Accuracy', 'SingleLabelMetric', 'MultiLabelMetric', 'ConfusionMatrix')
 _OF_CLASSES += ('AveragePrecision',)
+_OF_IOU_METRIC = (
+    *('type', '_scope_', 'ignore_index', 'iou_metrics', 'nan_to_num', 'beta', 'collect_device'),
+    *('output_dir', 'format_only', 'prefix'),
+)
 _OF_MAPS = {
     'mIoU': ('mIoU', 'mAcc'),
     'mDice': ('mDice', 'mAcc'),
@@ -48,6 +52,13 @@ def check_metrics(cfg: Config, split: str, findings: Findings) -> None:
     for key, metric in metrics_of(cfg, split):
         for name, choices in _CHOICES.get(kind_of(metric), {}).items():
             _check_choices(f'{key}.{name}', metric.get(name, choices[0]), choices, findings)
+        if kind_of(metric) == 'IoUMetric':  # it ignores arguments that it does not have
+            for name in metric.keys() - set(_OF_IOU_METRIC):
+                if near := nearest(name, _OF_IOU_METRIC, 0.6):
+                    findings.error(
+                        f'{key}.{name}={metric[name]!r}: IoUMetric has no argument {name!r}; the '
+                        f'nearest argument is {near}'
+                    )
         if kind_of(metric) == 'CocoMetric':
             _check_coco_metric(key, metric, cfg.get('model') or {}, findings)
 
@@ -60,11 +71,11 @@ def _check_choices(
         if each not in choices:
             names = [str(choice) for choice in choices if choice]
             near = nearest(str(each), names, 0.6)
-            lines = {key: [near if other == each else other for other in values]} if near else None
+            better = [near if other == each else other for other in values]
             findings.error(
                 f'{key}={value!r}: {each!r} is unknown; expected {", ".join(names)}'
                 + (f'; did you mean {near!r}?' if near else ''),
-                lines,
+                {key: near if isinstance(value, str) else better} if near else None,
             )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.registry import LOOPS, MODELS, DefaultScope
+from mmengine.registry import LOOPS, MODELS, OPTIMIZERS, DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 
@@ -382,6 +382,12 @@ def check_schedule(cfg: Config, findings: Findings) -> None:
     if not settings:
         return
     _check_arguments(cfg, findings)
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    try:
+        kind, scope = optimizer.get('type'), cfg.get('default_scope')
+        check_type('optim_wrapper.optimizer', kind, OPTIMIZERS, scope)
+    except ValueError as error:
+        findings.error(str(error))
     loop = _loop_class(settings, cfg.get('default_scope'))
     if issubclass(loop, EpochBasedTrainLoop):
         _check_sampler(cfg, findings)
