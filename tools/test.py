@@ -14,6 +14,7 @@ from mmfocal.engine import (
     leave_process_group,
     load_config,
 )
+from mmfocal.engine.config_shape import check_complete
 from mmfocal.engine.evaluate import (
     draw_predictions,
     dump_metric,
@@ -26,6 +27,7 @@ from mmfocal.engine.evaluate import (
 from mmfocal.engine.files import protect_files
 from mmfocal.engine.load import LoadWholeModel
 from mmfocal.engine.outputs import SeparateLabelMaps
+from mmfocal.engine.startup import explained
 from mmfocal.errors import in_one_line
 from mmfocal.existing_outputs import add_overwrite_argument, check_outputs
 
@@ -60,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     dump, hooks = [], [SeparateLabelMaps()]
     cfg = load_config(args)
+    check_complete(cfg, 'test')
     check_checkpoint(args.checkpoint)
     cfg.update(load_from=None, resume=False)  # replaced by LoadWholeModel
     if args.out:
@@ -81,12 +84,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     adapt_to_machine(cfg)
     check_inputs(cfg, ('test',))
     protect_files(args.allow_pickle)
-    runner = build_runner(cfg)
-    runner.register_hook(LoadWholeModel(args.checkpoint, args.allow_pickle))
-    for hook in filter(None, hooks):
-        runner.register_hook(hook)
-    runner.test_evaluator.metrics.extend(dump)
-    runner.test()
+    with explained(cfg):
+        runner = build_runner(cfg)
+        runner.register_hook(LoadWholeModel(args.checkpoint, args.allow_pickle))
+        for hook in filter(None, hooks):
+            runner.register_hook(hook)
+        runner.test_evaluator.metrics.extend(dump)
+        runner.test()
     del runner
     leave_process_group()
 

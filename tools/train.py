@@ -18,6 +18,7 @@ from mmfocal.engine import (
     load_config,
 )
 from mmfocal.engine.checkpoints import SaveOnSignal
+from mmfocal.engine.config_shape import check_complete
 from mmfocal.engine.files import protect_files
 from mmfocal.engine.load import CheckParameters
 from mmfocal.engine.nonfinite import StopAtNonFinite
@@ -28,11 +29,12 @@ from mmfocal.engine.resume import (
     check_work_dir,
     resume,
 )
+from mmfocal.engine.startup import LoadFirstSamples, explained
 from mmfocal.errors import InputError, in_one_line
 
 HOOKS = (
     *(RandomNumbers, StopAtNonFinite, SaveOnSignal),
-    *(CheckParameters, ResumeSchedule, ValidateFinished),
+    *(CheckParameters, ResumeSchedule, ValidateFinished, LoadFirstSamples),
 )
 
 
@@ -94,16 +96,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the training of the command line."""
     args = make_parser().parse_args(argv)
     cfg = load_config(args)
+    for split in ('train', 'val'):
+        check_complete(cfg, split)
     apply_options(cfg, args)
     adapt_to_machine(cfg)
     check_run(cfg, ('train', 'val'))
     protect_files(args.allow_pickle)
-    runner = build_runner(cfg)
-    for hook in HOOKS:
-        runner.register_hook(hook())
-    if line := describe_batch_size(cfg, runner.world_size):
-        runner.logger.warning(line)
-    runner.train()
+    with explained(cfg):
+        runner = build_runner(cfg)
+        for hook in HOOKS:
+            runner.register_hook(hook())
+        if line := describe_batch_size(cfg, runner.world_size):
+            runner.logger.warning(line)
+        runner.train()
     del runner
     leave_process_group()
 

@@ -8,7 +8,8 @@ require('mmengine.hooks')  # the first module that needs opencv
 
 from .batch_size import describe_batch_size
 from .checks import check_checkpoint, check_inputs, check_run, check_widths
-from .launch import add_common_arguments, build_runner, load_config, read_config
+from .config_files import read_config
+from .launch import add_common_arguments, build_runner, load_config
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .machine import adapt_to_machine, leave_process_group
 from .meta_model import build_meta_model

@@ -39,10 +39,19 @@ def _is_count(value: Any) -> bool:
     return is_number and 0 < value < float('inf') and value == int(value)
 
 
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
 def _are_ints(value: Any) -> bool:
     return isinstance(value, int) or (
         isinstance(value, (list, tuple)) and all(isinstance(each, int) for each in value)
     )
+
+
+def _are_counts(value: Any) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return all(isinstance(each, int) and each > 0 for each in values)
 
 
 def _are_dicts(value: Any) -> bool:
@@ -52,7 +61,6 @@ def _are_dicts(value: Any) -> bool:
 
 
 _DICT = _Shape('a dict', lambda value: isinstance(value, dict))
-_LIST = _Shape('a list', lambda value: isinstance(value, (list, tuple)))
 _DICTS = _Shape('a dict or a list of dicts', _are_dicts)
 _TEXT = _Shape('text', lambda value: isinstance(value, (str, os.PathLike)))
 _COUNT = _Shape('a positive integer', _is_count)
@@ -67,11 +75,17 @@ _INDICES = _Shape(
     'an integer other than 0, or a list of integers that is not empty',
     lambda value: bool(value) and _are_ints(value),
 )
-_TOPK = _Shape('an integer or a list of integers', _are_ints)
+_TOPK = _Shape('a positive integer or a list of them', _are_counts)
 _STEPS = _Shape(
     'a list of dicts',
     lambda value: isinstance(value, (list, tuple)) and not any(isinstance(x, str) for x in value),
 )
+# settings of MMEngine's runner that are all given or all absent
+_TOGETHER = {
+    'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
+    'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
+}
 
 _PARTS = {
     'model': _DICT,
@@ -88,7 +102,11 @@ _PARTS = {
     'train_cfg.val_interval': _COUNT,
     'optim_wrapper': _DICT,
     'default_hooks': _DICT,
-    'custom_hooks': _LIST,
+    'custom_hooks': _STEPS,
+    'optim_wrapper.optimizer': _DICT,
+    'optim_wrapper.optimizer.lr': _Shape('a number of at least 0', _is_rate),
+    'optim_wrapper.accumulative_counts': _COUNT,
+    'train_cfg.val_begin': _COUNT,
     'param_scheduler': _Shape(
         'a dict or a list', lambda value: isinstance(value, (dict, list, tuple))
     ),
@@ -105,6 +123,22 @@ _OF_DATA_SETS = {
     'pipeline': _STEPS,
     'indices': _INDICES,
 }
+
+
+def metrics_of(cfg: Config, split: str) -> Iterator[tuple[str, dict]]:
+    """Yield key and config of each metric of a split.
+
+    Args:
+        cfg: Complete config.
+        split: ``train``, ``val`` or ``test``.
+    """
+    key, evaluator = f'{split}_evaluator', cfg.get(f'{split}_evaluator') or ()
+    if isinstance(evaluator, dict) and 'metrics' in evaluator:  # an evaluator with its type
+        key, evaluator = f'{key}.metrics', evaluator['metrics']
+    if isinstance(evaluator, dict):
+        yield key, evaluator
+    else:
+        yield from ((f'{key}.{index}', each) for index, each in enumerate(evaluator) if each)
 
 
 def check_shape(cfg: Config) -> None:
@@ -141,13 +175,9 @@ def _problems(cfg: Config) -> Iterator[tuple[str, Any, str]]:
         loader = cfg.get(f'{split}_dataloader')
         if isinstance(loader, dict):
             yield from _problems_of_data_set(f'{split}_dataloader.dataset', loader.get('dataset'))
-        metrics = cfg.get(f'{split}_evaluator')
-        if metrics and _are_dicts(metrics):
-            listed = not isinstance(metrics, dict)
-            for index, metric in enumerate(metrics if listed else [metrics]):
-                if kind_of(metric) == 'Accuracy':
-                    key = f'{split}_evaluator.{index}' if listed else f'{split}_evaluator'
-                    yield from _misfit(f'{key}.topk', metric.get('topk'), _TOPK)
+        if _are_dicts(cfg.get(f'{split}_evaluator')):
+            for key, metric in metrics_of(cfg, split):
+                yield from _misfit(f'{key}.topk', metric.get('topk'), _TOPK)
 
 
 def _misfit(key: str, value: Any, shape: _Shape) -> Iterator[tuple[str, Any, str]]:
@@ -178,6 +208,27 @@ def _problems_of_data_set(key: str, dataset: Any) -> Iterator[tuple[str, Any, st
         prefix = dataset.get('data_prefix')
         for name, folder in prefix.items() if isinstance(prefix, dict) else ():
             yield from _misfit(f'{key}.data_prefix.{name}', folder or None, _TEXT)
+
+
+def check_complete(cfg: Config, split: str) -> None:
+    """Check that a split has all of its settings, and the config a model.
+
+    Args:
+        cfg: Complete config.
+        split: ``train``, ``val`` or ``test``. Only a validation may be absent.
+
+    Raises:
+        InputError: If settings are missing; names them.
+    """
+    names = _TOGETHER[split] if split == 'val' else ('model', *_TOGETHER[split])
+    absent = [name for name in names if cfg.get(name) is None]
+    if split == 'val' and len(absent) == len(names):
+        return
+    if absent:
+        rest = ', or none of them for no validation' if split == 'val' else ''
+        raise InputError(
+            f'{cfg.filename} has no {", ".join(absent)}; expected {", ".join(names)}{rest}'
+        )
 
 
 # ---- registered types --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -13,7 +14,8 @@ from mmfocal.errors import InputError
 from mmfocal.existing_outputs import check_outputs
 
 from .checks import leaf_datasets
-from .checks.settings import loads_annotations
+from .checks.metrics import loads_annotations
+from .config_shape import metrics_of
 from .machine import kind_of, tell
 from .outputs import DrawPredictions, tell_replacement
 
@@ -125,15 +127,13 @@ def nothing_to_score(cfg: Config) -> str | None:
     key, dataset = next(
         leaf_datasets('test_dataloader.dataset', cfg.test_dataloader.dataset), (None, {})
     )
-    metrics = cfg.test_evaluator
-    metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
-    for metric in metrics:
+    for _, metric in metrics_of(cfg, 'test'):
         if metric.get('format_only'):
             continue
         kind, root = kind_of(metric), dataset.get('data_root') or ''
         if kind == 'CocoMetric':
             path = metric.get('ann_file') or os.path.join(root, dataset.get('ann_file', ''))
-            if os.path.isfile(path) and not load(path, file_format='json').get('annotations'):
+            if os.path.isfile(path) and _has_no_annotations(path):
                 return f'nothing to score: {path} has no annotations'
         if kind == 'IoUMetric':
             folder = (dataset.get('data_prefix') or {}).get('seg_map_path')
@@ -148,6 +148,14 @@ def nothing_to_score(cfg: Config) -> str | None:
         if cfg.default_scope == 'mmpretrain' and is_unlabeled:
             return f'nothing to score: {key} has no labels'
     return None
+
+
+def _has_no_annotations(path: str) -> bool:
+    """Return whether a COCO file has none; the check of the inputs reports a damaged file."""
+    with suppress(ValueError):
+        content = load(path, file_format='json')
+        return isinstance(content, dict) and not content.get('annotations')
+    return False
 
 
 def score_nothing(cfg: Config, reason: str, writes: bool) -> None:
@@ -207,8 +215,7 @@ def write_submission(cfg: Config, target: str, overwrite: bool = False) -> None:
         FileExistsError: If such a file exists.
         ValueError: If a metric cannot write files, or if the test set wraps other data sets.
     """
-    metrics = cfg.test_evaluator
-    for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+    for _, metric in metrics_of(cfg, 'test'):
         kind = kind_of(metric)
         if kind not in _SUBMISSION_KEYS:
             known = ' and '.join(_SUBMISSION_KEYS)
@@ -234,8 +241,7 @@ def tell_written_by_metrics(cfg: Config) -> None:
     Args:
         cfg: Config with ``test_evaluator``.
     """
-    metrics = cfg.test_evaluator
-    for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+    for _, metric in metrics_of(cfg, 'test'):
         tell_replacement(cfg, metric.get('output_dir'))
         for path in _coco_files(metric.get('outfile_prefix') or ''):
             tell_replacement(cfg, path)

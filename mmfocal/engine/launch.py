@@ -10,13 +10,15 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmfocal import settings
-from mmfocal.errors import InputError, MissingFileError
+from mmfocal.errors import InputError
 from mmfocal.zoo import find_config
 
 from .checks import check_shape
-from .machine import dicts_in
-from .options import KeyValues, merge_options, warn_of_misspelled
+from .config_files import read_config
+from .options import KeyValues, merge_options, nearest, warn_of_misspelled
 from .quiet import QUIET
+
+_HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -48,37 +50,6 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
-def read_config(path: str | Path) -> Config:
-    """Read a config file, which may have bases of this package: ``_base_ = 'mmfocal::...'``.
-
-    MMEngine looks up types of such a base, such as ``EncoderDecoder``, in the scope of the package
-    that the base comes from, ``_scope_``. Configs of this package use the scopes of their host
-    libraries, so ``_scope_`` is removed and ``default_scope`` applies.
-
-    Args:
-        path: Config file.
-
-    Returns:
-        The config.
-
-    Raises:
-        FileNotFoundError: If there is no such file, or a base is missing.
-        ValueError: If the file is no Python code.
-    """
-    try:
-        cfg = Config.fromfile(path)
-    except FileNotFoundError as error:
-        if not Path(path).is_file():
-            raise
-        raise MissingFileError(f'{path}: _base_ is missing: {error}') from error
-    except SyntaxError as error:
-        raise InputError(f'{path}: syntax error in it or in its _base_: {error}') from error
-    for node in dicts_in(dict(cfg)):
-        if node.get('_scope_') == 'mmfocal':
-            del node['_scope_']
-    return cfg
-
-
 def load_config(args: Namespace) -> Config:
     """Read the config of a command line and apply the options of ``add_common_arguments``.
 
@@ -102,7 +73,12 @@ def load_config(args: Namespace) -> Config:
     merge_options(cfg, args.cfg_options)
     if cfg.get('default_scope') is None:
         raise InputError(
-            f"{args.config}: 'default_scope' is missing; expected 'mmdet', 'mmseg' or 'mmpretrain'"
+            f"{args.config}: 'default_scope' is missing; expected {' or '.join(_HOSTS)}"
+        )
+    near = nearest(cfg.default_scope, _HOSTS)
+    if near not in (None, cfg.default_scope):
+        raise InputError(
+            f'{args.config}: default_scope={cfg.default_scope!r}; did you mean {near}?'
         )
     cfg.launcher = args.launcher
     default_dir = cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))

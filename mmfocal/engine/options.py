@@ -170,14 +170,16 @@ def _split(text: str) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.8) -> str | None:
-    """Return the most similar known name, if any is similar.
+    """Return the most similar known name, if any is similar in lower case.
 
     Args:
         name: Perhaps a misspelled name.
         known: What it could mean.
         cutoff: Least similarity, see ``difflib.get_close_matches``.
     """
-    return (difflib.get_close_matches(name, sorted(known), 1, cutoff) or [None])[0]
+    names = {each.lower(): each for each in sorted(known)}
+    near = difflib.get_close_matches(name.lower(), names, 1, cutoff)
+    return names[near[0]] if near else None
 
 
 def parameters_of(builder: Any) -> dict[str, inspect.Parameter] | None:

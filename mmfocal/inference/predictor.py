@@ -15,9 +15,10 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel
 from mmengine.registry import DATASETS, DefaultScope
 
+from mmfocal.engine.config_files import read_config
 from mmfocal.engine.evaluate import use_tta, without_annotations
-from mmfocal.engine.launch import read_config
 from mmfocal.engine.load import classes_of, other_classes
+from mmfocal.engine.startup import explained
 from mmfocal.models.pretrained import (
     convert_upstream,
     load_whole_model,
@@ -72,7 +73,8 @@ class Predictor:
         self.scope = cfg.default_scope
         _prepare(cfg, tta)
         self.classes = _classes(cfg, content, self.checkpoint)
-        self._inferencer = _build_inferencer(cfg, device)
+        with explained(cfg):
+            self._inferencer = _build_inferencer(cfg, device)
         model = self._inferencer.model
         model = model.module if isinstance(model, BaseTTAModel) else model
         load_whole_model(

@@ -104,6 +104,7 @@ def rename(content: dict, part: str, reference: str, number: str) -> None:
 NOTHING = coco_mask.encode(np.zeros((HEIGHT, WIDTH), np.uint8, 'F'))
 EMPTY = dict(counts=NOTHING['counts'].decode(), size=[HEIGHT, WIDTH])
 RELATIVE = [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4, 0.1, 0.4]]
+SWAPPED = [[3, 2, 3, 12, 8, 12, 8, 2]]
 BESIDE = [[20, 12, 29, 12, 29, 19, 20, 19]]
 BAD_ANNOTATIONS = [
     # (what is changed, words of the error)
@@ -191,6 +192,13 @@ BAD_ANNOTATIONS = [
     ('RLE broken', first('annotations', segmentation=dict(counts='oops', size=[20, 30])),
      'add up to '),
     ('RLE without counts', first('annotations', segmentation=dict(size=[20, 30])), 'expected "co'),
+    ('x and y of polygons swapped', every('annotations', segmentation=SWAPPED),
+     r'bbox of 6 of 6 .* \[y, x, height, width\] \(or x and y of the polygons .* id=1'),
+    ('boxes of height and width', every('annotations', bbox=[3, 2, 5, 10]),
+     r'seems to be \[y, x, height, width\]'),
+    ('boxes of corners', every('annotations', bbox=[2, 3, 12, 8]), r'be \[x1, y1, x2, y2\], by'),
+    ('boxes of swapped corners', every('annotations', bbox=[3, 2, 8, 12]), r'be \[y1, x1, y2, x2'),
+    ('boxes of centers', every('annotations', bbox=[7, 5.5, 10, 5]), r'be \[x_center, y_cente'),
     ('annotations a dict', lambda content: content.update(annotations=dict(a=1)), 'not a list of'),
     ('images of text', lambda content: content.update(images=['a.png']), 'not a list of objects'),
     ('no annotations', lambda content: content.update(annotations=[]), "has no 'annotations'"),
@@ -268,6 +276,8 @@ def test_crowds_of_data_that_are_only_trained_on_are_refused(tmp_path, iscrowd, 
         ),
         (first('annotations', segmentation=RELATIVE), '^(?!.*relative)'),
         (first('annotations', segmentation=BESIDE), '^(?!.*overlap)'),
+        (first('annotations', segmentation=SWAPPED), '^(?!.*swapped)'),
+        (every('annotations', bbox=[1, 1, 20, 15]), '^(?!.*bbox)'),  # with what is hidden
         (
             every('annotations', segmentation=BESIDE),
             r'WARNING: .*polygons of 6 of 6 .* do not overlap their bbox, .* id=1;.* swapped',
@@ -327,6 +337,15 @@ def test_training_without_masks_needs_none(tmp_path):
     cfg = detection(tmp_path, content, pipeline=[dict(type='LoadAnnotations', with_bbox=True)])
     cfg.val_evaluator.metric = 'bbox'
     check_inputs(cfg)
+    # polygons that are not loaded tell the order of boxes all the same
+    for segmentation in ([[1, 'x']], SWAPPED):
+        every('annotations', segmentation=segmentation)(content)
+        (tmp_path / 'all.json').write_text(json.dumps(content))
+        if segmentation is not SWAPPED:
+            check_inputs(cfg)
+            continue
+        with pytest.raises(InputError, match=r'seems to be \[y, x, height, width\]'):
+            check_inputs(cfg)
 
 
 def another_evaluator_file(root: Path, change: Callable[[dict], None]) -> Config:
@@ -807,13 +826,20 @@ def test_class_folders_are_refused(tmp_path, folders, options, words):
             'dataset.times=0; expected a positive integer',
         ),
         ({'val_evaluator': 'Accuracy'}, "val_evaluator='Accuracy'; expected a dict or a list"),
-        ({'val_evaluator.topk': '1'}, "val_evaluator.topk='1'; expected an integer"),
+        ({'val_evaluator.topk': '1'}, "val_evaluator.topk='1'; expected a positive integer"),
+        ({'val_evaluator.topk': (1, 0)}, r'topk=\(1, 0\); expected a positive integer'),
+        ({'val_evaluator.topk': 0}, 'val_evaluator.topk=0; expected a positive integer'),
         ({'param_scheduler': 'x'}, "param_scheduler='x'; expected a dict or a list"),
         ({'model.backbone': 'x'}, "model.backbone='x'; expected a dict"),
         ({'randomness': dict(seed='abc')}, "randomness.seed='abc'; expected an integer from 0"),
         ({'train_cfg': dict(max_iters='20')}, "train_cfg.max_iters='20'; expected a positive int"),
         ({'train_cfg': dict(max_iters=2.5)}, 'max_iters=2.5; expected a positive integer'),
         ({'train_cfg': dict(max_epochs=-5)}, 'max_epochs=-5; expected a positive integer'),
+        ({'train_cfg': dict(val_begin='abc')}, "val_begin='abc'; expected a positive integer"),
+        ({'custom_hooks': ['EMAHook']}, r"custom_hooks=\['EMAHook'\]; expected a list of dicts"),
+        ({'optim_wrapper': dict(optimizer=dict(lr='x'))}, "lr='x'; expected a number of at least"),
+        ({'optim_wrapper': dict(optimizer=dict(lr=-1))}, 'optimizer.lr=-1; expected a number of'),
+        ({'optim_wrapper': dict(accumulative_counts=0)}, 'counts=0; expected a positive integer'),
         ({'train_cfg': dict(val_interval=0)}, 'val_interval=0; expected a positive integer'),
     ],
 )

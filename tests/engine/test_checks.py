@@ -292,7 +292,7 @@ def test_segmentation_and_classification_folders(tmp_path):
 def test_evaluator_file_and_remote_data(root):
     cfg = detection(root)
     cfg.train_evaluator = [dict(type='CocoMetric', ann_file=str(root / 'absent.json'))]
-    with pytest.raises(InputError, match=r'train_evaluator\.ann_file: .*absent\.json'):
+    with pytest.raises(InputError, match=r'train_evaluator\.0\.ann_file: .*absent\.json'):
         check_inputs(cfg)
     remote = detection('s3://bucket/coco', ann_file='a.json')
     check_inputs(remote)  # not looked up

@@ -368,6 +368,7 @@ def test_the_hosts_schedules_pass(package, name):
             {'default_hooks.checkpoint.intervall': 50},
             ["checkpoint.intervall=50: CheckpointHook has no argument 'intervall'; ", ' interval'],
         ),
+        ({'optim_wrapper.optimizer.type': 'AdamV'}, ['did you mean Adam']),
         (
             {'custom_hooks': [dict(type='CheckpointHook', max_keep=1)]},
             ['custom_hooks.0.max_keep=1: ', 'the nearest argument is max_keep_ckpts'],

@@ -9,9 +9,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 
-from mmfocal.engine import check_inputs, read_config
+from mmfocal.engine import InputError, check_inputs, read_config
 from mmfocal.engine.evaluate import (
     draw_predictions,
+    nothing_to_score,
     tell_written_by_metrics,
     use_tta,
     write_submission,
@@ -159,3 +160,19 @@ def test_wrapped_test_sets_are_refused(change):
     )
     with pytest.raises(ValueError, match=r"test_dataloader.dataset.type='ConcatDataset'"):
         change(cfg)
+
+
+@pytest.mark.parametrize('content', [b'{', b'{"a": "\xff"}', b'[]'])
+def test_damaged_annotations_are_left_to_the_check_of_the_inputs(tmp_path, content):
+    (tmp_path / 'a.json').write_bytes(content)
+    dataset = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='a.json')
+    cfg = Config(
+        dict(
+            default_scope='mmdet',
+            test_dataloader=dict(dataset=dataset),
+            test_evaluator=dict(type='CocoMetric', ann_file=str(tmp_path / 'a.json')),
+        )
+    )
+    assert nothing_to_score(cfg) is None
+    with pytest.raises(InputError, match=r'a\.json is (not JSON|a list)'):
+        check_inputs(cfg, ['test'])

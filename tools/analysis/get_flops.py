@@ -13,6 +13,7 @@ from rich.table import Table
 from mmfocal.analysis.complexity import CONVENTIONS, Complexity, complexity
 from mmfocal.engine import read_config
 from mmfocal.engine.options import KeyValues, merge_options
+from mmfocal.engine.startup import explained
 from mmfocal.errors import in_one_line
 from mmfocal.zoo import find_config
 
@@ -67,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     cfg = read_config(find_config(args.config))
     merge_options(cfg, args.cfg_options)
-    model = complexity(cfg, args.shape)
+    with explained(cfg):
+        model = complexity(cfg, args.shape)
     conventions = args.convention or list(CONVENTIONS)
     table = make_table(model, conventions, args.depth)
     console = Console(highlight=False)

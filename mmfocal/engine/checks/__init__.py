@@ -33,11 +33,10 @@ from .images import (
     has_files,
     is_remote,
 )
+from .metrics import check_labels, check_metrics, check_monitors, check_topk
 from .settings import (
+    check_batches,
     check_class_count,
-    check_first_batch,
-    check_labels,
-    check_last_batch,
     check_loader,
     check_num_classes,
     check_schedule,
@@ -111,6 +110,7 @@ def check_run(cfg: Config, splits: Iterable[str] = ('train', 'val')) -> None:
     except ValueError as error:
         findings.error(str(error))
     check_schedule(cfg, findings)
+    check_monitors(cfg, findings)
     _check_data(cfg, splits, findings)
     findings.report()
 
@@ -167,6 +167,7 @@ def _check_splits(
         if loader is None:
             continue
         check_loader(f'{split}_dataloader', loader, findings)
+        check_metrics(cfg, split, findings)
         coco_files: list[CocoFile] = []
         for key, dataset in leaf_datasets(f'{split}_dataloader.dataset', loader.dataset):
             is_known = check_data_type(key, dataset, cfg.get('default_scope'), findings)
@@ -186,8 +187,7 @@ def _check_splits(
         most.update({file.dataset_key: len(file.content['images']) for file in coco_files})
         check_evaluator(cfg, split, coco_files, findings)
     _compare_folders(classes, findings)
-    check_last_batch(cfg, sizes, findings)
-    check_first_batch(cfg, {**sizes, **most}, findings)
+    check_batches(cfg, sizes, most, findings)
 
 
 def leaf_datasets(key: str, dataset: dict) -> Iterator[tuple[str, dict]]:
@@ -393,7 +393,8 @@ class _Part:
         self._check_count(count, source)
 
     def _check_count(self, number: int, source: str) -> None:
-        check_class_count(self.cfg, self.split, (number, source), self.findings)
+        check_class_count(self.cfg, (number, source), self.findings)
+        check_topk(self.cfg, self.split, number, self.findings)
 
 
 def _compare_folders(classes: dict[str, list[str]], findings: Findings) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
+from ..config_shape import metrics_of
 from ..findings import Findings, first_few
 from ..machine import dicts_in, kind_of
 from .images import (
@@ -50,6 +51,8 @@ MASK_SAMPLE = 20_000  # crowds, and other masks, that are checked in a file for 
 _FAR, _LONG = 1e6, 1e7  # pixels
 _HIGHEST_ID = 2**53  # pycocotools stores ids as 64 bit floats
 _RELATIVE = 1.5  # highest coordinate that may be a share of the image
+_COMPARED = 400  # annotations whose boxes are compared with the bounds of their polygons
+_TOLERANCE = (1.5, 0.02)  # pixels and share of the box by which they may differ
 
 # ---- the file ----------------------------------------------------------------------------------
 
@@ -686,6 +689,7 @@ def check_entries(file: CocoFile, classes: Sequence[str] | None) -> np.ndarray |
     kept = check_boxes(file, classes)
     if kept is not None:
         check_masks(file, kept)
+        check_order(file)
     return kept
 
 
@@ -775,6 +779,64 @@ def check_references(file: CocoFile) -> bool:
                 f'the id of one of its {len(known)} {part}'
             )
     return good
+
+
+# ---- boxes and polygons ------------------------------------------------------------------------
+
+
+def check_order(file: CocoFile) -> None:
+    """Compare boxes with the bounds of polygons, which tell other orders of the numbers.
+
+    Boxes of COCO equal the bounds. Those of other sets may differ, for instance where boxes
+    include what is hidden. They are an error only if most agree with another order.
+
+    Args:
+        file: A file whose boxes are sound; a sample of its annotations with polygons is read.
+    """
+    found = [
+        (annotation, bounds)
+        for annotation in sample(file.content['annotations'], _COMPARED)
+        if (bounds := _bounds(_mask_of(annotation)))
+    ]
+    if not found:
+        return
+    boxes = np.array([annotation['bbox'] for annotation, _ in found], float)
+    bounds = np.array([each for _, each in found])
+    start, size = boxes[:, :2], boxes[:, 2:]
+    slack = _TOLERANCE[0] + _TOLERANCE[1] * np.abs(size).max(axis=1, keepdims=True)
+    agree = {
+        order: (np.abs(np.hstack(corners) - bounds) <= slack).all(axis=1)
+        for order, corners in {
+            '': (start, start + size),
+            '[x1, y1, x2, y2]': (start, size),
+            '[x_center, y_center, width, height]': (start - size / 2, start + size / 2),
+            '[y1, x1, y2, x2]': (start[:, ::-1], size[:, ::-1]),
+            '[y, x, height, width] (or x and y of the polygons are swapped)': (
+                start[:, ::-1],
+                (start + size)[:, ::-1],
+            ),
+        }.items()
+    }
+    right = agree.pop('')
+    order, most = max(agree.items(), key=lambda each: each[1].sum())
+    if right.mean() > 0.5 or most.mean() <= 0.5:
+        return
+    first = found[int(np.argmax(most & ~right))][0]
+    file.error(
+        f'bbox of {most.sum()} of {len(found)} annotations with polygons in {file.path} seems to '
+        f'be {order}, by the bounds of the polygons; the first is id={first["id"]} with '
+        f'bbox={first["bbox"]}. COCO means bbox=[x, y, width, height] and polygons '
+        '[[x1, y1, x2, y2, ...], ...]'
+    )
+
+
+def _bounds(mask: Any) -> tuple[float, float, float, float] | None:
+    """Return x1, y1, x2, y2 of valid polygons, None for other masks."""
+    if not isinstance(mask, list) or mask_problem(mask, [], scored=False):
+        return None
+    xs = [x for polygon in mask if not _is_odd(polygon) for x in polygon[::2]]
+    ys = [y for polygon in mask if not _is_odd(polygon) for y in polygon[1::2]]
+    return (min(xs), min(ys), max(xs), max(ys)) if xs else None
 
 
 # ---- images ------------------------------------------------------------------------------------
@@ -960,11 +1022,13 @@ class CocoMetric:
     """Settings of COCO evaluation that the checks use.
 
     Args:
-        path: Its annotation file; None if it scores the data set's own annotations.
+        key: Key of its annotation file in the config.
+        path: The file; None if it scores the data set's own annotations.
         masks: Whether it scores masks.
         sorts: Whether it sorts categories by id, as mmdet does for Objects365.
     """
 
+    key: str
     path: str | None
     masks: bool
     sorts: bool
@@ -986,12 +1050,12 @@ def coco_metrics(cfg: Config, split: str) -> list[CocoMetric]:
         split: ``train``, ``val`` or ``test``.
     """
     found = []
-    for metric in _metrics(cfg, split):
+    for key, metric in metrics_of(cfg, split):
         if kind_of(metric) == 'CocoMetric' and not metric.get('format_only'):
             kinds = metric.get('metric', 'bbox')
             masks = 'segm' in ([kinds] if isinstance(kinds, str) else kinds)
             sorts = bool(metric.get('sort_categories'))
-            found.append(CocoMetric(metric.get('ann_file'), masks, sorts))
+            found.append(CocoMetric(f'{key}.ann_file', metric.get('ann_file'), masks, sorts))
     return found
 
 
@@ -1006,29 +1070,23 @@ def check_evaluator(
         data_files: COCO files of the data set, already read.
         findings: Collects the errors.
     """
-    key = f'{split}_evaluator.ann_file'
-    for metric in _metrics(cfg, split):
+    hint = "It is usually the data set's own."
+    for key, metric in metrics_of(cfg, split):
         if metric.get('ann_file'):
-            has_file(metric['ann_file'], "It is usually the data set's own.", key, findings)
+            has_file(metric['ann_file'], hint, f'{key}.ann_file', findings)
     for scores in coco_metrics(cfg, split):
         if not (data_files and scores.path and os.path.isfile(scores.path)):
             continue
         own = next((each for each in data_files if scores.reads(each.path)), None)
         if own is None:
             optional = split == 'test'
-            file = CocoFile(key, scores.path, findings, scores.masks, True, optional)
+            file = CocoFile(scores.key, scores.path, findings, scores.masks, True, optional)
             if not is_readable(file):
                 continue
             check_entries(file, None)
         else:
             file = own
         _compare(file, data_files, scores.sorts)
-
-
-def _metrics(cfg: Config, split: str) -> list[dict]:
-    evaluator = cfg.get(f'{split}_evaluator') or []
-    listed = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
-    return [metric for metric in listed if metric]
 
 
 def _compare(file: CocoFile, data_files: Sequence[CocoFile], sorts: bool) -> None:

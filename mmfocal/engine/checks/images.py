@@ -4,7 +4,6 @@
 import inspect
 import os
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from io import BytesIO
@@ -369,13 +368,14 @@ def check_label_maps(
         Number of images, None if it is unknown.
     """
     loaders = [step for step in dicts_in(pipeline) if kind_of(step) == 'LoadAnnotations']
+    folders: list[tuple[str, list[str]]] = []  # stays empty if a list selects the images
     if os.path.isfile(dataset.ann_file):
         expected = 'names of images without suffix'
         if read_list(f'{key}.ann_file', dataset.ann_file, expected, findings) is None:
             return None
     else:
         loops: list[str] = []
-        deque(walk(dataset.data_prefix['img_path'], loops), maxlen=0)
+        folders += walk(dataset.data_prefix['img_path'], loops)
         if loops:
             _report_loops(f'{key}.data_prefix.img_path', loops, findings)
             return None
@@ -397,7 +397,7 @@ def check_label_maps(
     _check_agreement(key, dataset.reduce_zero_label, loaders, findings)
     label_key = f'{key}.data_prefix.seg_map_path'
     maps = [entry['seg_map_path'] for entry in entries]
-    _check_suffixes(image_key, dataset, findings)
+    _check_suffixes(image_key, dataset, folders, findings)
     if are_present(label_key, maps, 'label maps', findings):
         _check_sizes(label_key, sizes, dict(zip(images, maps, strict=True)), findings)
         _check_labels(label_key, dataset, maps, loaders[0], findings)
@@ -467,14 +467,14 @@ def _check_agreement(key: str, reduces: bool, loaders: Sequence[dict], findings:
             )
 
 
-def _check_suffixes(key: str, dataset: BaseDataset, findings: Findings) -> None:
+def _check_suffixes(
+    key: str, dataset: BaseDataset, folders: list[tuple[str, list[str]]], findings: Findings
+) -> None:
     """Report annotated images that are unused because of another suffix than ``img_suffix``."""
     folder, maps = dataset.data_prefix['img_path'], dataset.data_prefix['seg_map_path']
-    if dataset.ann_file and os.path.isfile(dataset.ann_file):
-        return  # a list selects the images
     used = dataset.img_suffix
     others = []
-    for place, names in walk(folder, []):
+    for place, names in folders:
         below = os.path.relpath(place, folder)
         for name in names:
             stem, suffix = os.path.splitext(name)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.registry import LOOPS, MODELS, DefaultScope
+from mmengine.registry import LOOPS, MODELS, OPTIMIZERS, DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from mmfocal.settings import world_size
 
 from ..config_shape import check_type
 from ..findings import Findings, first_few
-from ..machine import dicts_in, kind_of
+from ..machine import kind_of
 from ..meta_model import build_meta_model
 from ..options import nearest, parameters_of, registered
 
@@ -39,9 +39,6 @@ _COUNTS = ('in_index', 'num_ins')  # indices or number of the maps that a head u
 _BAD_ARGUMENTS = (AssertionError, IndexError, KeyError, TypeError, ValueError)
 _ENDLESS = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')  # MMEngine, mmdet
 _FEW = 10  # a smaller interval counts epochs rather than iterations
-# mmpretrain's metrics that compare with the class of an image
-_OF_CLASSES = ('Accuracy', 'SingleLabelMetric', 'MultiLabelMetric', 'ConfusionMatrix')
-_OF_CLASSES += ('AveragePrecision',)
 # Modules whose num_classes has another meaning: pre-training, foreground, stuff, boundaries
 _OTHER_PARTS = ('backbone', 'rpn_head', 'semantic_head')
 _OTHER_TYPES = ('STDCHead',)
@@ -85,14 +82,11 @@ def num_classes_of(key: str, node: Any) -> Iterator[tuple[str, int]]:
             yield from num_classes_of(f'{key}.{name}', child)
 
 
-def check_class_count(
-    cfg: Config, split: str, classes: tuple[int, str], findings: Findings
-) -> None:
-    """Check ``num_classes`` of the preprocessor, which makes one-hot labels, and ``topk``.
+def check_class_count(cfg: Config, classes: tuple[int, str], findings: Findings) -> None:
+    """Check ``num_classes`` of the preprocessor, which makes one-hot labels.
 
     Args:
         cfg: Complete config.
-        split: ``train``, ``val`` or ``test``.
         classes: Number of classes and the key and words that tell it.
         findings: Collects the errors.
     """
@@ -106,21 +100,6 @@ def check_class_count(
         if count is not None and count != number:
             findings.error(
                 f'{key}.num_classes={count}, but {source}', {f'{key}.num_classes': number}
-            )
-    _check_scores(f'{split}_evaluator', cfg.get(f'{split}_evaluator'), number, findings)
-
-
-def _check_scores(key: str, evaluator: Any, count: int, findings: Findings) -> None:
-    """Check that ``topk`` of a classifier's accuracy does not exceed the number of classes."""
-    listed = isinstance(evaluator, (list, tuple))
-    for index, metric in enumerate(evaluator if listed else [evaluator or {}]):
-        topk = metric.get('topk', 1 if kind_of(metric) == 'Accuracy' else ())
-        topk = (topk,) if isinstance(topk, int) else tuple(topk)
-        metric_key = f'{key}.{index}' if listed else key
-        if any(k > count for k in topk):
-            findings.error(
-                f'{metric_key}.topk={topk}, but there are {count} classes',
-                {f'{metric_key}.topk': tuple(k for k in topk if k <= count) or (1,)},
             )
 
 
@@ -330,55 +309,44 @@ def check_loader(key: str, loader: dict, findings: Findings) -> None:
             findings.error(f'{key}.{name}={value!r}; expected an integer of at least {least}')
 
 
-def check_first_batch(cfg: Config, sizes: dict[str, int], findings: Findings) -> None:
-    """Check that an epoch has at least one batch; MMEngine would end without a step.
+def check_batches(
+    cfg: Config, sizes: dict[str, int], most: dict[str, int], findings: Findings
+) -> None:
+    """Check the first and the last batch of an epoch.
 
-    Args:
-        cfg: Complete config.
-        sizes: Largest possible number of images by key of each data set, as far as known.
-        findings: Collects the error.
-    """
-    loader = cfg.get('train_dataloader') or {}
-    batch, sampler = loader.get('batch_size'), loader.get('sampler') or {}
-    ends = isinstance(sampler, dict) and kind_of(sampler) == 'DefaultSampler'
-    if not ends or not loader.get('drop_last') or not isinstance(batch, int):
-        return
-    total = _length('train_dataloader.dataset', loader['dataset'], sizes)
-    processes = world_size(cfg.get('launcher', 'none'))
-    if total is not None and math.ceil(total / processes) < batch:
-        findings.error(
-            f'train_dataloader.drop_last=True leaves no batch of {total} images '
-            f'(batch_size={batch}, {processes} process{"es" if processes > 1 else ""}); expected '
-            'a smaller batch_size or drop_last=False'
-        )
-
-
-def check_last_batch(cfg: Config, sizes: dict[str, int], findings: Findings) -> None:
-    """Check that a last batch of one image does not stop the training at the end of an epoch.
+    MMEngine ends a training without a step if there is no batch. Batch norm of a single value per
+    channel would stop the training at the end of an epoch.
 
     Args:
         cfg: Complete config.
         sizes: Number of images by key of each data set, as far as known.
-        findings: Collects the error.
+        most: Largest possible number where the size is unknown.
+        findings: Collects the errors.
     """
     loader = cfg.get('train_dataloader') or {}
-    batch = loader.get('batch_size')
-    sampler = loader.get('sampler') or {}
+    batch, sampler = loader.get('batch_size'), loader.get('sampler') or {}
     ends = isinstance(sampler, dict) and kind_of(sampler) == 'DefaultSampler'
-    if not ends or loader.get('drop_last') or not isinstance(batch, int) or batch < 2:
+    if not ends or not isinstance(batch, int) or batch < 1:
         return
-    total = _length('train_dataloader.dataset', loader['dataset'], sizes)
     processes = world_size(cfg.get('launcher', 'none'))
-    if total is None or math.ceil(total / processes) % batch != 1:
+    of = f'(batch_size={batch}, {processes} process{"es" if processes > 1 else ""})'
+    drops = loader.get('drop_last')
+    known = {**sizes, **most} if drops else sizes
+    total = _length('train_dataloader.dataset', loader['dataset'], known)
+    if total is None:
         return
-    try:
-        check_single_image(
-            cfg,
-            f'train_dataloader.drop_last=False leaves a last batch of 1 of {total} images '
-            f'(batch_size={batch}, {processes} process{"es" if processes > 1 else ""})',
+    share = math.ceil(total / processes)
+    if drops and share < batch:
+        findings.error(
+            f'train_dataloader.drop_last=True leaves no batch of {total} images {of}; expected a '
+            'smaller batch_size or drop_last=False'
         )
-    except ValueError as error:
-        findings.error(str(error), {'train_dataloader.drop_last': True})
+    elif not drops and batch > 1 and share % batch == 1:
+        words = f'train_dataloader.drop_last=False leaves a last batch of 1 of {total} images {of}'
+        try:
+            check_single_image(cfg, words)
+        except ValueError as error:
+            findings.error(str(error), {'train_dataloader.drop_last': True})
 
 
 def _length(key: str, dataset: dict, sizes: dict[str, int]) -> int | None:
@@ -399,45 +367,6 @@ def _length(key: str, dataset: dict, sizes: dict[str, int]) -> int | None:
     return min(length, abs(indices) if isinstance(indices, int) else len(indices))
 
 
-# ---- labels of evaluated data ------------------------------------------------------------------
-
-
-def check_labels(cfg: Config, split: str, key: str, dataset: dict, findings: Findings) -> None:
-    """Check that data which is evaluated is read with its labels.
-
-    Args:
-        cfg: Complete config.
-        split: ``train``, which is not checked, ``val`` or ``test``.
-        key: Key of a data set in the config.
-        dataset: Its config.
-        findings: Collects the errors.
-    """
-    metrics = cfg.get(f'{split}_evaluator') or ()
-    metrics = [metrics] if isinstance(metrics, dict) else metrics
-    kinds = {kind_of(each) for each in metrics if not each.get('format_only')}
-    name, lack = next((kind for kind in _OF_CLASSES if kind in kinds), None), ''
-    if name and cfg.get('default_scope') == 'mmpretrain' and not dataset.get('with_label', True):
-        lack = 'with_label=False; expected with_label=True'
-    elif 'IoUMetric' in kinds and not loads_annotations(dataset):
-        name, lack = 'IoUMetric', 'pipeline has no LoadAnnotations; expected this step'
-    if lack and split != 'train':
-        findings.error(
-            f'{key}.{lack}, because {split}_evaluator ({name}) compares with labels'
-            + ', or no validation: val_dataloader, val_cfg and val_evaluator None'
-            * (split == 'val')
-        )
-
-
-def loads_annotations(dataset: dict) -> bool:
-    """Return whether a data set has no pipeline of its own, or one that loads annotations.
-
-    Args:
-        dataset: Its config.
-    """
-    steps = dataset.get('pipeline')
-    return steps is None or any('Annotation' in kind_of(step) for step in dicts_in(steps))
-
-
 # ---- schedule ----------------------------------------------------------------------------------
 
 
@@ -455,6 +384,12 @@ def check_schedule(cfg: Config, findings: Findings) -> None:
     if not settings:
         return
     _check_arguments(cfg, findings)
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    try:
+        kind, scope = optimizer.get('type'), cfg.get('default_scope')
+        check_type('optim_wrapper.optimizer', kind, OPTIMIZERS, scope)
+    except ValueError as error:
+        findings.error(str(error))
     loop = _loop_class(settings, cfg.get('default_scope'))
     if issubclass(loop, EpochBasedTrainLoop):
         _check_sampler(cfg, findings)
@@ -485,8 +420,12 @@ def _check_sampler(cfg: Config, findings: Findings) -> None:
         )
 
 
-def _checkpoint_hooks(cfg: Config) -> Iterator[tuple[str, dict]]:
-    """Yield the hooks that save; the default hook of MMEngine saves by epoch."""
+def checkpoint_hooks(cfg: Config) -> Iterator[tuple[str, dict]]:
+    """Yield the hooks that save; the default hook of MMEngine saves by epoch.
+
+    Args:
+        cfg: Complete config.
+    """
     default = (cfg.get('default_hooks') or {}).get('checkpoint', dict(type='CheckpointHook'))
     hooks = {'default_hooks.checkpoint': default}
     for index, hook in enumerate(cfg.get('custom_hooks') or ()):
@@ -499,7 +438,7 @@ def _checkpoint_hooks(cfg: Config) -> Iterator[tuple[str, dict]]:
 def _check_arguments(cfg: Config, findings: Findings) -> None:
     """Check the arguments of checkpoint hooks, which MMEngine reads at the first save."""
     known = {*inspect.signature(CheckpointHook).parameters, 'type', 'priority', '_scope_'}
-    for key, hook in _checkpoint_hooks(cfg):
+    for key, hook in checkpoint_hooks(cfg):
         for name in sorted(hook.keys() - (known - {'kwargs'})):
             near = nearest(name, known, 0.6)
             findings.error(
@@ -509,7 +448,7 @@ def _check_arguments(cfg: Config, findings: Findings) -> None:
 
 
 def _check_checkpoints(cfg: Config, findings: Findings) -> None:
-    for key, hook in _checkpoint_hooks(cfg):
+    for key, hook in checkpoint_hooks(cfg):
         interval = hook.get('interval', 1 if key.startswith('default') else -1)
         if hook.get('by_epoch', True) and interval > 0:
             every = interval if interval >= _FEW else cfg.train_cfg.get('val_interval', 1000)
@@ -523,7 +462,7 @@ def _check_checkpoints(cfg: Config, findings: Findings) -> None:
 
 
 def _check_schedulers(cfg: Config, by_iteration: bool, findings: Findings) -> None:
-    for key, scheduler in _schedulers('param_scheduler', cfg.get('param_scheduler')):
+    for key, scheduler in schedulers('param_scheduler', cfg.get('param_scheduler')):
         by_epoch, converts = scheduler.get('by_epoch', True), 'convert_to_iter_based'
         if not by_epoch and scheduler.get(converts):
             findings.error(
@@ -540,12 +479,20 @@ def _check_schedulers(cfg: Config, by_iteration: bool, findings: Findings) -> No
             )
 
 
-def _schedulers(key: str, node: Any) -> list[tuple[str, dict]]:
-    """List the schedulers of one, several, or named optimizers."""
+def schedulers(key: str, node: Any) -> list[tuple[str, dict]]:
+    """List the schedulers of one, several, or named optimizers.
+
+    Args:
+        key: Key of the node.
+        node: ``param_scheduler`` of a config, or a part of it.
+
+    Returns:
+        Key and config of each.
+    """
     if isinstance(node, dict) and 'type' in node:
         return [(key, node)]
     parts = node.items() if isinstance(node, dict) else enumerate(node or ())
-    return [found for name, part in parts for found in _schedulers(f'{key}.{name}', part)]
+    return [found for name, part in parts for found in schedulers(f'{key}.{name}', part)]
 
 
 def _short(settings: dict) -> str:

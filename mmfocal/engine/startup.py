@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of the hosts before the first iteration, which name the part of the config.
+
+They are errors of the config: an unknown type or argument, or a value that a part does not accept.
+Errors in other code, such as a user's own transform, keep their traceback.
+"""
+
+import copy
+import random
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
+from mmengine.runner import BaseLoop, Runner
+
+from mmfocal.errors import InputError
+
+from .options import nearest, parameters_of
+
+_HOSTS = ('inspect', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg', 'multiprocessing')
+_HOSTS += ('torch', 'torchvision')
+_KINDS = (AssertionError, AttributeError, ImportError, IndexError, KeyError, TypeError, ValueError)
+_ARGUMENT = 'unexpected keyword argument '
+
+
+@contextmanager
+def explained(cfg: Config) -> Iterator[None]:
+    """Turn errors of the hosts before a loop starts into one line with key and type of the part.
+
+    Args:
+        cfg: Config that is built.
+
+    Raises:
+        InputError: In place of such an error.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except _KINDS as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not is_of_hosts(error) or any(map(_is_loop, frames)):
+            raise
+        built = [frame for frame in frames if frame.f_code.co_name == 'build_from_cfg']
+        words = _of_part(cfg, built[-1], error) if built else _words(error)
+        raise InputError(f'{cfg.filename}: {words}' if cfg.filename else words) from error
+
+
+def is_of_hosts(error: Exception) -> bool:
+    """Return whether an error is raised in the code of a host, of MMEngine or of PyTorch.
+
+    Args:
+        error: Any error.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get('__name__')).split('.')[0] in _HOSTS
+
+
+def _is_loop(frame: FrameType) -> bool:
+    return frame.f_code.co_name == 'run' and isinstance(frame.f_locals.get('self'), BaseLoop)
+
+
+def _words(error: Exception) -> str:
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return f'{type(error).__name__}: {text}'
+
+
+def _of_part(cfg: Config, frame: FrameType, error: Exception) -> str:
+    """Describe an error in MMEngine's ``build_from_cfg``."""
+    part, registry = frame.f_locals['cfg'], frame.f_locals['registry']
+    kind = part.get('type')
+    key = _key_of(cfg, part)
+    builder = frame.f_locals.get('obj_cls')
+    if builder is None and isinstance(kind, str):
+        near = nearest(kind.split('.')[-1], {*registry.module_dict, *_of_parents(registry)}, 0.6)
+        return f'{key}.type={kind!r} is not registered' + (
+            f'; did you mean {near}?' if near else ''
+        )
+    name, hint = getattr(builder, '__name__', kind), ''
+    if _ARGUMENT in str(error):
+        unknown = str(error).split(_ARGUMENT)[1].strip("'")
+        near = nearest(unknown, parameters_of(builder) or (), 0.6)
+        hint = f'; the nearest argument is {near}' if near else ''
+    return f'{key} ({name}) cannot be built: {_words(error)}{hint}'
+
+
+def _of_parents(registry: Any) -> Iterator[str]:
+    while registry.parent is not None:
+        registry = registry.parent
+        yield from registry.module_dict
+
+
+def _key_of(cfg: Config, part: dict) -> str:
+    """Find the key of a part, of which MMEngine may have made a copy with more entries."""
+    places = list(_places('', dict(cfg)))
+    same = [key for key, node in places if node == part]
+    kin = [key for key, node in places if node.get('type') == part.get('type')]
+    return next(iter([*same, *kin]), 'a part')
+
+
+def _places(key: str, node: Any) -> Iterator[tuple[str, dict]]:
+    if isinstance(node, dict):
+        yield key, node
+        children = node.items()
+    else:
+        children = enumerate(node)
+    for name, child in children:
+        if isinstance(child, (dict, list, tuple)):
+            yield from _places(f'{key}.{name}' if key else str(name), child)
+
+
+# ---- first samples -----------------------------------------------------------------------------
+
+
+class LoadFirstSamples(Hook):
+    """Load a sample for training and one for validation before the first iteration.
+
+    A wrong pipeline of the validation would end a training after its first interval.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Load the samples by copies of the pipelines, some of which collect images.
+
+        Args:
+            runner: The runner.
+
+        Raises:
+            InputError: If a transform of the hosts fails, or if none packs the inputs.
+        """
+        for split, loop in dict(train=runner.train_loop, val=runner.val_loop).items():
+            loader = getattr(loop, 'dataloader', None)
+            if loader is not None:
+                with _unchanged_random_numbers():
+                    _load_first(f'{split}_dataloader', loader.dataset)
+
+
+def _load_first(key: str, dataset: Any) -> None:
+    while hasattr(dataset, 'dataset') or hasattr(dataset, 'datasets'):  # wrappers
+        dataset = dataset.dataset if hasattr(dataset, 'dataset') else dataset.datasets[0]
+    if not isinstance(dataset, BaseDataset) or not len(dataset):
+        return
+    pipeline, information = copy.deepcopy(dataset.pipeline), dataset.get_data_info(0)
+    try:
+        found = pipeline(information)
+    except Exception as error:  # OpenCV and other libraries have their own
+        if not is_of_hosts(error):
+            raise
+        name = _transform_of(error)
+        raise InputError(f'{key}: {name} of the pipeline fails: {_words(error)}') from error
+    if isinstance(found, dict) and 'inputs' not in found:
+        names = [type(step).__name__ for step in pipeline.transforms]
+        raise InputError(
+            f'{key}: no step of the pipeline {names} packs the inputs; expected PackDetInputs, '
+            'PackSegInputs or PackInputs as the last step'
+        )
+
+
+def _transform_of(error: Exception) -> str:
+    """Return the type of the innermost transform of a ``Compose`` that fails."""
+    steps = [
+        frame.f_locals['t']
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_name == '__call__' and 't' in frame.f_locals
+    ]
+    return type(steps[-1]).__name__ if steps else 'a step'
+
+
+@contextmanager
+def _unchanged_random_numbers() -> Iterator[None]:
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+        torch.set_rng_state(state[2])
