@@ -14,7 +14,7 @@ from mmfocal.errors import InputError
 from mmfocal.existing_outputs import check_outputs
 
 from .checks import leaf_datasets
-from .checks.metrics import loads_annotations
+from .checks.settings import loads_annotations
 from .config_shape import metrics_of
 from .machine import kind_of, tell
 from .outputs import DrawPredictions, tell_replacement

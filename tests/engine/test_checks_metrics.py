@@ -14,7 +14,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS, DefaultScope
 from pycocotools import mask as coco_mask
 
-from mmfocal.engine.checks.metrics import check_metrics, check_monitors
+from mmfocal.engine.checks.settings import check_metrics, check_monitors
 from mmfocal.engine.findings import Findings
 
 COCO = dict(type='CocoMetric', metric=['bbox', 'segm'])

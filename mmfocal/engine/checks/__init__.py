@@ -33,13 +33,16 @@ from .images import (
     has_files,
     is_remote,
 )
-from .metrics import check_labels, check_metrics, check_monitors, check_topk
 from .settings import (
     check_batches,
     check_class_count,
+    check_labels,
     check_loader,
+    check_metrics,
+    check_monitors,
     check_num_classes,
     check_schedule,
+    check_topk,
     check_widths,
 )
 
