@@ -199,7 +199,7 @@ def _provenance(rows: Sequence[dict[str, str]]) -> str:
 
 
 def table(path: Path) -> str:
-    """Format a CSV file as Markdown, with its environment below.
+    """Format a CSV file as Markdown, without empty columns, with its environment below.
 
     Args:
         path: File of one of the benchmarks.
@@ -213,8 +213,10 @@ def table(path: Path) -> str:
         raise ValueError(
             f'{path} is not from a known benchmark; expected one of the columns {", ".join(KINDS)}'
         )
-    cells = [[Cell(value(row)) for value in columns.values()] for row in rows]
-    grid = Grid('', '', list(columns), cells, [])
+    texts = {name: [value(row) for row in rows] for name, value in columns.items()}
+    filled = {name: column for name, column in texts.items() if any(column)}
+    cells = [list(map(Cell, row)) for row in zip(*filled.values(), strict=True)]
+    grid = Grid('', '', list(filled), cells, [])
     return f'{markdown_table(grid)}\n{_provenance(rows)}\n'
 
 

@@ -2,6 +2,7 @@
 """Command line, config and runner for detection, segmentation and classification."""
 
 from argparse import ArgumentParser, Namespace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -76,7 +77,7 @@ def load_config(args: Namespace) -> Config:
             f"{args.config}: 'default_scope' is missing; expected {' or '.join(_HOSTS)}"
         )
     near = nearest(cfg.default_scope, _HOSTS)
-    if near not in (None, cfg.default_scope):
+    if near and not find_spec(cfg.default_scope):  # mmdet3d is one, mmdett is none
         raise InputError(
             f'{args.config}: default_scope={cfg.default_scope!r}; did you mean {near}?'
         )

@@ -237,3 +237,12 @@ def test_shipped_configs_have_known_keys(capsys):
     for task in ('htcpp', 'upernet', 'cls'):
         config(f'focal_nano_{task}')
     assert 'WARNING' not in capsys.readouterr().out
+
+
+def test_misspelled_scopes_are_named(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"default_scope='mmdett'; did you mean mmdet\?"):
+        config('focal_nano_maskrcnn', 'default_scope=mmdett')
+    (tmp_path / 'mmdet3d').mkdir()  # a package of its own
+    (tmp_path / 'mmdet3d' / '__init__.py').touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert config('focal_nano_cls', 'default_scope=mmdet3d').default_scope == 'mmdet3d'
