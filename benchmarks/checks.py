@@ -2,7 +2,7 @@
 """Time of the start-up check for data of COCO's and ImageNet's size.
 
 The data are made up: annotations with as many images, objects and bytes as COCO 2017, and class
-folders with as many files as ImageNet-1K. One image has all names, by links.
+folders with as many files as ImageNet-1K. All names are links to few images.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def _write_images(paths: Iterator[Path]) -> None:
             os.link(first, path)
 
 
-# COCO
+# ---- COCO ---------------------------------------------------------------------------------------
 
 
 def _objects(count: int, images: int) -> Iterator[dict[str, Any]]:
@@ -118,7 +118,7 @@ def coco_config(folder: Path, splits: Sequence[str]) -> Config:
     return cfg
 
 
-# ImageNet
+# ---- ImageNet -----------------------------------------------------------------------------------
 
 
 def make_imagenet(folder: Path, split: str, images: int) -> None:
@@ -143,7 +143,7 @@ def imagenet_config(folder: Path, splits: Sequence[str]) -> Config:
     return cfg
 
 
-# The measurement
+# ---- the measurement ----------------------------------------------------------------------------
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

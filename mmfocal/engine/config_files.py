@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read config files; their errors name the file and the line."""
 
+import sys
 import traceback
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def _place_of(error: Exception, path: str) -> str:
             line = number
     if isinstance(error, FileNotFoundError) and line is None:
         read = [each for each in read if Path(each).is_file()]  # the one that names the missing
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_file():
+        return f'{error.filename}, line {error.lineno}'  # perhaps a module that a config imports
     if isinstance(error, SyntaxError):
         line = error.lineno
     return read[-1] if line is None else f'{read[-1]}, line {line}'
@@ -65,7 +68,17 @@ def _place_of(error: Exception, path: str) -> str:
 def _describe(error: Exception) -> str:
     if isinstance(error, SyntaxError):
         return f'syntax error: {error.msg}'
-    if isinstance(error, ImportError) and isinstance(error.__cause__, ImportError):
+    if str(error).startswith('Failed to import custom modules') and error.__cause__:
         reason = error.__cause__.__context__ or error.__cause__
         return f'custom_imports: {reason}; is its folder in PYTHONPATH?'
-    return f'{type(error).__name__}: {error}'
+    return f'{type(error).__name__}: {error}{_of_module(error)}'
+
+
+def _of_module(error: Exception) -> str:
+    """Name file and line of a module that a config imports and that raises an error."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    path = frame.f_code.co_filename
+    # configs have no name; the libraries' own lines would not help
+    is_module = '__name__' in frame.f_globals and Path(path).is_file()
+    is_library = 'site-packages' in path or path.startswith(sys.base_prefix)
+    return f' ({path}, line {line})' if is_module and not is_library else ''

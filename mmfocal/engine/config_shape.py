@@ -64,6 +64,7 @@ _DICT = _Shape('a dict', lambda value: isinstance(value, dict))
 _DICTS = _Shape('a dict or a list of dicts', _are_dicts)
 _TEXT = _Shape('text', lambda value: isinstance(value, (str, os.PathLike)))
 _COUNT = _Shape('a positive integer', _is_count)
+_START = _Shape('an integer of at least 0', lambda value: _are_ints(value) and value >= 0)
 _SEED = _Shape(
     'an integer from 0 to 4294967295', lambda value: _are_ints(value) and 0 <= value < 2**32
 )
@@ -106,7 +107,7 @@ _PARTS = {
     'optim_wrapper.optimizer': _DICT,
     'optim_wrapper.optimizer.lr': _Shape('a number of at least 0', _is_rate),
     'optim_wrapper.accumulative_counts': _COUNT,
-    'train_cfg.val_begin': _COUNT,
+    'train_cfg.val_begin': _START,
     'param_scheduler': _Shape(
         'a dict or a list', lambda value: isinstance(value, (dict, list, tuple))
     ),

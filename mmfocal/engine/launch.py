@@ -72,12 +72,14 @@ def load_config(args: Namespace) -> Config:
     cfg.launcher = args.launcher
     warn_of_misspelled(cfg)
     merge_options(cfg, args.cfg_options)
-    if cfg.get('default_scope') is None:
+    if not isinstance(cfg.get('default_scope'), str):
         raise InputError(
-            f"{args.config}: 'default_scope' is missing; expected {' or '.join(_HOSTS)}"
+            f'{args.config}: default_scope={cfg.get("default_scope")!r}; expected '
+            f'{" or ".join(_HOSTS)}'
         )
     near = nearest(cfg.default_scope, _HOSTS)
-    if near and not find_spec(cfg.default_scope):  # mmdet3d is one, mmdett is none
+    # mmdet3d is another package, mmdett is none
+    if near not in (None, cfg.default_scope) and not find_spec(cfg.default_scope):
         raise InputError(
             f'{args.config}: default_scope={cfg.default_scope!r}; did you mean {near}?'
         )

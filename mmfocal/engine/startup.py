@@ -16,16 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
 from mmfocal.errors import InputError
 
 from .options import nearest, parameters_of
 
-_HOSTS = ('inspect', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg', 'multiprocessing')
-_HOSTS += ('torch', 'torchvision')
+_TASKS = ('mmdet', 'mmpretrain', 'mmseg')
+_HOSTS = (*_TASKS, 'mmcv', 'mmengine', 'torch', 'torchvision')
+_HOSTS += ('PIL', 'cv2', 'inspect', 'multiprocessing', 'numpy', 'pycocotools')  # they call these
 _KINDS = (AssertionError, AttributeError, ImportError, IndexError, KeyError, TypeError, ValueError)
 _ARGUMENT = 'unexpected keyword argument '
 
@@ -46,20 +48,23 @@ def explained(cfg: Config) -> Iterator[None]:
         raise
     except _KINDS as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        if not is_of_hosts(error) or any(map(_is_loop, frames)):
+        built = _since('build_from_cfg', frames)
+        if any(map(_is_loop, frames)) or not all(map(_is_of_host, built or frames[-1:])):
             raise
-        built = [frame for frame in frames if frame.f_code.co_name == 'build_from_cfg']
-        words = _of_part(cfg, built[-1], error) if built else _words(error)
+        if not built and _ARGUMENT not in str(error):
+            raise
+        words = _of_part(cfg, built[0], error) if built else _words(error)
         raise InputError(f'{cfg.filename}: {words}' if cfg.filename else words) from error
 
 
-def is_of_hosts(error: Exception) -> bool:
-    """Return whether an error is raised in the code of a host, of MMEngine or of PyTorch.
+def _since(function: str, frames: list[FrameType]) -> list[FrameType]:
+    """Return the frames from the last call of a function on."""
+    calls = [index for index, frame in enumerate(frames) if frame.f_code.co_name == function]
+    return frames[calls[-1] :] if calls else []
 
-    Args:
-        error: Any error.
-    """
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+
+def _is_of_host(frame: FrameType) -> bool:
+    """Return whether a frame is in the code of a host, of MMEngine or of PyTorch."""
     return str(frame.f_globals.get('__name__')).split('.')[0] in _HOSTS
 
 
@@ -75,6 +80,8 @@ def _words(error: Exception) -> str:
 def _of_part(cfg: Config, frame: FrameType, error: Exception) -> str:
     """Describe an error in MMEngine's ``build_from_cfg``."""
     part, registry = frame.f_locals['cfg'], frame.f_locals['registry']
+    if not isinstance(part, dict):
+        return f'{_key_of_value(cfg, part)}={part!r}; expected a dict with a type'
     kind = part.get('type')
     key = _key_of(cfg, part)
     builder = frame.f_locals.get('obj_cls')
@@ -101,8 +108,20 @@ def _key_of(cfg: Config, part: dict) -> str:
     """Find the key of a part, of which MMEngine may have made a copy with more entries."""
     places = list(_places('', dict(cfg)))
     same = [key for key, node in places if node == part]
-    kin = [key for key, node in places if node.get('type') == part.get('type')]
+    kin = [key for key, node in places if node.get('type') == part.get('type') is not None]
     return next(iter([*same, *kin]), 'a part')
+
+
+def _key_of_value(cfg: Config, value: Any) -> str:
+    return next(
+        (
+            f'{key}.{name}'
+            for key, node in _places('', dict(cfg))
+            for name, other in node.items()
+            if other == value
+        ),
+        'a part',
+    )
 
 
 def _places(key: str, node: Any) -> Iterator[tuple[str, dict]]:
@@ -122,7 +141,8 @@ def _places(key: str, node: Any) -> Iterator[tuple[str, dict]]:
 class LoadFirstSamples(Hook):
     """Load a sample for training and one for validation before the first iteration.
 
-    A wrong pipeline of the validation would end a training after its first interval.
+    A wrong pipeline of the validation would end a run after its first interval. Data sets that
+    load samples in a way of their own are left out.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -132,34 +152,54 @@ class LoadFirstSamples(Hook):
             runner: The runner.
 
         Raises:
-            InputError: If a transform of the hosts fails, or if none packs the inputs.
+            InputError: If a transform of the hosts fails, or if none packs the inputs that a
+                preprocessor of the hosts reads.
         """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        preprocessor = type(getattr(model, 'data_preprocessor', None))
+        is_packed = preprocessor.__module__.split('.')[0] in _TASKS
         for split, loop in dict(train=runner.train_loop, val=runner.val_loop).items():
             loader = getattr(loop, 'dataloader', None)
             if loader is not None:
                 with _unchanged_random_numbers():
-                    _load_first(f'{split}_dataloader', loader.dataset)
+                    _load_first(f'{split}_dataloader', loader.dataset, is_packed)
 
 
-def _load_first(key: str, dataset: Any) -> None:
-    while hasattr(dataset, 'dataset') or hasattr(dataset, 'datasets'):  # wrappers
-        dataset = dataset.dataset if hasattr(dataset, 'dataset') else dataset.datasets[0]
-    if not isinstance(dataset, BaseDataset) or not len(dataset):
+def _load_first(key: str, dataset: Any, is_packed: bool) -> None:
+    while type(dataset) in (ClassBalancedDataset, ConcatDataset, RepeatDataset):
+        dataset = dataset.datasets[0] if type(dataset) is ConcatDataset else dataset.dataset
+    if not _loads_by_pipeline(dataset):
         return
-    pipeline, information = copy.deepcopy(dataset.pipeline), dataset.get_data_info(0)
     try:
-        found = pipeline(information)
+        pipeline = copy.deepcopy(dataset.pipeline)
+    except Exception:  # a transform may hold files or locks
+        return
+    try:
+        found = pipeline(dataset.get_data_info(0))
     except Exception as error:  # OpenCV and other libraries have their own
-        if not is_of_hosts(error):
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if not all(map(_is_of_host, frames[1:])):
             raise
         name = _transform_of(error)
         raise InputError(f'{key}: {name} of the pipeline fails: {_words(error)}') from error
-    if isinstance(found, dict) and 'inputs' not in found:
-        names = [type(step).__name__ for step in pipeline.transforms]
+    names = [type(step).__name__ for step in pipeline.transforms]
+    if is_packed and isinstance(found, dict) and not ('inputs' in found or 'Pack' in str(names)):
         raise InputError(
             f'{key}: no step of the pipeline {names} packs the inputs; expected PackDetInputs, '
             'PackSegInputs or PackInputs as the last step'
         )
+
+
+def _loads_by_pipeline(dataset: Any) -> bool:
+    """Return whether a data set has samples, which MMEngine's own methods load."""
+    return (
+        isinstance(dataset, BaseDataset)
+        and len(dataset) > 0
+        and all(
+            getattr(type(dataset), name) is getattr(BaseDataset, name)
+            for name in ('__getitem__', 'prepare_data')
+        )
+    )
 
 
 def _transform_of(error: Exception) -> str:

@@ -173,7 +173,7 @@ def test_sizes_differ_in_nothing_else(name):
     assert all(key.startswith(allowed) for key in changed), changed
 
 
-def test_sizes_have_one_source():
+def test_names_of_sizes_have_one_source():
     configs = [path for path in ROOT.rglob('*.py') if '_base_' not in path.parts]
     assert [path for path in configs if re.search(r"\barch='", path.read_text())] == []
 

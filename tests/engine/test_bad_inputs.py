@@ -835,7 +835,7 @@ def test_class_folders_are_refused(tmp_path, folders, options, words):
         ({'train_cfg': dict(max_iters='20')}, "train_cfg.max_iters='20'; expected a positive int"),
         ({'train_cfg': dict(max_iters=2.5)}, 'max_iters=2.5; expected a positive integer'),
         ({'train_cfg': dict(max_epochs=-5)}, 'max_epochs=-5; expected a positive integer'),
-        ({'train_cfg': dict(val_begin='abc')}, "val_begin='abc'; expected a positive integer"),
+        ({'train_cfg': dict(val_begin='abc')}, "val_begin='abc'; expected an integer of"),
         ({'custom_hooks': ['EMAHook']}, r"custom_hooks=\['EMAHook'\]; expected a list of dicts"),
         ({'optim_wrapper': dict(optimizer=dict(lr='x'))}, "lr='x'; expected a number of at least"),
         ({'optim_wrapper': dict(optimizer=dict(lr=-1))}, 'optimizer.lr=-1; expected a number of'),

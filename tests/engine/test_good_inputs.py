@@ -12,7 +12,11 @@ from mmengine.config import Config
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mmfocal.engine import check_inputs
+from mmfocal.engine import InputError, check_inputs, read_config
+from mmfocal.engine.checks import check_shape
+from mmfocal.engine.checks.settings import check_metrics, check_monitors
+from mmfocal.engine.findings import Findings
+from mmfocal.errors import MissingFileError
 
 HEIGHT, WIDTH = 36, 48
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -142,3 +146,30 @@ def test_what_imagenet_contains_is_accepted(tmp_path, monkeypatch, capsys):
             os.link(pictures[index % len(pictures)], folder / f'{folder.name}_{index}.JPEG')
     check('classification/focal_t_in1k', tmp_path, monkeypatch)
     assert 'WARNING' not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('host', ['mmdet', 'mmseg', 'mmpretrain'])
+def test_configs_of_the_hosts_are_accepted(host):
+    """Of each folder of models, the first three configs: types, metrics and names of scores."""
+    root = Path(pytest.importorskip(host).__file__).parent / '.mim' / 'configs'
+    folders = [folder for folder in sorted(root.iterdir()) if folder.name != '_base_']
+    paths = [path for folder in folders for path in sorted(folder.glob('*.py'))[:3]]
+    paths += sorted((root / '_base_').rglob('v3det.py'))
+    refused = {}
+    for path in paths:
+        try:
+            cfg = read_config(path)
+        except (InputError, MissingFileError):  # some need other packages, or are broken
+            continue
+        findings = Findings(quiet=True)
+        try:
+            check_shape(cfg)
+        except InputError as error:
+            refused[path.name] = str(error)
+        for split in ('val', 'test'):
+            check_metrics(cfg, split, findings)
+        check_monitors(cfg, findings)
+        if findings.errors:
+            refused[path.name] = findings.errors
+    assert len(paths) > 100 and not refused

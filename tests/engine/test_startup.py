@@ -4,6 +4,7 @@
 import copy
 import random
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, ConcatDataset
+from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import HOOKS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import ConcatDataset
 
 from mmfocal.engine import InputError
 from mmfocal.engine.config_shape import check_complete
@@ -84,6 +85,13 @@ def test_parts_that_cannot_be_built_are_named(tmp_path, changes, words):
         train(config(tmp_path, **changes))
 
 
+def test_parts_that_are_text_are_named():
+    cfg = Config(dict(default_hooks=dict(logger='LoggerHook')))
+    words = "default_hooks.logger='LoggerHook'; expected a dict with a type"
+    with pytest.raises(InputError, match=words), explained(cfg):
+        HOOKS.build(cfg.default_hooks.logger)
+
+
 def test_errors_of_own_code_and_of_the_training_keep_their_traceback(tmp_path):
     @HOOKS.register_module(force=True)
     class OwnHook:
@@ -134,10 +142,11 @@ def dataset(root: Path, *steps: Any) -> BaseDataset:
         return BaseDataset(ann_file=str(root / 'a.json'), pipeline=list(steps))
 
 
-def load_first(split: str, data: Any) -> None:
+def load_first(split: str, data: Any, preprocessor: Any = None) -> None:
     loops = dict.fromkeys(('train_loop', 'val_loop'))
     loops[f'{split}_loop'] = SimpleNamespace(dataloader=SimpleNamespace(dataset=data))
-    LoadFirstSamples().before_train(SimpleNamespace(**loops))
+    model = SimpleNamespace(data_preprocessor=preprocessor)
+    LoadFirstSamples().before_train(SimpleNamespace(model=model, **loops))
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
@@ -146,10 +155,37 @@ def test_pipelines_that_fail_at_their_first_image_are_named(tmp_path, split):
     resize = mmcv.Resize(scale=(-5, 10))
     with pytest.raises(InputError, match=f'{split}_dataloader: Resize of the pipeline fails: '):
         load_first(split, dataset(tmp_path, lambda _: dict(img=np.zeros((9, 9, 3))), resize))
-    with pytest.raises(InputError, match=rf"{split}_dataloader: no step .* \['Collect', 'func"):
-        load_first(split, ConcatDataset([dataset(tmp_path, Collect(), lambda _: {})]))
     with pytest.raises(ZeroDivisionError):  # own code
         load_first(split, dataset(tmp_path, lambda _: 1 / 0))
+    with pytest.raises(AttributeError) as error:  # own code that calls another library
+        load_first(split, dataset(tmp_path, lambda _: mmcv.Resize(scale=(1, 1))({'img': 3})))
+    assert not isinstance(error.value, InputError)
+
+
+def test_inputs_are_packed_for_preprocessors_of_the_hosts(tmp_path):
+    models = pytest.importorskip('mmdet.models')
+    unpacked = ConcatDataset([dataset(tmp_path, Collect(), lambda _: {})])
+    with pytest.raises(InputError, match=r"val_dataloader: no step .* \['Collect', 'func"):
+        load_first('val', unpacked, models.DetDataPreprocessor())
+    load_first('val', unpacked, BaseDataPreprocessor())  # takes what it gets
+
+
+def test_data_sets_with_a_way_of_their_own_are_left_out(tmp_path):
+    class Own(BaseDataset):
+        def __getitem__(self, index: int) -> dict:
+            return dict(inputs=index)
+
+    def fails(results: dict) -> None:
+        raise AssertionError
+
+    data = dataset(tmp_path, fails)
+    data.__class__ = Own
+    load_first('train', data)
+    locked = dataset(tmp_path, fails)
+    locked.pipeline.transforms.append(Lock())  # cannot be copied
+    load_first('train', locked)
+    wrappers = pytest.importorskip('mmdet.datasets')
+    load_first('train', wrappers.MultiImageMixDataset(dataset(tmp_path, fails), []))
 
 
 def test_loading_samples_changes_no_training(tmp_path):

@@ -21,10 +21,11 @@ test_pipeline = [
     ),
 ]
 tta_model = dict(type='MaskTTAModel')  # of mmfocal.detection
+no_flip = dict(type='RandomFlip', prob=0.0)  # mmdet merges views by what it writes
 sizes = [dict(type='Resize', scale=(size, size), keep_ratio=True) for size in (128, 160, 200)]
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='TestTimeAug', transforms=[sizes, [dict(type='PackDetInputs')]]),
+    dict(type='TestTimeAug', transforms=[sizes, [no_flip], [dict(type='PackDetInputs')]]),
 ]
 train_dataloader = dict(
     batch_size=8,

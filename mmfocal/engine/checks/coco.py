@@ -52,6 +52,7 @@ _FAR, _LONG = 1e6, 1e7  # pixels
 _HIGHEST_ID = 2**53  # pycocotools stores ids as 64 bit floats
 _RELATIVE = 1.5  # highest coordinate that may be a share of the image
 _COMPARED = 400  # annotations whose boxes are compared with the bounds of their polygons
+_FEWEST = 5  # polygons that decide about the order
 _TOLERANCE = (1.5, 0.02)  # pixels and share of the box by which they may differ
 
 # ---- the file ----------------------------------------------------------------------------------
@@ -386,11 +387,11 @@ def check_filter(file: CocoFile, dataset: BaseDataset, kept: np.ndarray) -> None
 def check_masks(file: CocoFile, kept: np.ndarray) -> None:
     """Check the segmentations that training loads or the evaluation scores.
 
+    Of masks that are only loaded, a sample is checked, since a full pass takes seconds.
+
     Args:
         file: A file whose references are sound.
         kept: Whether mmdet keeps each annotation; the evaluation reads all of them.
-
-    Of masks that are only loaded, a sample is checked, since a full pass takes seconds.
     """
     if not file.masks:
         return
@@ -798,7 +799,7 @@ def check_order(file: CocoFile) -> None:
         for annotation in sample(file.content['annotations'], _COMPARED)
         if (bounds := _bounds(_mask_of(annotation)))
     ]
-    if not found:
+    if len(found) < _FEWEST:
         return
     boxes = np.array([annotation['bbox'] for annotation, _ in found], float)
     bounds = np.array([each for _, each in found])

@@ -518,7 +518,9 @@ def _schedulers(key: str, node: Any) -> list[tuple[str, dict]]:
     """
     if isinstance(node, dict) and 'type' in node:
         return [(key, node)]
-    parts = node.items() if isinstance(node, dict) else enumerate(node or ())
+    if not isinstance(node, (dict, list, tuple)):
+        return []  # none, or a scheduler that is built
+    parts = node.items() if isinstance(node, dict) else enumerate(node)
     return [found for name, part in parts for found in _schedulers(f'{key}.{name}', part)]
 
 
@@ -538,6 +540,12 @@ def check_metrics(cfg: Config, split: str, findings: Findings) -> None:
         findings: Collects the errors.
     """
     for key, metric in metrics_of(cfg, split):
+        for name in ('items', 'metric_items'):
+            if isinstance(metric.get(name), str):
+                findings.error(
+                    f'{key}.{name}={metric[name]!r} is text; expected a list',
+                    {f'{key}.{name}': [metric[name]]},
+                )
         for name, choices in _CHOICES.get(kind_of(metric), {}).items():
             _check_choices(f'{key}.{name}', metric.get(name, choices[0]), choices, findings)
         if kind_of(metric) == 'IoUMetric':  # it ignores arguments that it does not have
@@ -572,7 +580,8 @@ def _check_coco_metric(key: str, metric: dict, model: dict, findings: Findings) 
     if isinstance(kinds, tuple):
         findings.error(f'{key}.metric={kinds!r}; expected a list', {f'{key}.metric': list(kinds)})
     numbers = metric.get('proposal_nums')
-    if isinstance(numbers, (list, tuple)) and len(numbers) < 3:
+    by_coco_eval = not metric.get('use_mp_eval') and set(_as_list(kinds)) - {'proposal_fast'}
+    if isinstance(numbers, (list, tuple)) and len(numbers) < 3 and by_coco_eval:
         findings.error(f'{key}.proposal_nums={numbers!r}; expected three numbers of detections')
     if 'segm' in _as_list(kinds) and _lacks_masks(model):
         boxes = [kind for kind in _as_list(kinds) if kind != 'segm'] or ['bbox']
@@ -614,6 +623,8 @@ def check_topk(cfg: Config, split: str, count: int, findings: Findings) -> None:
     """
     for key, metric in metrics_of(cfg, split):
         topk = _as_list(metric.get('topk') or ())
+        if kind_of(metric) not in ('Accuracy', 'MultiLabelMetric'):
+            continue  # RetrievalRecall counts images
         if any(k > count for k in topk):
             findings.error(
                 f'{key}.topk={tuple(topk)}, but there are {count} classes',
@@ -673,6 +684,9 @@ def check_monitors(cfg: Config, findings: Findings) -> None:
     """
     if not (cfg.get('val_dataloader') and cfg.get('val_evaluator')):
         return
+    loop = kind_of(cfg.get('val_cfg') or {})
+    if loop not in ('None', 'ValLoop') or not _is_plain(cfg.val_evaluator):
+        return  # others may rename the scores
     parts = [_scores(metric) for _, metric in metrics_of(cfg, 'val')]
     known = {name for part in parts for name in part or ()}
     if None in parts or not known:
@@ -690,12 +704,17 @@ def check_monitors(cfg: Config, findings: Findings) -> None:
             )
 
 
+def _is_plain(evaluator: Any) -> bool:
+    """Return whether an evaluator of a config has metrics only, or is MMEngine's own."""
+    return 'metrics' not in evaluator or kind_of(evaluator) in ('None', 'Evaluator')
+
+
 def _monitors(cfg: Config) -> Iterator[tuple[str, Any]]:
     """Yield key and value of each setting that names scores."""
     for key, hook in _checkpoint_hooks(cfg):
         yield f'{key}.save_best', hook.get('save_best')
     for index, hook in enumerate(cfg.get('custom_hooks') or ()):
-        if kind_of(hook) == 'EarlyStoppingHook':
+        if isinstance(hook, dict) and kind_of(hook) == 'EarlyStoppingHook':
             yield f'custom_hooks.{index}.monitor', hook.get('monitor')
     for key, scheduler in _schedulers('param_scheduler', cfg.get('param_scheduler')):
         if 'Plateau' in kind_of(scheduler):

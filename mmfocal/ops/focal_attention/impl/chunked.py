@@ -147,7 +147,7 @@ class Tile(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a call consists of besides tensors; see ``FocalInputs``."""
+    """Arguments of a call that are not tensors; see ``FocalInputs``."""
 
     map_size: tuple[int, int]
     geometry: FocalGeometry
