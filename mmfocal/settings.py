@@ -56,12 +56,19 @@ def rank(launcher: str) -> int:
     Args:
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
     """
-    return 0 if launcher == 'none' else int(value(LAUNCHERS[launcher][0], '0'))
+    return 0 if launcher == 'none' else _integer(LAUNCHERS[launcher][0], '0')
 
 
 def world_size(launcher: str) -> int:
     """Return the number of processes that the launcher starts; arguments as in :func:`rank`."""
-    return 1 if launcher == 'none' else int(value(LAUNCHERS[launcher][1], '1'))
+    return 1 if launcher == 'none' else _integer(LAUNCHERS[launcher][1], '1')
+
+
+def _integer(name: str, default: str) -> int:
+    text = value(name, default)
+    if not text.isdecimal():
+        raise ValueError(f'environment variable {name} must be an integer, got {text!r}')
+    return int(text)
 
 
 def absent(launcher: str) -> list[str]:

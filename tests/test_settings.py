@@ -33,6 +33,14 @@ def test_switch(monkeypatch: pytest.MonkeyPatch, value: str, expected: bool) -> 
     assert settings.is_on(settings.TRITON_TUNE) is expected
 
 
+def test_variables_of_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('SLURM_PROCID', '3')
+    monkeypatch.setenv('SLURM_NTASKS', '8 ')
+    assert settings.rank('slurm') == 3 and settings.rank('none') == 0
+    with pytest.raises(ValueError, match="SLURM_NTASKS must be an integer, got '8 '"):
+        settings.world_size('slurm')
+
+
 def test_variables_are_read_in_one_place(repo_root: Path) -> None:
     package = repo_root / 'mmfocal'
     readers = {

@@ -203,6 +203,19 @@ def parameters_of(builder: Any) -> dict[str, inspect.Parameter] | None:
     return None
 
 
+def nearest_argument(builder: Any, error: Exception) -> str:
+    """Return a hint on an unknown argument, an empty string for other errors.
+
+    Args:
+        builder: The class or function that was called; None if it is unknown.
+        error: What it raised.
+    """
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    known = unknown and builder and parameters_of(builder)
+    near = known and nearest(unknown[1], known, 0.6)
+    return f'; the nearest argument is {near}' if near else ''
+
+
 def _value_at(cfg: Config, key: str) -> Any:
     """Look up a dotted key; None if there is none."""
     node: Any = dict(cfg)

@@ -23,7 +23,7 @@ from mmengine.runner import BaseLoop, Runner
 
 from mmfocal.errors import InputError
 
-from .options import nearest, parameters_of
+from .options import nearest, nearest_argument
 
 _TASKS = ('mmdet', 'mmpretrain', 'mmseg')
 _HOSTS = (*_TASKS, 'mmcv', 'mmengine', 'torch', 'torchvision')
@@ -90,11 +90,8 @@ def _of_part(cfg: Config, frame: FrameType, error: Exception) -> str:
         return f'{key}.type={kind!r} is not registered' + (
             f'; did you mean {near}?' if near else ''
         )
-    name, hint = getattr(builder, '__name__', kind), ''
-    if _ARGUMENT in str(error):
-        unknown = str(error).split(_ARGUMENT)[1].strip("'")
-        near = nearest(unknown, parameters_of(builder) or (), 0.6)
-        hint = f'; the nearest argument is {near}' if near else ''
+    name = getattr(builder, '__name__', kind)
+    hint = nearest_argument(builder, error)
     return f'{key} ({name}) cannot be built: {_words(error)}{hint}'
 
 

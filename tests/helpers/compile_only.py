@@ -122,9 +122,8 @@ def compile_kernel(
 def bias_calls() -> None:
     tables = [torch.zeros(169, 3), torch.zeros(1, 3, 49, 132), torch.zeros(3, 81)]
     sizes = [7, 3, 3, 2]
-    index = bias._index(tables[0], sizes)
-    combined = bias.combine.launcher(tables, index, sizes)
-    bias.combine_backward.launcher(combined, combined, tables, index, sizes)
+    combined = bias.combine.launcher(tables, sizes)
+    bias.combine_backward.launcher(combined, combined, tables, sizes)
 
 
 def tokens_calls() -> None:

@@ -8,7 +8,6 @@ there, such as deformable convolutions, are not checked, and neither are the mod
 
 import inspect
 import math
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -27,7 +26,7 @@ from ..config_shape import check_type, metrics_of
 from ..findings import Findings, first_few
 from ..machine import dicts_in, kind_of
 from ..meta_model import build_meta_model
-from ..options import nearest, parameters_of, registered
+from ..options import nearest, nearest_argument, registered
 
 Maps = Sequence[Tensor]
 
@@ -218,12 +217,9 @@ def _run_backbone(backbone: dict) -> tuple[str, Maps | None]:
 
 
 def _nearest_argument(part: dict, error: Exception) -> str:
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     kind = part.get('type')
     builder = registered(MODELS, kind, None) if isinstance(kind, str) else kind
-    known = unknown and builder and parameters_of(builder)
-    near = known and nearest(unknown[1], known, 0.6)
-    return f'; the nearest argument is {near}' if near else ''
+    return nearest_argument(builder, error)
 
 
 def _image(backbone: dict) -> Tensor:

@@ -2,7 +2,9 @@
 """Combined bias and gradients of its tables, each by one kernel.
 
 The result equals ``focal_attention.bias.combined_bias``, with padding columns between the regions
-as in ``columns``. Operators take the tables in the order of ``bias_tables``.
+as in ``columns``. Operators take the tables in the order of ``bias_tables``. Compilers do not see
+the kernels: the index is no argument, because Dynamo supports one constant tensor of a function,
+and blocks have different ones.
 """
 
 from functools import cache
@@ -48,23 +50,13 @@ _geometry = cache(FocalGeometry)
 _INDICES: dict[tuple[Any, ...], Tensor] = {}
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _kept_index(device: torch.device, *sizes: int) -> Tensor:
-    """Return the index: cached, because copies to a GPU synchronize; constant in compiled code."""
+def _index(device: torch.device, sizes: list[int]) -> Tensor:
+    """Return the index, cached because copies to a GPU synchronize."""
     key = (device, *sizes)
     if key not in _INDICES:
-        # an inference tensor cannot be saved for backward
-        with compat.without_dispatch_modes(), torch.inference_mode(False):
+        with compat.without_dispatch_modes():
             _INDICES[key] = _make_index(_geometry(*sizes)).to(device)
     return _INDICES[key]
-
-
-def _index(table: Tensor, sizes: list[int]) -> Tensor:
-    """Return the index for a table; a fake tensor for a fake table."""
-    if compat.is_compiling() or compat.is_plain_tensor(table):
-        return _kept_index(table.device, *sizes)
-    values = _kept_index(torch.device('cpu'), *sizes).tolist()
-    return torch.tensor(values, dtype=torch.int32, device=table.device)
 
 
 def _five(tables: list[Tensor], sizes: list[int]) -> list[Tensor]:
@@ -81,36 +73,37 @@ def _counts(sizes: list[int]) -> list[int]:
     return [*counts, *[0] * (MAX_FOCAL_LEVEL + 1 - len(counts))]
 
 
-def _combined(tables: list[Tensor], index: Tensor, sizes: list[int]) -> Tensor:
+def _combined(tables: list[Tensor], sizes: list[int]) -> Tensor:
     columns = num_columns(_geometry(*sizes))
     return tables[0].new_empty(tables[0].shape[1], sizes[0] ** 2, columns)
 
 
-def _combine(tables: list[Tensor], index: Tensor, sizes: list[int]) -> Tensor:
+def _combine(tables: list[Tensor], sizes: list[int]) -> Tensor:
     from .kernels.bias import BLOCK, combine_kernel
 
-    combined = _combined(tables, index, sizes)
+    combined = _combined(tables, sizes)
     num_heads, num_elements = combined.shape[0], combined.shape[1] * combined.shape[2]
     start(
         combine_kernel, (ceil_div(num_elements, BLOCK), num_heads), combined,
-        *_five(tables, sizes), index, combined,
+        *_five(tables, sizes), _index(combined.device, sizes), combined,
         num_heads, *_counts(sizes), num_elements, BLOCK=BLOCK,
     )  # fmt: skip
     return combined
 
 
 def _gradient(
-    d_combined: Tensor, combined: Tensor, tables: list[Tensor], index: Tensor, sizes: list[int]
+    d_combined: Tensor, combined: Tensor, tables: list[Tensor], sizes: list[int]
 ) -> Tensor:
     return combined.new_empty(sum(table.numel() for table in tables))
 
 
 def _combine_backward(
-    d_combined: Tensor, combined: Tensor, tables: list[Tensor], index: Tensor, sizes: list[int]
+    d_combined: Tensor, combined: Tensor, tables: list[Tensor], sizes: list[int]
 ) -> Tensor:
     from .kernels.bias import BLOCK_ELEMENTS, BLOCK_ENTRIES, combine_backward_kernel
 
-    gradient, counts = _gradient(d_combined, combined, tables, index, sizes), _counts(sizes)
+    gradient, counts = _gradient(d_combined, combined, tables, sizes), _counts(sizes)
+    index = _index(combined.device, sizes)
     num_heads, num_elements = combined.shape[0], combined.shape[1] * combined.shape[2]
     start(
         combine_backward_kernel, (ceil_div(sum(counts), BLOCK_ENTRIES), num_heads), combined,
@@ -121,31 +114,35 @@ def _combine_backward(
 
 
 combine = Operator(
-    'combined_columns(Tensor[] tables, Tensor index, int[] sizes) -> Tensor', _combine, _combined
+    'combined_columns(Tensor[] tables, int[] sizes) -> Tensor',
+    _combine,
+    _combined,
+    is_visible=False,
 )
 combine_backward = Operator(
-    'combined_columns_backward(Tensor d_combined, Tensor combined, Tensor[] tables, Tensor index,'
-    ' int[] sizes) -> Tensor',
+    'combined_columns_backward(Tensor d_combined, Tensor combined, Tensor[] tables, int[] sizes)'
+    ' -> Tensor',
     _combine_backward,
     _gradient,
+    is_visible=False,
 )
 
 
 class _Combine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, sizes: list[int], index: Tensor, *tables: Tensor) -> Tensor:
-        combined = combine(list(tables), index, sizes)
+    def forward(ctx: Any, sizes: list[int], *tables: Tensor) -> Tensor:
+        combined = combine(list(tables), sizes)
         ctx.sizes = sizes
-        ctx.save_for_backward(combined, index, *tables)
+        ctx.save_for_backward(combined, *tables)
         return combined
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_combined: Tensor) -> tuple[Tensor | None, ...]:
-        combined, index, *tables = ctx.saved_tensors
-        gradient = combine_backward(d_combined, combined, tables, index, ctx.sizes)
+        combined, *tables = ctx.saved_tensors
+        gradient = combine_backward(d_combined, combined, tables, ctx.sizes)
         parts = gradient.split([table.numel() for table in tables])
-        return None, None, *(part.view(table.shape) for part, table in zip(parts, tables))
+        return None, *(part.view(table.shape) for part, table in zip(parts, tables))
 
 
 def combined_columns(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
@@ -157,5 +154,4 @@ def combined_columns(bias: FocalBias, geometry: FocalGeometry) -> Tensor:
     """
     if geometry.focal_level > MAX_FOCAL_LEVEL:
         return plain.combined_bias(bias, geometry)
-    sizes = sizes_of(geometry)
-    return _Combine.apply(sizes, _index(bias.window, sizes), *plain.bias_tables(bias))
+    return _Combine.apply(sizes_of(geometry), *plain.bias_tables(bias))

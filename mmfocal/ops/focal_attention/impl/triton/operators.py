@@ -85,15 +85,21 @@ class Operator:
         schema: Name, arguments and results, in the format of ``torch.library``.
         launcher: Function with the arguments of the schema and matching annotations.
         outputs: Function of the same arguments that returns uninitialized results.
+        is_visible: Whether compilers may see the kernels; false if the launcher uses tensors that
+            are not arguments.
     """
 
     def __init__(
-        self, schema: str, launcher: Callable[..., Any], outputs: Callable[..., Any]
+        self,
+        schema: str,
+        launcher: Callable[..., Any],
+        outputs: Callable[..., Any],
+        is_visible: bool = True,
     ) -> None:
         self.launcher = launcher
         self.operator: Any = None
         name, arguments = schema.partition('(')[::2]
-        if ARE_KERNELS_VISIBLE:
+        if ARE_KERNELS_VISIBLE and is_visible:
             torch.library.triton_op(f'mmfocal::{name}', launcher, mutates_args=())
         elif ARE_REGISTERED:
             torch.library.define(f'mmfocal::{name}', '(' + arguments)
