@@ -3,18 +3,14 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 from importlib import import_module
 from pathlib import Path
 
-import backbone
 import measure
 import pytest
 import report
 import torch
-
-from tests.helpers.pictures import read
 
 PAGE = 'before\n<!-- table: {} -->\nold\n<!-- end -->\nafter\n'
 BACKBONE_ROW = dict(model='focal_tiny', impl='sdpa', dtype='bf16', mode='infer', runtime='graph')
@@ -134,41 +130,6 @@ def test_documented_commands(repo_root, tmp_path, monkeypatch):
     assert len(lines) >= 8
     for line in lines:
         check_command(shlex.split(line), repo_root)
-
-
-@pytest.mark.slow
-def test_documented_commands_run(repo_root, tmp_path, monkeypatch, scenes):
-    """Those of docs/performance.md but for GPUs: small images, one round, nano models."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(backbone, 'GROWTH', (32, 64))
-    page = report.PAGE.read_text()
-    monkeypatch.setattr(report, 'PAGE', Path(shutil.copy(report.PAGE, tmp_path)))
-    for old, new in {
-        r'\d+x\d+x\d+( \d+x\d+x\d+)?': '64x64x1',
-        r'configs/detection/(ablations/)?(focal|swin)_t_maskrcnn_\dx': (
-            rf'{repo_root}/configs/quickstart/\2_nano_maskrcnn'
-        ),
-        r' --archs small base --baselines swin_small swin_base': '',
-        r'(benchmarks/backbone\.py)': r'\1 --archs nano --baselines swin_nano',
-        r'(benchmarks/(backbone|attention|busy)\.py)': r'\1 --rounds 1 --threads 1',
-        r'(benchmarks/detector\.py)': rf'\1 --data-root {scenes} --rounds 1 --threads 1',
-        r'--loader-only --workers 1 2 4': '--loader-only --workers 1 2 --batches 2',
-        r'(--spincounts default 1000)': r'\1 --size 32x32x1 --steps 1',
-    }.items():
-        page, count = re.subn(old, new, page)
-        assert count, old
-    ran = set()
-    for line in re.findall(r'^python benchmarks/(.*)$', page, re.MULTILINE):
-        script, *arguments = shlex.split(line)
-        if '--device cuda' in line:
-            continue
-        if script == 'compare.py':
-            Path(arguments[0]).parent.mkdir(parents=True)
-            shutil.copy(arguments[1], arguments[0])  # there are no results for small images
-        assert not import_module(Path(script).stem).main(arguments), line
-        ran.add(script)
-    assert ran >= {'attention.py', 'backbone.py', 'busy.py', 'compare.py', 'detector.py'}
-    assert read('growth.png').std() > 10
 
 
 def test_documented_variables_exist(repo_root):

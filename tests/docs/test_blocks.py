@@ -41,7 +41,6 @@ WITH_BLOCKS = [
 RUN = {
     'README.md': 'tests/docs/test_pages.py',
     'configs/quickstart/README.md': 'tests/tools/test_get_flops.py',
-    'docs/performance.md': 'tests/benchmarks/test_report_page.py',
     'docs/scale_out.md': 'tests/tools/test_scale_out.py',
     'docs/checkpoints.md': 'tests/docs/test_pages.py',
     'docs/configs.md': 'tests/docs/test_pages.py',
