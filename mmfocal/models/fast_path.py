@@ -217,8 +217,8 @@ def call_block(block: nn.Module, x: Tensor) -> Tensor:
     """Return ``block(x)``, by a fast path if one applies: ``(B, H, W, C)`` -> same shape."""
     # Recorded calls run the layers, also those that pool. The Dynamo of PyTorch 2.11 cannot trace
     # the check for stock blocks, which reads the `__dict__` of modules, nor keep its result as a
-    # constant, as the argument is a module. Inductor compiles the layers; attention and combined
-    # bias are kernels in its graph.
+    # constant, as the argument is a module. Inductor compiles the layers; attention consists of
+    # kernels in its graph.
     is_plain = compat.is_recorded() or compat.are_transforms_active() or x.numel() == 0
     path = None if is_plain else _path_of(block, x)  # first, because it visits no layers
     p = None if path is None else stock_parameters(block)
