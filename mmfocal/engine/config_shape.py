@@ -15,7 +15,7 @@ from mmfocal.errors import InputError
 
 from .findings import Findings
 from .machine import kind_of
-from .options import nearest, registered
+from .options import nearest_type, registered
 
 _SPLITS = ('train', 'val', 'test')
 _LENGTH = 60  # of the values in messages
@@ -252,7 +252,7 @@ def check_type(key: str, kind: Any, owner: Registry = MODELS, scope: str | None 
     if not isinstance(kind, str) or registered(owner, kind, scope) is not None:
         return
     with owner.switch_scope_and_registry(scope) as registry:
-        near = nearest(kind.split('.')[-1], {*registry.module_dict, *owner.module_dict})
+        near = nearest_type(kind, registry)
     if near:
         raise InputError(f'{key}.type={kind!r} is not registered; did you mean {near}?')
 

@@ -182,6 +182,21 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.8) -> str | None:
     return names[near[0]] if near else None
 
 
+def nearest_type(kind: str, owner: Registry, cutoff: float = 0.8) -> str | None:
+    """Return the most similar name of a registry and those above it, if any is similar.
+
+    Args:
+        kind: A type, perhaps with its scope, such as ``mmdet.CocoDatset``.
+        owner: The registry.
+        cutoff: Least similarity, see :func:`nearest`.
+    """
+    names = set(owner.module_dict)
+    while owner.parent is not None:
+        owner = owner.parent
+        names.update(owner.module_dict)
+    return nearest(kind.split('.')[-1], names, cutoff)
+
+
 def parameters_of(builder: Any) -> dict[str, inspect.Parameter] | None:
     """Return the arguments of a class or function by name.
 

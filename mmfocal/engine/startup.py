@@ -23,7 +23,7 @@ from mmengine.runner import BaseLoop, Runner
 
 from mmfocal.errors import InputError
 
-from .options import nearest, nearest_argument
+from .options import nearest_argument, nearest_type
 
 _TASKS = ('mmdet', 'mmpretrain', 'mmseg')
 _HOSTS = (*_TASKS, 'mmcv', 'mmengine', 'torch', 'torchvision')
@@ -86,19 +86,13 @@ def _of_part(cfg: Config, frame: FrameType, error: Exception) -> str:
     key = _key_of(cfg, part)
     builder = frame.f_locals.get('obj_cls')
     if builder is None and isinstance(kind, str):
-        near = nearest(kind.split('.')[-1], {*registry.module_dict, *_of_parents(registry)}, 0.6)
+        near = nearest_type(kind, registry, 0.6)
         return f'{key}.type={kind!r} is not registered' + (
             f'; did you mean {near}?' if near else ''
         )
     name = getattr(builder, '__name__', kind)
     hint = nearest_argument(builder, error)
     return f'{key} ({name}) cannot be built: {_words(error)}{hint}'
-
-
-def _of_parents(registry: Any) -> Iterator[str]:
-    while registry.parent is not None:
-        registry = registry.parent
-        yield from registry.module_dict
 
 
 def _key_of(cfg: Config, part: dict) -> str:
