@@ -763,7 +763,7 @@ def check_references(file: CocoFile) -> bool:
     good = True
     annotations = file.content['annotations']
     for name, part in dict(image_id='images', category_id='categories').items():
-        known = {entry['id'] for entry in file.content[part]}
+        known = set(file.column(part, 'id'))
         with suppress(TypeError):  # unhashable
             if known.issuperset(file.column('annotations', name)):
                 continue
@@ -886,7 +886,7 @@ def _check_categories(file: CocoFile, dataset: BaseDataset) -> list[str]:
 
     mmdet drops categories that are not classes and numbers the others in the order of the file.
     """
-    names = [category['name'] for category in file.content['categories']]
+    names = file.column('categories', 'name')
     classes = dataset.metainfo['classes']
     key = file.dataset_key
     lines = {f'{key}.metainfo.classes': tuple(names)}
@@ -1096,8 +1096,8 @@ def _compare(file: CocoFile, data_files: Sequence[CocoFile], sorts: bool) -> Non
         _compare_categories(file, data, sorts)
         if data is not file:
             _compare_images(file, data)
-    known = {image['id'] for data in data_files for image in data.content['images']}
-    more = [image['id'] for image in file.content['images'] if image['id'] not in known]
+    known = {key for data in data_files for key in data.column('images', 'id')}
+    more = [key for key in file.column('images', 'id') if key not in known]
     if more:
         file.findings.warn(
             f'{file.key}: {len(more)} of {len(file.content["images"])} images of {file.path} are '
@@ -1110,7 +1110,7 @@ def _compare_categories(file: CocoFile, data: CocoFile, sorts: bool) -> None:
 
     The ids may differ.
     """
-    names = [category['name'] for category in data.content['categories']]
+    names = data.column('categories', 'name')
     classes = data.classes or names
     categories = file.content['categories']
     if sorts:
@@ -1159,10 +1159,7 @@ def _compare_images(file: CocoFile, data: CocoFile) -> None:
 
 def _compare_counts(file: CocoFile, data: CocoFile) -> None:
     """Compare the number of annotations, as images of two splits may have the same names."""
-    counts = [
-        Counter(annotation['image_id'] for annotation in each.content['annotations'])
-        for each in (file, data)
-    ]
+    counts = [Counter(each.column('annotations', 'image_id')) for each in (file, data)]
     images = data.content['images']
     different = [image for image in images if counts[0][image['id']] != counts[1][image['id']]]
     if different:
