@@ -11,6 +11,7 @@ import mmengine.config.utils
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 pytest.register_assert_rewrite('tests.helpers')  # their asserts show values too
 os.environ.setdefault('MPLBACKEND', 'Agg')  # before anything imports matplotlib
@@ -40,6 +41,13 @@ def _same_start(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_default_scope() -> None:
     """Forget the default scopes of runs that earlier tests, and fixtures of modules, have made."""
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True)
+def _no_visualizer() -> None:
+    """Forget earlier runs' visualizers: runs of one second share a name, and so one folder."""
+    for visualizer in (Visualizer, *Visualizer.__subclasses__()):
+        visualizer._instance_dict.clear()
 
 
 @pytest.fixture
