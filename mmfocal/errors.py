@@ -10,6 +10,10 @@ class InputError(ValueError):
     """Raised for input on which a run would fail later or give wrong results."""
 
 
+class ExistingFileError(InputError, FileExistsError):
+    """Raised for an output that would replace an existing file."""
+
+
 class MissingFileError(FileNotFoundError):
     """Raised for a config or checkpoint of the command line that does not exist."""
 

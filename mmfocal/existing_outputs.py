@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmfocal.errors import ExistingFileError
+
 StrPath = str | Path
 
 
@@ -43,7 +45,7 @@ def check_outputs(
         if os.path.isdir(path):
             raise IsADirectoryError(f'{path} is a folder; expected the name of a file')
         if os.path.lexists(path) and not overwrite:
-            raise FileExistsError(f'{path} exists; --overwrite replaces it')
+            raise ExistingFileError(f'{path} exists; --overwrite replaces it')
 
 
 def check_not_inputs(paths: Iterable[StrPath], inputs: Iterable[StrPath]) -> None:
@@ -59,7 +61,7 @@ def check_not_inputs(paths: Iterable[StrPath], inputs: Iterable[StrPath]) -> Non
     outputs = {identity: path for path in paths if (identity := _identity(path))}
     for each in inputs if outputs else ():
         if (identity := _identity(each)) in outputs:
-            raise FileExistsError(
+            raise ExistingFileError(
                 f'{outputs[identity]} is the input {each}; choose another output'
             )
 

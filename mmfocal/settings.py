@@ -5,6 +5,8 @@ import os
 import subprocess
 from collections.abc import Sequence
 
+from mmfocal.errors import InputError
+
 ATTN_IMPL = 'MMFOCAL_ATTN_IMPL'
 CPU_LINEAR = 'MMFOCAL_CPU_LINEAR'
 TRITON_TUNE = 'MMFOCAL_TRITON_TUNE'
@@ -29,7 +31,7 @@ def choice(name: str, allowed: Sequence[str]) -> str:
     """
     chosen = value(name, 'auto')
     if chosen not in allowed:
-        raise ValueError(
+        raise InputError(
             f'environment variable {name} must be one of {", ".join(allowed)}, got {chosen!r}'
         )
     return chosen
@@ -67,7 +69,7 @@ def world_size(launcher: str) -> int:
 def _integer(name: str, default: str) -> int:
     text = value(name, default)
     if not text.isdecimal():
-        raise ValueError(f'environment variable {name} must be an integer, got {text!r}')
+        raise InputError(f'environment variable {name} must be an integer, got {text!r}')
     return int(text)
 
 

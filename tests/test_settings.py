@@ -9,6 +9,7 @@ import pytest
 
 import mmfocal.models  # noqa: F401  # the layer that routes messages
 from mmfocal import settings
+from mmfocal.errors import InputError
 
 PREFIXES = r'\b(?:MMFOCAL_[A-Z_]+|FOCAL_\w*CKPT)\b'
 
@@ -21,7 +22,7 @@ def test_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(settings.CPU_LINEAR, 'mkl')
     assert settings.choice(settings.CPU_LINEAR, allowed) == 'mkl'
     monkeypatch.setenv(settings.CPU_LINEAR, 'MKL')
-    with pytest.raises(ValueError, match=r"MMFOCAL_CPU_LINEAR must be .* auto, mkl, got 'MKL'"):
+    with pytest.raises(InputError, match=r"MMFOCAL_CPU_LINEAR must be .* auto, mkl, got 'MKL'"):
         settings.choice(settings.CPU_LINEAR, allowed)
 
 
@@ -37,7 +38,7 @@ def test_variables_of_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('SLURM_PROCID', '3')
     monkeypatch.setenv('SLURM_NTASKS', '8 ')
     assert settings.rank('slurm') == 3 and settings.rank('none') == 0
-    with pytest.raises(ValueError, match="SLURM_NTASKS must be an integer, got '8 '"):
+    with pytest.raises(InputError, match="SLURM_NTASKS must be an integer, got '8 '"):
         settings.world_size('slurm')
 
 

@@ -8,10 +8,12 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+from mmfocal.errors import InputError
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Multiplies the learning rate by ``layer_decay_rate`` for each earlier backbone layer.
+    """Multiply the learning rate by ``layer_decay_rate`` for each earlier backbone layer.
 
     The backbone defines the depth of a parameter (``get_layer_depth``), so any model around it is
     supported; mmdet's and mmseg's constructors support ConvNeXt, BEiT and ViT only. Parameters
@@ -41,7 +43,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """
         self.decay_rate = self.paramwise_cfg.get('layer_decay_rate')
         if self.decay_rate is None or not 0 < self.decay_rate <= 1:
-            raise ValueError(
+            raise InputError(
                 f'paramwise_cfg.layer_decay_rate={self.decay_rate!r}; expected a number above 0 '
                 'and at most 1'
             )

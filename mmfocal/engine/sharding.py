@@ -17,6 +17,7 @@ from mmengine.registry import STRATEGIES
 from torch import Tensor, nn
 
 from mmfocal.compat import check_base, import_strategies
+from mmfocal.errors import InputError
 from mmfocal.models.pretrained import read_checkpoint
 
 DDPStrategy, SingleDeviceStrategy = import_strategies()
@@ -67,7 +68,7 @@ class FullyShardStrategy(DDPStrategy):
         found = [module for module in model.modules() if type(module).__name__ in self.modules]
         absent = set(self.modules) - {type(module).__name__ for module in found}
         if absent:
-            raise ValueError(f'strategy.modules={self.modules}: the model has no {absent.pop()}')
+            raise InputError(f'strategy.modules={self.modules}: the model has no {absent.pop()}')
         for module in found:
             fully_shard(module, **settings)
         return fully_shard(model, **settings)
@@ -119,9 +120,8 @@ class FullyShardStrategy(DDPStrategy):
             **kwargs: See ``DDPStrategy.load_model_state_dict``.
         """
         own = self.model.state_dict()
-        names = {name: name.removeprefix('module.') for name in state_dict}
-        state = {names[name]: _like(value, own.get(names[name])) for name, value in
-                 state_dict.items()}  # fmt: skip
+        state = {name.removeprefix('module.'): value for name, value in state_dict.items()}
+        state = {name: _like(value, own.get(name)) for name, value in state.items()}
         super().load_model_state_dict(state, **kwargs)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
@@ -213,14 +213,14 @@ def read_sharded(folder: str | Path, allow_pickle: bool = False) -> dict[str, An
     """
     folder = Path(folder)
     if not is_sharded(folder):
-        raise ValueError(f'{folder} has no rank0.pth; expected a sharded checkpoint')
+        raise InputError(f'{folder} has no rank0.pth; expected a sharded checkpoint')
     first = read_checkpoint(str(_file(folder, 0)), allow_pickle)
     ranks = (first.get('meta') or {}).get('ranks')
     if not isinstance(ranks, int):
-        raise ValueError(f'{folder}: rank0.pth has no meta.ranks; expected a sharded checkpoint')
+        raise InputError(f'{folder}: rank0.pth has no meta.ranks; expected a sharded checkpoint')
     absent = [rank for rank in range(ranks) if not _file(folder, rank).is_file()]
     if absent:
-        raise ValueError(f'{folder} is incomplete: {_file(folder, absent[0]).name} is missing')
+        raise InputError(f'{folder} is incomplete: {_file(folder, absent[0]).name} is missing')
     others = [read_checkpoint(str(_file(folder, rank)), allow_pickle) for rank in range(1, ranks)]
     return {
         key: _join([part[key] for part in (first, *others)]) if key in _SHARDED else value

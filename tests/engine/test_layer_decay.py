@@ -5,6 +5,7 @@ import pytest
 from mmengine.optim import build_optim_wrapper
 
 from mmfocal.engine import LayerDecayOptimWrapperConstructor  # registers it
+from mmfocal.errors import InputError
 from tests.helpers.config_suite import build, load
 
 
@@ -43,7 +44,7 @@ def test_frozen_parts_and_bad_settings():
     found, _ = groups(cfg, layer_decay_rate=0.9)
     assert not any(name.startswith('backbone.layers.0') for name in found)
     for rate in (None, 0, 1.5):
-        with pytest.raises(ValueError, match='layer_decay_rate'):
+        with pytest.raises(InputError, match='layer_decay_rate'):
             groups(cfg, layer_decay_rate=rate)
     cfg.model.backbone = dict(type='mmdet.ResNet', depth=18)
     with pytest.raises(TypeError, match='ImageClassifier has no backbone with get_layer_depth'):

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmfocal.engine import check_checkpoint, latest_checkpoint
 from mmfocal.engine.resume import resume
 from mmfocal.engine.sharding import read_sharded
+from mmfocal.errors import InputError
 
 WEIGHT = torch.arange(10.0).reshape(5, 2)
 
@@ -46,10 +47,10 @@ def test_parts_are_joined(tmp_path, ranks):
 def test_a_missing_rank_is_named(tmp_path):
     folder = save_ranks(tmp_path / 'iter_2.pth')
     (folder / 'rank1.pth').unlink()
-    with pytest.raises(ValueError, match=r'iter_2\.pth is incomplete: rank1\.pth is missing'):
+    with pytest.raises(InputError, match=r'iter_2\.pth is incomplete: rank1\.pth is missing'):
         read_sharded(folder)
     (folder / 'rank0.pth').unlink()
-    with pytest.raises(ValueError, match=r'no rank0\.pth; expected a sharded checkpoint'):
+    with pytest.raises(InputError, match=r'no rank0\.pth; expected a sharded checkpoint'):
         read_sharded(folder)
 
 

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from mmfocal.errors import in_one_line
+
 Refusal = Callable[..., str]
 MASK_RCNN = 'focal_nano_maskrcnn'
 UPERNET = 'focal_nano_upernet'
@@ -29,10 +31,10 @@ def refusal(
     def refused(config: str, *arguments: str, tool: str = 'train.py') -> str:
         path = repo_root / 'configs' / 'quickstart' / f'{config}.py'
         main = run_path(str(repo_root / 'tools' / tool))['main']
-        with pytest.raises((ValueError, FileExistsError)) as error:
+        with pytest.raises(SystemExit) as error, in_one_line():
             main([str(path), *arguments, '--work-dir', 'out'])
         assert not (workspace / 'out').exists(), 'a runner was built'
-        return str(error.value)
+        return str(error.value).removeprefix('error: ')
 
     return refused
 

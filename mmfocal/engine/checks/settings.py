@@ -20,6 +20,7 @@ from mmengine.registry import LOOPS, MODELS, OPTIMIZERS, DefaultScope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 
+from mmfocal.errors import InputError
 from mmfocal.settings import world_size
 
 from ..config_shape import check_type, metrics_of
@@ -176,7 +177,7 @@ def _check(cfg: Config, single: str | None = None) -> None:
         try:
             _check_model(model, single)
         except ValueError as error:
-            raise ValueError(f'{cfg.filename}: {error}') from error
+            raise InputError(f'{cfg.filename}: {error}') from error
 
 
 def _check_model(model: dict, single: str | None) -> None:
