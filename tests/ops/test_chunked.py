@@ -259,7 +259,7 @@ def test_bfloat16_autocast() -> None:
         assert (leaf.grad - exact[name].grad).abs().max() <= 2 * eps * scale, name
 
 
-def test_second_derivative_is_refused() -> None:
+def test_second_derivative_is_unsupported() -> None:
     geometry, windows, _shift = CASES['window only']
     inputs = {k: v.requires_grad_() for k, v in make_inputs(geometry, windows).items()}
     out = call(inputs, geometry, 'chunked').sum()

@@ -228,7 +228,7 @@ def test_compiles_whole_for_all_sizes() -> None:
     assert counter.frame_count == 2
 
 
-def test_second_derivative_is_refused() -> None:
+def test_second_derivative_is_unsupported() -> None:
     qkv, bias, *rest = op_arguments()
     out = attention.Attend.apply(qkv.requires_grad_(), bias, *rest)
     with pytest.raises(RuntimeError, match=r"second derivatives .* use attn_impl='sdpa'"):
@@ -277,7 +277,7 @@ def under_export(inputs: dict[str, Tensor], geometry: FocalGeometry, impl: str) 
     ],
 )
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
-def test_refusals(situation: Callable, geometry: FocalGeometry, dim: int, reason: str) -> None:
+def test_unsupported(situation: Callable, geometry: FocalGeometry, dim: int, reason: str) -> None:
     values = make_inputs(geometry, (1, 1), heads=1, dim=dim)
     inputs = {k: v.to(DEVICE, torch.float32) for k, v in values.items()}
     with pytest.raises(ValueError, match=f"'triton' cannot run here: .*{reason}"):

@@ -117,7 +117,7 @@ def test_gradients_lie_as_parameters_do() -> None:
         assert gradient.stride() == table.stride()
 
 
-def test_second_derivative_is_refused() -> None:
+def test_second_derivative_is_unsupported() -> None:
     geometry = FocalGeometry(2)
     bias = make_bias(geometry, torch.float32)
     out = operator.combined_columns(bias, geometry).square().sum()

@@ -177,7 +177,7 @@ def test_opcheck() -> None:
         (FocalGeometry(17), 'windows over 16 are not supported, got 17'),
     ],
 )
-def test_refused_geometries(geometry: FocalGeometry, reason: str) -> None:
+def test_unsupported_geometries(geometry: FocalGeometry, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         tokens_module.pool_tokens(torch.zeros(1, 8, 8, 1), [], [], geometry, 0)
 
