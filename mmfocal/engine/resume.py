@@ -162,7 +162,7 @@ def check_work_dir(cfg: Config, allow_pickle: bool = False) -> None:
     if newest is not None:
         raise InputError(
             f'{cfg.work_dir} has checkpoints of an earlier run; the newest is {newest}. '
-            'A new training would replace them. Expected one of\n'
+            'A new run would replace them. Expected one of\n'
             '  --resume        to continue that run\n'
             '  --work-dir DIR  to train in another folder\n'
             '  --overwrite     to replace them'
