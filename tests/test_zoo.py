@@ -73,6 +73,14 @@ def test_missing_checkpoints_are_told_in_one_line(repo_root):
     assert re.search(absent, done.stderr.strip())
 
 
+def test_existing_outputs_are_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('a.pth', 'a.pkl'):
+        (tmp_path / name).touch()
+    with pytest.raises(SystemExit, match=r'^error: a\.pkl exists; --overwrite replaces it$'):
+        cli.main(['test', 'quickstart/focal_nano_cls', 'a.pth', '--out', 'a.pkl'])
+
+
 def test_console_command(capsys):
     def shown(*arguments: str) -> str:
         cli.main(arguments)

@@ -22,6 +22,7 @@ from mmfocal.engine.evaluate import (
     score_nothing,
     tell_written_by_metrics,
     use_tta,
+    warn_of_base_names,
     write_submission,
 )
 from mmfocal.engine.files import protect_files
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_outputs([args.out], args.overwrite, inputs=[args.checkpoint])
     if args.show or args.show_dir:
         hooks.append(draw_predictions(cfg, args.show, args.show_dir, args.wait_time))
+    else:
+        warn_of_base_names(cfg)
     check_widths(cfg, trains=False)
     if args.tta:
         use_tta(cfg)
@@ -78,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif reason := nothing_to_score(cfg):
         score_nothing(cfg, reason, writes=bool(args.out or args.show or args.show_dir))
     else:
-        tell_written_by_metrics(cfg)
+        tell_written_by_metrics(cfg, 'test')
     if args.amp:
         cfg.test_cfg.fp16 = True
     adapt_to_machine(cfg)

@@ -19,9 +19,11 @@ from mmfocal.engine import (
 )
 from mmfocal.engine.checkpoints import SaveOnSignal
 from mmfocal.engine.config_shape import check_complete
+from mmfocal.engine.evaluate import tell_written_by_metrics
 from mmfocal.engine.files import protect_files
 from mmfocal.engine.load import CheckParameters
 from mmfocal.engine.nonfinite import StopAtNonFinite
+from mmfocal.engine.outputs import SeparateLabelMaps
 from mmfocal.engine.randomness import RandomNumbers
 from mmfocal.engine.resume import (
     ResumeSchedule,
@@ -34,7 +36,7 @@ from mmfocal.errors import InputError, in_one_line
 
 HOOKS = (
     *(RandomNumbers, StopAtNonFinite, SaveOnSignal),
-    *(CheckParameters, ResumeSchedule, ValidateFinished, LoadFirstSamples),
+    *(CheckParameters, ResumeSchedule, ValidateFinished, LoadFirstSamples, SeparateLabelMaps),
 )
 
 
@@ -101,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     apply_options(cfg, args)
     adapt_to_machine(cfg)
     check_run(cfg, ('train', 'val'))
+    tell_written_by_metrics(cfg, 'val')
     protect_files(args.allow_pickle)
     with explained(cfg):
         runner = build_runner(cfg)

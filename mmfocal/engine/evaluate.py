@@ -96,6 +96,21 @@ def draw_predictions(
     return None
 
 
+def warn_of_base_names(cfg: Config) -> None:
+    """Print a line if the config's own visualization hook writes images by their base names.
+
+    Args:
+        cfg: Config without ``--show-dir``.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization') or {}
+    if hook.get('enable') or hook.get('test_out_dir'):
+        tell(
+            cfg,
+            'WARNING: default_hooks.visualization names files by the base names of the images, so '
+            'that equal ones of several folders are replaced; --show-dir FOLDER keeps all',
+        )
+
+
 def _draw_options(cfg: Config, hook: dict | None) -> dict[str, Any]:
     """Return the visualizer options of the config's hook."""
     hook = hook or {}
@@ -235,13 +250,14 @@ def _coco_files(prefix: str) -> list[str]:
     return [f'{prefix}.{kind}.json' for kind in ('bbox', 'segm', 'proposal')]
 
 
-def tell_written_by_metrics(cfg: Config) -> None:
+def tell_written_by_metrics(cfg: Config, split: str) -> None:
     """Print a line for each existing file or folder that the config's metrics write to.
 
     Args:
-        cfg: Config with ``test_evaluator``.
+        cfg: Config with ``{split}_evaluator``.
+        split: ``val`` or ``test``.
     """
-    for _, metric in metrics_of(cfg, 'test'):
+    for _, metric in metrics_of(cfg, split):
         tell_replacement(cfg, metric.get('output_dir'))
         for path in _coco_files(metric.get('outfile_prefix') or ''):
             tell_replacement(cfg, path)

@@ -10,9 +10,11 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.dist import get_rank, get_world_size
+from mmengine.evaluator import Evaluator
 from mmengine.fileio import get
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmfocal.existing_outputs import check_not_inputs, replacement
 
@@ -181,15 +183,27 @@ def _image_of(inputs: Any, position: int) -> np.ndarray:
 class SeparateLabelMaps(Hook):
     """Make mmseg's ``IoUMetric`` write one label map per image, in subfolders if needed."""
 
+    def before_train(self, runner: Runner) -> None:
+        """Choose the names for validation.
+
+        Args:
+            runner: The runner.
+        """
+        if runner.val_loop is not None:
+            self._separate(runner.val_evaluator, runner.val_dataloader)
+
     def before_test(self, runner: Runner) -> None:
         """Choose the names.
 
         Args:
             runner: The runner.
         """
-        for metric in runner.test_evaluator.metrics:
+        self._separate(runner.test_evaluator, runner.test_dataloader)
+
+    def _separate(self, evaluator: Evaluator, loader: DataLoader) -> None:
+        for metric in evaluator.metrics:
             if getattr(metric, 'output_dir', None):
-                names = OutputNames(runner.test_dataloader.dataset, metric.output_dir, '.png')
+                names = OutputNames(loader.dataset, metric.output_dir, '.png')
                 metric.process = partial(_process_apart, metric, metric.process, names)
 
 

@@ -70,7 +70,7 @@ def _newest_first(
     if '://' in named:
         yield named
         return
-    patterns = {*_PATTERNS, (filename_tmpl or _PATTERNS[0]).replace('{}', '*')}
+    patterns = {*_PATTERNS, re.sub(r'\{.*?\}', '*', filename_tmpl or _PATTERNS[0])}
     found = {path for folder in folders for pattern in patterns for path in folder.glob(pattern)}
     unique = {path.resolve(): path for path in found}
     # in a copy of a work directory, last_checkpoint may name a file where the original was

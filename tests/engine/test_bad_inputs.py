@@ -991,10 +991,24 @@ def test_pictures_of_all_class_folders_are_sampled(tmp_path, classes):
 
 
 def test_an_empty_class_folder_is_told(tmp_path, capsys):
+    """mmpretrain skips hidden files, such as those of macOS."""
     cfg, _ = classification(tmp_path)
-    (tmp_path / 'val/dog/0.png').unlink()
+    (tmp_path / 'val/cat/._0.png').write_bytes(b'no image')
+    (tmp_path / 'val/dog/0.png').rename(tmp_path / 'val/dog/.0.png')
     check_inputs(cfg)
     assert re.search('WARNING: val_dataloader.*1 of 3 .* no image .*dog', capsys.readouterr().out)
+
+
+def test_images_of_other_suffixes_are_told(tmp_path, capsys):
+    cfg, folder = classification(tmp_path)
+    for name in ('dog/1.webp', 'eel/1.TIFF'):
+        picture(folder / name)
+    check_inputs(cfg)
+    words = r'WARNING: train_.*: 2 images in .* left out, .* of the data set \(.bmp .*1\.webp'
+    assert re.search(words, capsys.readouterr().out)
+    cfg.train_dataloader.dataset.extensions = ('.png', '.webp', '.tiff')
+    check_inputs(cfg)
+    assert 'left out' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('listed', [False, True])

@@ -15,6 +15,7 @@ from mmfocal.engine.evaluate import (
     nothing_to_score,
     tell_written_by_metrics,
     use_tta,
+    warn_of_base_names,
     write_submission,
 )
 
@@ -137,12 +138,21 @@ def test_existing_submissions_are_kept_or_told(tmp_path, capsys):
     (tmp_path / 'maps' / 'a.png').touch()
     metrics = [dict(type='CocoMetric', outfile_prefix=str(target))]
     metrics.append(dict(type='IoUMetric', output_dir=str(tmp_path / 'maps')))
-    tell_written_by_metrics(Config(dict(test_evaluator=metrics)))  # of the config's own
+    tell_written_by_metrics(Config(dict(val_evaluator=metrics)), 'val')  # of the config's own
     told = capsys.readouterr().out
     assert 'mine.segm.json exists and is replaced' in told and 'maps is not empty' in told
     cfg.test_evaluator = dict(type='IoUMetric')
     write_submission(cfg, str(tmp_path / 'maps'))
     assert 'maps is not empty: files of the same name are replaced' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('hook', 'is_told'),
+    [(dict(enable=True), 1), (dict(test_out_dir='a'), 1), (dict(draw=True), 0), ({}, 0)],
+)
+def test_names_of_the_hosts_own_drawings_are_told(capsys, hook, is_told):
+    warn_of_base_names(Config(dict(default_hooks=dict(visualization=hook))))
+    assert ('by the base names of the images' in capsys.readouterr().out) == is_told
 
 
 @pytest.mark.parametrize('change', [use_tta, lambda cfg: write_submission(cfg, 'out')])

@@ -206,6 +206,7 @@ def test_a_model_alone_is_no_checkpoint_of_a_training(tmp_path, capsys):
     [
         ('out/run/iter_4.pth', dict(out_dir='out')),
         ('run/step-4.pth', dict(filename_tmpl='step-{}.pth')),
+        ('run/step-0004.pth', dict(filename_tmpl='step-{:04d}.pth')),
         ('elsewhere/any.pth', {}),  # named by last_checkpoint
     ],
 )

@@ -20,6 +20,7 @@ from mmfocal.engine.outputs import (
     output_names,
     tell_replacement,
 )
+from mmfocal.errors import ExistingFileError
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_label_maps_of_equal_names_do_not_replace_each_other(tmp_path):
 
 
 @pytest.mark.parametrize('key', ['img_path', 'seg_map_path'])
-@pytest.mark.parametrize('task', ['draw', 'label maps'])
+@pytest.mark.parametrize('task', ['draw', 'label maps', 'validation'])
 def test_data_is_not_an_output_folder(tmp_path, key, task):
     path, other = tmp_path / 'a' / '0.png', tmp_path / 'b' / '0.png'
     for each in (path, other):
@@ -170,13 +171,15 @@ def test_data_is_not_an_output_folder(tmp_path, key, task):
     dataset = Images([str(path)])
     dataset.get_data_info = lambda index: infos
     metric = SimpleNamespace(output_dir=str(path.parent))
-    runner = SimpleNamespace(
-        test_dataloader=SimpleNamespace(dataset=dataset),
-        test_evaluator=SimpleNamespace(metrics=[metric]),
-    )
+    split = 'val' if task == 'validation' else 'test'
+    settings = {
+        f'{split}_dataloader': SimpleNamespace(dataset=dataset),
+        f'{split}_evaluator': SimpleNamespace(metrics=[metric]),
+    }
     hook = DrawPredictions(str(path.parent)) if task == 'draw' else SeparateLabelMaps()
-    with pytest.raises(FileExistsError, match=r'a/0\.png is the input .*; choose another output'):
-        hook.before_test(runner)
+    start = hook.before_train if task == 'validation' else hook.before_test
+    with pytest.raises(ExistingFileError, match=r'a/0\.png is the input .*; choose another out'):
+        start(SimpleNamespace(**settings, val_loop=True))
 
 
 def test_replaced_files_are_told(tmp_path, capsys):

@@ -41,6 +41,16 @@ def test_table_and_curves(work_dir: Path, repo_root: Path) -> None:
     assert 'replaced' not in result.stdout
 
 
+def test_two_runs_of_one_name_are_refused(work_dir: Path, repo_root: Path) -> None:
+    """One of them would be missing in the table."""
+    result = report(repo_root, work_dir, work_dir)
+    assert result.returncode == 2 and 'two runs have one name: some_run some_run' in result.stderr
+    result = report(repo_root, work_dir, work_dir, '--names', 'a', 'b')
+    assert result.returncode == 0, result.stderr
+    rows = (work_dir / 'results.md').read_text().splitlines()[2:]
+    assert [row[:4] for row in rows] == ['| a ', '| b ']
+
+
 def append(work_dir: Path, **scalars: float) -> None:
     (path,) = work_dir.glob('*/vis_data/scalars.json')
     path.write_text(path.read_text() + '\n' + json.dumps(scalars))

@@ -45,10 +45,29 @@ def test_keeps_whole_images_in_order(annotations: Path, repo_root: Path) -> None
 def test_too_few_images_and_existing_file(annotations: Path, repo_root: Path) -> None:
     out = annotations.with_name('few.json')
     result = run(repo_root, annotations, out, '--images', 3, '--instances', 2, 3)
-    assert 'only 2 images have 2 to 3 instances' in result.stderr
+    assert 'but 2 images have 2 to 3 instances' in result.stderr
     assert not out.exists()
-    result = run(repo_root, annotations, annotations, '--images', 1)
+    out.touch()
+    result = run(repo_root, annotations, out, '--images', 1)
     assert 'exists; --overwrite replaces it' in result.stderr
     result = run(repo_root, annotations, annotations, '--images', 1, '--overwrite')
-    assert 'all.json is the input; choose another output' in result.stderr
+    assert f'all.json is the input {annotations}; choose another output' in result.stderr
     assert len(json.loads(annotations.read_text())['images']) == 4
+
+
+@pytest.mark.parametrize(
+    ('text', 'images', 'words'),
+    [
+        ('', -1, '--images -1, but 3 images have 1 to'),
+        ('', 0, '--images 0, but 3 images'),
+        ('{}', 1, "all.json has no 'images'; expected a COCO"),
+        ('{', 1, 'Expecting property name'),
+    ],
+)
+def test_bad_input_is_told_in_one_line(annotations, repo_root, text, images, words):
+    out = annotations.with_name('few.json')
+    if text:
+        annotations.write_text(text)
+    result = run(repo_root, annotations, out, '--images', images, '--instances', 1, 3)
+    assert result.stderr.startswith('error: ') and words in result.stderr
+    assert not out.exists()

@@ -37,6 +37,8 @@ def parse_args() -> argparse.Namespace:
     args.names = args.names or [work_dir.name for work_dir in args.work_dirs]
     if len(args.names) != len(args.work_dirs):
         parser.error(f'{len(args.work_dirs)} work directories, but {len(args.names)} --names')
+    if len(set(args.names)) != len(args.names):
+        parser.error(f'two runs have one name: {" ".join(args.names)}; set others with --names')
     return args
 
 

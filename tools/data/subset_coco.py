@@ -3,8 +3,12 @@
 
 import argparse
 import json
+import sys
 from collections import Counter
 from pathlib import Path
+
+from mmfocal.existing_outputs import add_overwrite_argument, check_outputs
+from mmfocal.own_data.annotations import load_coco
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,7 +30,7 @@ def parse_args() -> argparse.Namespace:
         default=(1, 10**6),
         help='take only images with MIN to MAX instances and without crowds',
     )
-    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
+    add_overwrite_argument(parser)
     return parser.parse_args()
 
 
@@ -52,9 +56,9 @@ def subset(content: dict, images: int, instances: tuple[int, int]) -> dict:
         for image in content['images']
         if low <= counts[image['id']] <= high and image['id'] not in crowded
     ]
-    if len(chosen) < images:
+    if not 0 < images <= len(chosen):
         raise ValueError(
-            f'--images {images}, but only {len(chosen)} images have {low} to {high} instances and '
+            f'--images {images}, but {len(chosen)} images have {low} to {high} instances and '
             'no crowd'
         )
     ids = {image['id'] for image in chosen[:images]}
@@ -65,11 +69,11 @@ def subset(content: dict, images: int, instances: tuple[int, int]) -> dict:
 def main() -> None:
     """Write the subset."""
     args = parse_args()
-    if args.out.exists() and not args.overwrite:
-        raise FileExistsError(f'{args.out} exists; --overwrite replaces it')
-    if args.out.exists() and args.out.samefile(args.annotations):
-        raise FileExistsError(f'{args.out} is the input; choose another output')
-    content = subset(json.loads(args.annotations.read_text()), args.images, tuple(args.instances))
+    try:
+        check_outputs([args.out], args.overwrite, inputs=[args.annotations])
+        content = subset(load_coco(str(args.annotations)), args.images, tuple(args.instances))
+    except (OSError, ValueError) as error:
+        sys.exit(f'error: {error}')
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(content))
     print(f'{args.out}: {len(content["images"])} images, {len(content["annotations"])} instances')

@@ -620,12 +620,19 @@ def check_class_folders(
         )
     folders = [name for name in folders if name not in hidden]
     loops: list[str] = []
+    unused: list[str] = []
     pictures = {}
     for name in folders:
-        pictures[name] = _pictures(os.path.join(root, name), dataset, loops)
+        pictures[name] = _pictures(os.path.join(root, name), dataset, loops, unused)
         if loops:
             _report_loops(key, loops, findings)
             return None
+    if unused:
+        findings.warn(
+            f'{key}: {len(unused)} images in {root} are left out, because their suffixes are not '
+            f'among the extensions of the data set ({" ".join(sorted(dataset.extensions))}): '
+            f'{first_few(unused)}'
+        )
     if len(folders) == 1:
         findings.warn(f'{key}: {root} has a single class folder, {folders[0]}')
     empty = [name for name, paths in pictures.items() if not paths]
@@ -643,13 +650,18 @@ def check_class_folders(
     return {name: len(paths) for name, paths in pictures.items()}
 
 
-def _pictures(folder: str, dataset: BaseDataset, loops: list[str]) -> list[str]:
-    return [
-        f'{place}/{name}'
-        for place, names in sorted(walk(folder, loops))
-        for name in sorted(names)
-        if dataset.is_valid_file(name)
-    ]
+def _pictures(folder: str, dataset: BaseDataset, loops: list[str], unused: list[str]) -> list[str]:
+    """List the images of a class; those of other suffixes are added to ``unused``."""
+    found = []
+    for place, names in sorted(walk(folder, loops)):
+        for name in sorted(names):
+            if name.startswith('.'):  # mmpretrain skips hidden files
+                continue
+            if dataset.is_valid_file(name):
+                found.append(f'{place}/{name}')
+            elif name.lower().endswith(IMAGES):
+                unused.append(f'{place}/{name}')
+    return found
 
 
 def _check_names(
